@@ -1,0 +1,245 @@
+"""What a node tells about itself: the values behind the API and the command line.
+
+Field names, units and nullability are the contract of the API: durations are floats in `_ms` or `_s`, ids are whole,
+unknown is null.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Direction = Literal["inbound", "outbound"]
+Priority = Literal["high", "medium", "low"]
+
+
+class PeerView(msgspec.Struct, frozen=True):
+    id: str
+    enode: str
+    client: str
+    direction: Direction
+    path: Literal["direct", "relay"]
+    transport: Literal["tcp", "quic"]
+    addr: str
+    ip: str
+    port: int
+    since: str
+    connected_s: float
+    latency_ms: float | None
+    bytes_sent: int
+    bytes_received: int
+    messages_sent: int
+    messages_received: int
+    trust: float
+    priority: Priority
+    static: bool
+
+
+class PeersView(msgspec.Struct, frozen=True):
+    peers: list[PeerView]
+    count: int
+
+
+class StatsView(msgspec.Struct, frozen=True):
+    total_peers: int
+    inbound: int
+    outbound: int
+    bytes_sent: int
+    bytes_received: int
+    messages_per_second: float
+    average_latency_ms: float | None
+    uptime_s: float
+    messages_sent: int
+    messages_received: int
+    discovery: dict[str, int]
+    broadcast: dict[str, int]
+    values: dict[str, int]
+    dials: dict[str, int]
+    disconnects: dict[str, int]
+
+
+class LatencyEntry(msgspec.Struct, frozen=True):
+    id: str
+    addr: str
+    last_ms: float | None
+    average_ms: float | None
+    min_ms: float | None
+    max_ms: float | None
+    loss: float | None
+    samples: int
+
+
+class LatencyView(msgspec.Struct, frozen=True):
+    peers: list[LatencyEntry]
+    average_latency_ms: float | None
+
+
+class BootstrapEntry(msgspec.Struct, frozen=True):
+    enode: str
+    state: Literal["unknown", "resolving", "answered", "silent", "not_resolved", "wrong_identity"]
+    last_error: str | None
+    rtt_ms: float | None
+
+
+class BootstrapView(msgspec.Struct, frozen=True):
+    bootstrap: list[BootstrapEntry]
+
+
+class RediscoverView(msgspec.Struct, frozen=True):
+    started: bool
+    bootstrap_nodes: int
+    known_nodes: int
+
+
+class ConnectView(msgspec.Struct, frozen=True):
+    """`outcome`: connected | already_connected | refused | timeout | too_many_peers | identity_mismatch | self |
+    recently_dialed | banned | no_route."""
+
+    outcome: str
+    id: str | None
+    peer: PeerView | None
+    detail: str | None
+
+
+class DisconnectView(msgspec.Struct, frozen=True):
+    id: str
+    disconnected: bool
+
+
+class BanView(msgspec.Struct, frozen=True):
+    id: str
+    banned: bool
+    until: str | None
+
+
+class BucketView(msgspec.Struct, frozen=True):
+    index: int
+    size: int
+    replacements: int
+    last_update_s: float | None
+    nodes: list[str]
+
+
+class TableView(msgspec.Struct, frozen=True):
+    id: str
+    size: int
+    buckets: list[BucketView]
+
+
+class ListenerView(msgspec.Struct, frozen=True):
+    tcp: str
+    udp: str
+    api: list[str]
+
+
+class NatView(msgspec.Struct, frozen=True):
+    """Reachability as far as it is known; everything null until it is measured."""
+
+    state: str
+    observed_address: str | None
+    reachable_udp: bool | None
+    reachable_tcp: bool | None
+
+
+class CheckView(msgspec.Struct, frozen=True):
+    name: str
+    ok: bool
+    detail: str
+
+
+class HealthView(msgspec.Struct, frozen=True):
+    probe: Literal["live", "ready", "startup"]
+    ok: bool
+    checks: list[CheckView]
+
+
+class StatusView(msgspec.Struct, frozen=True):
+    id: str
+    enode: str
+    client: str
+    network: str
+    state: Literal["starting", "ready", "stopping"]
+    pid: int
+    started: str
+    uptime_s: float
+    listeners: ListenerView
+    peers: int
+    max_peers: int
+    inbound: int
+    outbound: int
+    table_size: int
+    records: int
+    dht_mode: Literal["server", "client"]
+    lan: bool
+    nat: NatView
+    warnings: list[str]
+
+
+class BroadcastView(msgspec.Struct, frozen=True):
+    id: str
+    type: Literal["block", "transaction"]
+    mode: Literal["flood", "gossip"]
+    sent_to: int
+
+
+class RecordView(msgspec.Struct, frozen=True):
+    publisher: str
+    sequence: int
+    expires: str
+    value: str
+    """base64"""
+
+
+class ValueView(msgspec.Struct, frozen=True):
+    key: str
+    records: list[RecordView]
+
+
+class PutView(msgspec.Struct, frozen=True):
+    key: str
+    sequence: int
+    stored: int
+    asked: int
+
+
+class HopView(msgspec.Struct, frozen=True):
+    """One question of a lookup: whom, at which distance (bits: 256 - shared leading bits), and what came back."""
+
+    round: int
+    id: str
+    addr: str
+    distance_bits: int
+    outcome: Literal["answered", "timeout", "error"]
+    rtt_ms: float | None
+    contacts: int
+    new_contacts: int
+
+
+class ContactView(msgspec.Struct, frozen=True):
+    id: str
+    enode: str
+    distance_bits: int
+
+
+class LookupView(msgspec.Struct, frozen=True):
+    target: str
+    found: bool
+    closest: list[ContactView]
+    messages: int
+    rounds: int
+    elapsed_ms: float
+    trace: list[HopView]
+
+
+class EventView(msgspec.Struct, frozen=True):
+    seq: int
+    ts: str
+    type: str
+    data: dict[str, object]
+
+
+class EventsView(msgspec.Struct, frozen=True):
+    events: list[EventView]
+    next: int
+    missed: int

@@ -1,0 +1,199 @@
+"""The world as an interface: clock, randomness, tasks, sockets.
+
+Procedures in `kodectl.node` are written in straight lines over these verbs. `kodectl.runtime.green` implements them
+on gevent, `kodectl.sim` on virtual time with a virtual network; a procedure cannot tell which.
+
+Two rules hold in every implementation:
+
+* A callback (`receive` of a datagram socket, `call_later`) runs in the hub and must not wait.
+* Nothing is thrown into a task from outside. A task that waits is woken because what it waits on was closed, and then
+  the wait itself raises `Stopped` or `StreamClosed`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+T = TypeVar("T")
+
+Address = tuple[str, int]
+"""A numeric IP address as text (IPv6 without brackets, IPv4-mapped shown as IPv4) and a port."""
+
+
+class Stopped(Exception):
+    """The scope or mailbox that was waited on has been closed: unwind."""
+
+
+class TimedOut(Exception):
+    """The wait reached its limit."""
+
+
+class StreamClosed(Exception):
+    """The stream ended, was reset, or was closed on this side."""
+
+
+class ConnectFailed(Exception):
+    """A stream could not be opened; `reason` is refused | timeout | unreachable | stopped."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+class Event(Protocol):
+    """A flag to wait for; used only for "look again"."""
+
+    def set(self) -> None: ...
+    def clear(self) -> None: ...
+    def is_set(self) -> bool: ...
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Waits until set; false when the limit passed first."""
+        ...
+
+
+class Mailbox(Protocol, Generic[T]):
+    """A bounded queue of work or answers."""
+
+    def put(self, item: T) -> bool:
+        """Adds without waiting; false (and the item is dropped) when full or closed."""
+        ...
+
+    def get(self, timeout_s: float | None = None) -> T:
+        """Waits for the next item. Raises TimedOut, or Stopped when closed and empty."""
+        ...
+
+    def close(self) -> None: ...
+    def __len__(self) -> int: ...
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Scope(Protocol):
+    """The owner of tasks. The first failure of a task closes the scope and is raised by `join`."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    def spawn(self, name: str, function: Callable[..., Any], *args: Any) -> None:
+        """Starts a task. `Stopped` raised by the task ends it quietly; anything else is the scope's failure.
+
+        Raises Stopped when the scope is closed."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Waits; raises Stopped at once when the scope is, or gets, closed."""
+        ...
+
+    def close(self) -> None:
+        """Asks every task to end: `sleep` raises Stopped. Does not wait."""
+        ...
+
+    def join(self, timeout_s: float | None = None) -> list[str]:
+        """Waits until all tasks have ended, and raises the first failure.
+
+        Returns the names of the tasks still running when the limit passed (they are leaks)."""
+        ...
+
+
+class DatagramSocket(Protocol):
+    @property
+    def local(self) -> Address: ...
+
+    def send(self, data: bytes, address: Address) -> None:
+        """Never waits: with a full buffer, or an unreachable address, the datagram is lost."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LanSocket(Protocol):
+    """Broadcast and multicast on the local networks."""
+
+    def announce(self, data: bytes) -> None:
+        """Sends to the multicast group and to the broadcast address of every interface; never waits."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Stream(Protocol):
+    """A reliable byte stream; one task reads, one writes."""
+
+    @property
+    def local(self) -> Address: ...
+    @property
+    def remote(self) -> Address: ...
+
+    def read_exactly(self, size: int) -> bytes:
+        """Waits for `size` bytes; raises StreamClosed when the stream ends before."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Waits until the transport has taken all; raises StreamClosed."""
+        ...
+
+    def close(self) -> None:
+        """Closes both directions; readers and writers get StreamClosed. May be called twice."""
+        ...
+
+
+class Listener(Protocol):
+    @property
+    def local(self) -> Address: ...
+    def close(self) -> None: ...
+
+
+class Runtime(Protocol):
+    rng: random.Random
+    """For decisions (sampling, jitter); secrets come from `random_bytes`."""
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        ...
+
+    def unix_time(self) -> float:
+        """Wall clock, seconds since 1970 UTC; may jump."""
+        ...
+
+    def random_bytes(self, size: int) -> bytes: ...
+    def scope(self, name: str) -> Scope: ...
+    def event(self) -> Event: ...
+    def mailbox(self, limit: int) -> Mailbox[Any]: ...
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        """Runs `callback` in the hub after `delay_s`; it must not wait."""
+        ...
+
+    def open_datagram(self, local: Address, receive: Callable[[bytes, Address], None]) -> DatagramSocket:
+        """Binds a UDP socket; `receive(data, sender)` runs for every datagram and must not wait.
+
+        Raises EnvironmentFault (port_in_use, address_not_available, permission)."""
+        ...
+
+    def open_lan(self, port: int, receive: Callable[[bytes, Address], None]) -> LanSocket:
+        """Joins the announcement group on every interface. Raises EnvironmentFault."""
+        ...
+
+    def listen(self, local: Address, accept: Callable[[Stream], None]) -> Listener:
+        """Binds a TCP listener; `accept(stream)` runs in the hub for every connection and must not wait (it spawns).
+
+        Raises EnvironmentFault."""
+        ...
+
+    def connect(self, remote: Address, timeout_s: float) -> Stream:
+        """Waits for a TCP connection. Raises ConnectFailed."""
+        ...
+
+    def resolve(self, host: str, timeout_s: float) -> list[str]:
+        """Numeric addresses of a host name (a numeric address gives itself), without waiting in the hub.
+
+        Raises NegativeAnswer (code name_not_resolved)."""
+        ...
+
+    def in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Runs blocking work (disk, key derivation) off the hub and waits for its value."""
+        ...

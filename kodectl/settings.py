@@ -1,0 +1,42 @@
+"""Frozen settings of a node. How they come together (flag, variable, file, default) is the command line's business."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+DEFAULT_TCP_PORT = 30303
+DEFAULT_UDP_PORT = 30301
+DEFAULT_API_PORT = 8545
+DEFAULT_MAX_PEERS = 50
+DEFAULT_NETWORK = "kodechain"
+
+DEFAULT_BOOTSTRAP = (
+    "enode://" + "0" * 63 + "1@seed1.kodechain.io:30303?discport=30301",
+    "enode://" + "0" * 63 + "2@seed2.kodechain.io:30303?discport=30301",
+    "enode://" + "0" * 63 + "3@seed3.kodechain.io:30303?discport=30301",
+)
+"""The documented placeholders; their ids are not known yet, so a node that answers there is accepted as it is."""
+
+
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a node needs to be told; times of procedures are constants beside the procedures."""
+
+    datadir: Path | None = None
+    """Where key, store and API socket live; None keeps nothing (ephemeral nodes, simulation)."""
+    listen_host: str = "0.0.0.0"
+    tcp_port: int = DEFAULT_TCP_PORT
+    """0: any free port."""
+    udp_port: int = DEFAULT_UDP_PORT
+    bootstrap: tuple[str, ...] = ()
+    """Enodes."""
+    max_peers: int = DEFAULT_MAX_PEERS
+    lan: bool = True
+    nat: str = "auto"
+    """auto | none | upnp | natpmp | pcp | extip:IP"""
+    network: str = DEFAULT_NETWORK
+    validators: tuple[str, ...] = ()
+    """Node ids (hex) that rank high."""
+    dht_client: bool = False
+    """True: answer, but ask not to be entered into routing tables."""
