@@ -12,12 +12,10 @@ DEFAULT_API_PORT = 8545
 DEFAULT_MAX_PEERS = 50
 DEFAULT_NETWORK = "kodechain"
 
-DEFAULT_BOOTSTRAP = (
-    "enode://" + "0" * 63 + "1@seed1.kodechain.io:30303?discport=30301",
-    "enode://" + "0" * 63 + "2@seed2.kodechain.io:30303?discport=30301",
-    "enode://" + "0" * 63 + "3@seed3.kodechain.io:30303?discport=30301",
+DEFAULT_BOOTSTRAP = tuple(
+    f"enode://{'0' * 64}@seed{number}.kodechain.io:{DEFAULT_TCP_PORT}?discport={DEFAULT_UDP_PORT}" for number in (1, 2, 3)
 )
-"""The documented placeholders; their ids are not known yet, so a node that answers there is accepted as it is."""
+"""The documented placeholders. Their ids are not known yet: an id of zeros means "whoever answers there"."""
 
 
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):

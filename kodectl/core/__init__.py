@@ -1,0 +1,1 @@
+"""Decisions without waiting: time and randomness come in, what to do goes out."""

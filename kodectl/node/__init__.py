@@ -1,0 +1,1 @@
+"""Procedures that wait, in straight lines, over the runtime."""

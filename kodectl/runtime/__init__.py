@@ -1,0 +1,1 @@
+"""The world as an interface, and its implementation on gevent."""

@@ -1,0 +1,1 @@
+"""The runtime on virtual time, with a virtual network."""
