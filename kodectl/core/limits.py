@@ -1,0 +1,26 @@
+"""Rates: how much of something may happen per second."""
+
+from __future__ import annotations
+
+
+class TokenBucket:
+    """Lets `rate` pass a second on average, and `burst` at once."""
+
+    __slots__ = ("_burst", "_level", "_rate", "_time")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._level = burst
+        self._time = float("-inf")
+
+    def take(self, now: float, amount: float = 1.0) -> bool:
+        """Whether `amount` may pass now; if so, it is taken."""
+        if now > self._time:
+            gained = (now - self._time) * self._rate
+            self._level = min(self._burst, self._level + gained)
+            self._time = now
+        if self._level < amount:
+            return False
+        self._level -= amount
+        return True

@@ -1,0 +1,480 @@
+"""Discovery sessions: who is behind an address, proved, and an AEAD with him (docs/protocol.md, "Discovery: UDP").
+
+A stranger costs one keyed hash and no memory: a HAIL is answered by a CHALLENGE no larger than itself, and only a HANDSHAKE
+that brings back its cookie gets signature, key agreement and a session.  The core sees datagrams and times, and says
+what to send back; sockets and waiting are the endpoint's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from kodectl.core.identity import Identity
+from kodectl.core.limits import TokenBucket
+from kodectl.errors import PeerFault, WireError
+from kodectl.wire import packets
+from kodectl.wire.packets import Challenge, Hail, Handshake
+from kodectl.wire.suite import AeadFailure, node_id_of
+
+Address = tuple[str, int]
+ANY_ID = bytes(32)
+"""Recipient id that means "whoever answers there"."""
+
+MAX_SESSIONS = 4096
+"""A full table (320), as many replacements, clients and lookups of an hour; about 6 MB."""
+MAX_PENDING = 1024
+"""Handshakes that this node has begun and that are not answered yet."""
+MAX_QUEUED = 16
+"""Messages waiting for one handshake."""
+IDLE_LIMIT_S = 3600.0
+UNCONFIRMED_LIMIT_S = 30.0
+CROSSING_S = 10.0
+"""Two nodes may begin at once and then hold two sessions; a session this young is not thrown away for another."""
+HAIL_GAP_S = 0.2
+RECENT_TAGS = 4
+"""Packets of a session that a RESET may still name."""
+PENDING_LIMIT_S = 10.0
+COOKIE_LIMIT_S = 20.0
+PREKEY_ROTATION_S = 24 * 3600.0
+PREKEY_VALIDITY_S = 72 * 3600
+"""Three rotations: clocks may differ by a day or two before a node refuses another's key."""
+HANDSHAKES_PER_S = 500.0
+HANDSHAKE_BURST = 1000.0
+"""Accepted handshakes, about 0.3 ms of CPU each: strangers can take a sixth of a core and no more."""
+WINDOW = 64
+
+_SESSION_CONTEXT = b"kodechain discovery session v1"
+_KEY_MATERIAL = 72
+
+
+class Session:
+    """One proved peer at one address. `confirmed` once a packet of his has been opened."""
+
+    __slots__ = (
+        "_highest",
+        "_window",
+        "address",
+        "confirmed",
+        "counter",
+        "flags",
+        "iv_in",
+        "iv_out",
+        "last_used",
+        "made",
+        "node_id",
+        "open",
+        "public_key",
+        "recent_tags",
+        "seal",
+        "sid_in",
+        "sid_out",
+        "supersedes",
+        "tcp_port",
+    )
+
+    def __init__(self, node_id: bytes, public_key: bytes, address: Address, flags: int, tcp_port: int) -> None:
+        self.node_id = node_id
+        self.public_key = public_key
+        self.address = address
+        self.flags = flags
+        self.tcp_port = tcp_port
+        self.confirmed = False
+        self.counter = 0
+        self.made = self.last_used = 0.0
+        self.supersedes: Session | None = None
+        """The session that this one takes the place of, once it is confirmed."""
+        self.recent_tags: list[bytes] = []
+        self._highest = -1
+        self._window = 0
+
+    @property
+    def is_client(self) -> bool:
+        return bool(self.flags & packets.FLAG_CLIENT)
+
+    def set_keys(self, suite: Any, out: tuple[bytes, bytes, bytes], into: tuple[bytes, bytes, bytes]) -> None:
+        """Key, iv and session id of each direction."""
+        key_out, self.iv_out, self.sid_out = out
+        key_in, self.iv_in, self.sid_in = into
+        self.seal = suite.aead(key_out).encrypt
+        self.open = suite.aead(key_in).decrypt
+
+    def is_new(self, counter: int) -> bool:
+        """False for a counter that was seen, or is too old to tell."""
+        behind = self._highest - counter
+        return behind < 0 or (behind < WINDOW and not self._window >> behind & 1)
+
+    def note(self, counter: int) -> None:
+        ahead = counter - self._highest
+        if ahead > 0:
+            self._window = 1 if ahead >= WINDOW else (self._window << ahead | 1) & (1 << WINDOW) - 1
+            self._highest = counter
+        else:
+            self._window |= 1 << -ahead
+
+
+class Pending:
+    """A handshake begun by this node: HAIL sent, or about to be sent again."""
+
+    __slots__ = ("address", "hail", "node_id", "queue", "sent_at", "started")
+
+    def __init__(self, node_id: bytes, address: Address, hail: bytes, now: float) -> None:
+        self.node_id = node_id
+        self.address = address
+        self.hail = hail
+        self.queue: list[bytes] = []
+        self.started = self.sent_at = now
+
+
+class Received(NamedTuple):
+    """What a datagram amounted to. `replies` go to its sender.
+
+    `message` came over `session`; `lost` is a session that the other side no longer has; `refused` is a peer whose
+    answer to the HAIL did not hold, with the id that had been asked for."""
+
+    replies: tuple[bytes, ...] = ()
+    session: Session | None = None
+    message: bytes | None = None
+    lost: Session | None = None
+    refused: tuple[bytes, PeerFault] | None = None
+
+
+NOTHING = Received()
+
+
+class Sessions:
+    """All sessions of a node.
+
+    `receive` never raises for what strangers send: it counts the reason in `dropped` and returns NOTHING."""
+
+    def __init__(
+        self, identity: Identity, random_bytes: Callable[[int], bytes], flags: int = 0, tcp_port: int = 0
+    ) -> None:
+        self.identity = identity
+        self.flags = flags
+        self.tcp_port = tcp_port
+        self.dropped: Counter[str] = Counter()
+        self.handshakes = 0
+        self._random = random_bytes
+        self._suite = identity.suite
+        self._cookie_key = random_bytes(32)
+        self._by_sid: dict[bytes, Session] = {}
+        self._by_peer: dict[tuple[bytes, Address], Session] = {}
+        self._by_address: dict[Address, list[Session]] = {}
+        self._pending: dict[bytes, Pending] = {}
+        self._pending_by_peer: dict[tuple[bytes, Address], bytes] = {}
+        self._used_nonces: dict[bytes, float] = {}
+        self._budget = TokenBucket(HANDSHAKES_PER_S, HANDSHAKE_BURST)
+        self._prekeys: list[_Prekey] = []
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    def seal(self, node_id: bytes, address: Address, message: bytes, now: float, retry: bool = False) -> bytes | None:
+        """The datagram that carries `message`, or that begins the handshake for it; None when it just waits in line.
+
+        With `retry`, a session that was never confirmed is given up for a new handshake: the HANDSHAKE may have been
+        lost. `node_id` may be ANY_ID."""
+        session = self._by_peer.get((node_id, address))
+        if session is not None and (session.confirmed or not retry):
+            session.last_used = now
+            return self._seal_message(session, message)
+        return self._queue(node_id, address, message, now)
+
+    def session_with(self, node_id: bytes, address: Address) -> Session | None:
+        return self._by_peer.get((node_id, address))
+
+    def restart(self, node_id: bytes, address: Address, message: bytes, now: float) -> bytes | None:
+        """Begins a new handshake although there is a session; that one stays until the new one stands."""
+        return self._queue(node_id, address, message, now)
+
+    def reply(self, session: Session, message: bytes, now: float) -> bytes:
+        """Seals over exactly this session: an answer goes back the way that the question came."""
+        session.last_used = now
+        return self._seal_message(session, message)
+
+    def _seal_message(self, session: Session, message: bytes) -> bytes:
+        counter = session.counter
+        session.counter = counter + 1
+        head = packets.pack_message_head(session.sid_out, counter)
+        packet = head + session.seal(session.iv_out + head[9:], message, head)
+        tags = session.recent_tags
+        tags.append(packet[-16:])
+        if len(tags) > RECENT_TAGS:
+            del tags[0]
+        return packet
+
+    def _queue(self, node_id: bytes, address: Address, message: bytes, now: float) -> bytes | None:
+        key = (node_id, address)
+        nonce = self._pending_by_peer.get(key)
+        if nonce is not None:
+            pending = self._pending[nonce]
+            if len(pending.queue) < MAX_QUEUED and message not in pending.queue:
+                pending.queue.append(message)
+            if now - pending.sent_at < HAIL_GAP_S:
+                return None
+            pending.sent_at = now
+            return pending.hail
+        if len(self._pending) >= MAX_PENDING:
+            self._expire_pending(now)
+            if len(self._pending) >= MAX_PENDING:
+                self.dropped["too many handshakes begun"] += 1
+                return None
+        nonce = self._random(16)
+        hail = packets.pack_hail(Hail(node_id, self.identity.node_id, nonce))
+        pending = Pending(node_id, address, hail, now)
+        pending.queue.append(message)
+        self._pending[nonce] = pending
+        self._pending_by_peer[key] = nonce
+        return hail
+
+    # -- receiving -------------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes, address: Address, now: float, unix_time: float) -> Received:
+        try:
+            kind = data[0]
+            if kind == packets.MESSAGE:
+                return self._message(data, address, now)
+            if kind == packets.HAIL:
+                return self._hail(data, address, now, unix_time)
+            if kind == packets.HANDSHAKE:
+                return self._handshake(data, address, now, unix_time)
+            if kind == packets.CHALLENGE:
+                return self._challenge(data, address, now, unix_time)
+            if kind == packets.RESET:
+                return self._reset(data, address)
+            return self._drop("unknown type")
+        except WireError as error:
+            return self._drop(error.message)
+        except IndexError:
+            return self._drop("empty packet")
+
+    def _drop(self, reason: str) -> Received:
+        self.dropped[reason] += 1
+        return NOTHING
+
+    def _message(self, data: bytes, address: Address, now: float) -> Received:
+        sid, counter = packets.unpack_message_head(data)
+        session = self._by_sid.get(sid)
+        if session is None or session.address != address:
+            self.dropped["no session"] += 1
+            return Received((packets.pack_reset(data),))
+        if not session.is_new(counter):
+            return self._drop("replayed")
+        try:
+            message = session.open(session.iv_in + data[9:17], data[17:], data[:17])
+        except AeadFailure:
+            return self._drop("not authentic")
+        session.note(counter)
+        session.last_used = now
+        if not session.confirmed:
+            self._confirm(session, now)
+        return Received((), session, message)
+
+    def _hail(self, data: bytes, address: Address, now: float, unix_time: float) -> Received:
+        hail = packets.unpack_hail(data)
+        if hail.recipient not in (self.identity.node_id, ANY_ID):
+            return self._drop("meant for another node")
+        if hail.sender == self.identity.node_id:
+            return self._drop("from myself")
+        prekey = self._current_prekey(now, unix_time)
+        cookie = self._cookie(int(now * 1000), hail.sender, hail.nonce, address)
+        return Received((packets.pack_challenge(prekey.challenge(self, hail.nonce, cookie)),))
+
+    def _cookie(self, time_ms: int, sender: bytes, nonce: bytes, address: Address) -> bytes:
+        time = time_ms.to_bytes(8)
+        where = f"{address[0]} {address[1]}".encode()
+        bound = time + sender + nonce + where
+        return time + hashlib.blake2b(bound, key=self._cookie_key, digest_size=16).digest()
+
+    def _challenge(self, data: bytes, address: Address, now: float, unix_time: float) -> Received:
+        challenge = packets.unpack_challenge(data)
+        pending = self._pending.get(challenge.nonce)
+        if pending is None or pending.address != address:
+            return self._drop("unsolicited challenge")
+        try:
+            node_id = self._check_challenge(challenge, pending, unix_time)
+        except PeerFault as error:
+            self._forget_pending(challenge.nonce)
+            self.dropped[error.message] += 1
+            return Received(refused=(pending.node_id, error))
+        self._forget_pending(challenge.nonce)
+        private, ephemeral = self._suite.exchange_keypair(self._random(32))
+        handshake = Handshake(
+            self.flags, challenge.nonce, challenge.cookie, self.identity.public_key, ephemeral, self.tcp_port, bytes(64)
+        )
+        unsigned = packets.pack_handshake_head(handshake)
+        statement = packets.handshake_statement(unsigned, challenge.public_key, challenge.prekey)
+        head = unsigned[:112] + self.identity.sign(statement)
+        secret = self._suite.exchange(private, challenge.prekey)
+        session = Session(node_id, challenge.public_key, address, challenge.flags, challenge.tcp_port)
+        ours, theirs = _derive(secret, challenge.cookie, challenge.nonce, self.identity.node_id, node_id)
+        session.set_keys(self._suite, ours, theirs)
+        first, *others = pending.queue
+        sealed = session.seal(session.iv_out + bytes(8), first, head)
+        session.counter = 1
+        self._add(session, pending.node_id, now)
+        return Received((head + sealed, *[self._seal_message(session, message) for message in others]))
+
+    def _check_challenge(self, challenge: Challenge, pending: Pending, unix_time: float) -> bytes:
+        node_id = node_id_of(challenge.public_key)
+        if pending.node_id not in (node_id, ANY_ID):
+            raise PeerFault(
+                f"another identity answered there: {node_id.hex()}, expected {pending.node_id.hex()}",
+                code="identity_mismatch",
+            )
+        if node_id == self.identity.node_id:
+            raise PeerFault("that is this node itself", code="self")
+        if challenge.prekey_expiry < unix_time:
+            raise PeerFault("the prekey has expired; is a clock wrong?", code="clock_skew")
+        if not self._suite.verify(challenge.public_key, challenge.signed_part(), challenge.signature):
+            raise PeerFault("the prekey's signature is wrong", code="bad_signature")
+        return node_id
+
+    def _handshake(self, data: bytes, address: Address, now: float, unix_time: float) -> Received:
+        handshake, sealed = packets.unpack_handshake(data)
+        node_id = node_id_of(handshake.public_key)
+        made_ms = int.from_bytes(handshake.cookie[:8])
+        if not 0 <= now * 1000 - made_ms + 1 <= COOKIE_LIMIT_S * 1000:
+            return self._drop("cookie expired")
+        if not hmac.compare_digest(self._cookie(made_ms, node_id, handshake.nonce, address), handshake.cookie):
+            return self._drop("wrong cookie")
+        if handshake.nonce in self._used_nonces:
+            return self._drop("handshake replayed")
+        if not self._budget.take(now):
+            return self._drop("handshakes over budget")
+        self._remember_nonce(handshake.nonce, now)
+        prekey = self._prekey_of(handshake, data, now, unix_time)
+        if prekey is None:
+            return self._drop("wrong handshake signature")
+        session = Session(node_id, handshake.public_key, address, handshake.flags, handshake.tcp_port)
+        secret = self._suite.exchange(prekey.private, handshake.ephemeral)
+        theirs, ours = _derive(secret, handshake.cookie, handshake.nonce, node_id, self.identity.node_id)
+        session.set_keys(self._suite, ours, theirs)
+        try:
+            message = session.open(session.iv_in + bytes(8), sealed, data[: packets.HANDSHAKE_HEAD])
+        except AeadFailure:
+            return self._drop("not authentic")
+        session.note(0)
+        self._add(session, node_id, now)
+        self._confirm(session, now)
+        return Received((), session, message)
+
+    def _prekey_of(self, handshake: Handshake, data: bytes, now: float, unix_time: float) -> _Prekey | None:
+        """The prekey that the signature names: the current one, or right after a rotation the one before."""
+        self._current_prekey(now, unix_time)
+        for prekey in reversed(self._prekeys):
+            statement = packets.handshake_statement(data, self.identity.public_key, prekey.public)
+            if self._suite.verify(handshake.public_key, statement, handshake.signature):
+                return prekey
+            if now - self._prekeys[-1].made > COOKIE_LIMIT_S:
+                break
+        return None
+
+    def _reset(self, data: bytes, address: Address) -> Received:
+        """Taken as a hint only: it must name one of the last packets sent there."""
+        tag = packets.unpack_reset(data)
+        for session in self._by_address.get(address, ()):
+            if tag in session.recent_tags:
+                session.recent_tags.clear()
+                return Received(lost=session)
+        return self._drop("unsolicited reset")
+
+    # -- upkeep ----------------------------------------------------------------------------------------------------
+
+    def expire(self, now: float) -> None:
+        """Drops what is idle; called every few seconds."""
+        self._expire_pending(now)
+        self._used_nonces = {nonce: until for nonce, until in self._used_nonces.items() if until > now}
+        for session in list(self._by_sid.values()):
+            if now - session.last_used > (IDLE_LIMIT_S if session.confirmed else UNCONFIRMED_LIMIT_S):
+                self._remove(session)
+
+    def __len__(self) -> int:
+        return len(self._by_sid)
+
+    def _current_prekey(self, now: float, unix_time: float) -> _Prekey:
+        newest = self._prekeys[-1] if self._prekeys else None
+        if newest is None or now - newest.made > PREKEY_ROTATION_S:
+            newest = _Prekey(self._suite, self._random(32), now, int(unix_time) + PREKEY_VALIDITY_S)
+            self._prekeys = [*self._prekeys[-1:], newest]
+        return newest
+
+    def _remember_nonce(self, nonce: bytes, now: float) -> None:
+        # Bounded by the handshake budget: at most COOKIE_LIMIT_S * HANDSHAKES_PER_S + HANDSHAKE_BURST live entries.
+        self._used_nonces[nonce] = now + COOKIE_LIMIT_S + 1
+
+    def _add(self, session: Session, asked_id: bytes, now: float) -> None:
+        if len(self._by_sid) >= MAX_SESSIONS:
+            oldest = sorted(self._by_sid.values(), key=lambda known: known.last_used)
+            for victim in oldest[: MAX_SESSIONS // 16]:
+                self._remove(victim)
+        session.made = session.last_used = now
+        session.supersedes = self._by_peer.get((session.node_id, session.address))
+        self._by_sid[session.sid_in] = session
+        self._by_address.setdefault(session.address, []).append(session)
+        self._by_peer[(session.node_id, session.address)] = session
+        if asked_id == ANY_ID:
+            self._by_peer[(ANY_ID, session.address)] = session
+
+    def _confirm(self, session: Session, now: float) -> None:
+        session.confirmed = True
+        self.handshakes += 1
+        previous, session.supersedes = session.supersedes, None
+        if previous is not None and now - previous.made > CROSSING_S:
+            self._remove(previous)
+
+    def _remove(self, session: Session) -> None:
+        if self._by_sid.pop(session.sid_in, None) is None:
+            return
+        session.supersedes = None
+        there = self._by_address[session.address]
+        there.remove(session)
+        if not there:
+            del self._by_address[session.address]
+        for node_id in (session.node_id, ANY_ID):
+            if self._by_peer.get((node_id, session.address)) is session:
+                del self._by_peer[(node_id, session.address)]
+
+    def _forget_pending(self, nonce: bytes) -> None:
+        pending = self._pending.pop(nonce)
+        del self._pending_by_peer[(pending.node_id, pending.address)]
+
+    def _expire_pending(self, now: float) -> None:
+        for nonce in [n for n, pending in self._pending.items() if now - pending.started > PENDING_LIMIT_S]:
+            self._forget_pending(nonce)
+
+
+class _Prekey:
+    """An X25519 key that this node signs once and lets many handshakes use."""
+
+    def __init__(self, suite: Any, secret: bytes, now: float, expiry: int) -> None:
+        self.private, self.public = suite.exchange_keypair(secret)
+        self.made = now
+        self.expiry = expiry
+        self._signed: tuple[int, int, bytes] | None = None
+
+    def challenge(self, sessions: Sessions, nonce: bytes, cookie: bytes) -> Challenge:
+        """Signs again only when flags or port have changed since."""
+        flags, tcp_port = sessions.flags, sessions.tcp_port
+        if self._signed is None or self._signed[:2] != (flags, tcp_port):
+            statement = packets.prekey_statement(flags, self.public, self.expiry, tcp_port)
+            self._signed = (flags, tcp_port, sessions.identity.sign(statement))
+        public_key = sessions.identity.public_key
+        return Challenge(flags, nonce, cookie, public_key, self.public, self.expiry, tcp_port, self._signed[2])
+
+
+Direction = tuple[bytes, bytes, bytes]
+
+
+def _derive(secret: bytes, cookie: bytes, nonce: bytes, id_a: bytes, id_b: bytes) -> tuple[Direction, Direction]:
+    """HKDF-SHA256 (RFC 5869); key, iv and session id from A to B, then from B to A."""
+    pseudo_random_key = hmac.digest(cookie + nonce, secret, "sha256")
+    info = _SESSION_CONTEXT + id_a + id_b
+    block, okm = b"", b""
+    for number in range(1, -(-_KEY_MATERIAL // 32) + 1):
+        block = hmac.digest(pseudo_random_key, block + info + bytes((number,)), "sha256")
+        okm += block
+    return (okm[0:16], okm[32:36], okm[40:48]), (okm[16:32], okm[36:40], okm[48:56])

@@ -1,0 +1,279 @@
+"""The routing table: 20 buckets by shared leading bits, k = 16 (Maymounkov and Mazieres 2002, sections 2.2 and 2.4).
+
+The bucket of an id is the number of leading bits that it shares with ours; the last bucket takes every id that shares 19 or
+more. Only nodes that answered a question of ours enter. Deadness is found by asking, never assumed: a newcomer to a
+full bucket waits among the replacements while the node heard longest ago is asked (test before evict).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from enum import Enum
+from heapq import nsmallest
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from kodectl.core.distance import ID_BITS
+from kodectl.wire.contacts import Contact
+
+BUCKETS = 20
+K = 16
+REPLACEMENTS = 10
+MAX_PER_SUBNET_IN_BUCKET = 2
+MAX_PER_SUBNET = 10
+"""Of one /24 (IPv6: /64) in the whole table: two rented networks hold at most 20 of up to 320 places."""
+FAILURES_TO_EVICT = 2
+"""One lost exchange (of three attempts) happens; two in a row is a dead node."""
+
+
+class Change(Enum):
+    ADDED = "added"
+    REFRESHED = "refreshed"
+    MOVED = "moved"
+    WAITING = "waiting"
+    """Among the replacements: ask `RoutingTable.oldest_in(bucket)`."""
+    REFUSED = "refused"
+
+
+class Entry:
+    """A node of the table. `heard` is when it last answered us; `failures` in a row since then."""
+
+    __slots__ = ("contact", "failures", "heard", "subnet")
+
+    def __init__(self, contact: Contact, now: float) -> None:
+        self.contact = contact
+        self.subnet = subnet_of(contact.ip)
+        self.heard = now
+        self.failures = 0
+
+
+class Bucket:
+    __slots__ = ("entries", "replacements", "updated")
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, Entry] = {}
+        self.replacements: dict[bytes, Entry] = {}
+        """Oldest first."""
+        self.updated: float | None = None
+
+
+class BucketState(NamedTuple):
+    number: int
+    size: int
+    replacements: int
+    updated: float | None
+    nodes: list[bytes]
+
+
+def subnet_of(ip: str) -> str | None:
+    """The /24 or /64 that an address belongs to; None where there is no scarcity (private, loopback, link-local)."""
+    address = ip_address(ip.partition("%")[0])
+    if address.is_private or address.is_loopback or address.is_link_local:
+        return None
+    size = 3 if address.version == 4 else 8
+    return address.packed[:size].hex()
+
+
+class RoutingTable:
+    """Decides who stays; asks nobody. `own_id` never enters."""
+
+    def __init__(self, own_id: bytes) -> None:
+        self.own_id = own_id
+        self._own_number = int.from_bytes(own_id)
+        self._buckets = [Bucket() for _ in range(BUCKETS)]
+        self._subnets: Counter[str] = Counter()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __contains__(self, node_id: bytes) -> bool:
+        return node_id in self._bucket_of(node_id).entries
+
+    def bucket_index(self, node_id: bytes) -> int:
+        return self._index(int.from_bytes(node_id))
+
+    def _index(self, number: int) -> int:
+        return min(ID_BITS - (number ^ self._own_number).bit_length(), BUCKETS - 1)
+
+    def _bucket_of(self, node_id: bytes) -> Bucket:
+        return self._buckets[self._index(int.from_bytes(node_id))]
+
+    # -- what was learned ------------------------------------------------------------------------------------------
+
+    def heard(self, contact: Contact, now: float) -> Change:
+        """`contact` has answered a question of ours, with its identity proved."""
+        node_id = contact.node_id
+        bucket = self._buckets[self._index(contact.number)]
+        entry = bucket.entries.get(node_id)
+        if entry is not None and entry.contact.packed == contact.packed:
+            entry.heard, entry.failures, bucket.updated = now, 0, now
+            return Change.REFRESHED
+        if node_id == self.own_id:
+            return Change.REFUSED
+        newcomer = Entry(contact, now)
+        if entry is not None:
+            return self._move(bucket, entry, newcomer)
+        if not self._subnet_has_room(bucket, newcomer):
+            return Change.REFUSED
+        if len(bucket.entries) < K:
+            self._insert(bucket, newcomer)
+            bucket.updated = now
+            return Change.ADDED
+        bucket.replacements.pop(node_id, None)
+        if len(bucket.replacements) >= REPLACEMENTS:
+            del bucket.replacements[next(iter(bucket.replacements))]
+        bucket.replacements[node_id] = newcomer
+        return Change.WAITING
+
+    def refresh(self, node_id: bytes, address: tuple[str, int], tcp_port: int, now: float) -> bool:
+        """`heard` for the common case, a known node at its known place; false when it is not that."""
+        bucket = self._buckets[self._index(int.from_bytes(node_id))]
+        entry = bucket.entries.get(node_id)
+        if entry is None or entry.contact.address != address or entry.contact.tcp_port != tcp_port:
+            return False
+        entry.heard, entry.failures, bucket.updated = now, 0, now
+        return True
+
+    def _move(self, bucket: Bucket, entry: Entry, newcomer: Entry) -> Change:
+        """The same identity answers at another address or port: it lives there now."""
+        self._remove(bucket, entry)
+        if not self._subnet_has_room(bucket, newcomer):
+            return Change.REFUSED
+        self._insert(bucket, newcomer)
+        return Change.MOVED
+
+    def failed(self, node_id: bytes) -> Contact | None:
+        """A question got no answer in all attempts. Returns a replacement to be asked, if one takes the place."""
+        bucket = self._bucket_of(node_id)
+        bucket.replacements.pop(node_id, None)
+        entry = bucket.entries.get(node_id)
+        if entry is None:
+            return None
+        entry.failures += 1
+        # With nobody to take the place, a node that may be back in a minute is worth more than a hole.
+        if entry.failures < FAILURES_TO_EVICT and not bucket.replacements:
+            return None
+        self._remove(bucket, entry)
+        return self._promote(bucket)
+
+    def remove(self, node_id: bytes) -> Contact | None:
+        """Takes a node out at once (banned, client, wrong identity); returns a replacement to be asked."""
+        bucket = self._bucket_of(node_id)
+        bucket.replacements.pop(node_id, None)
+        entry = bucket.entries.get(node_id)
+        if entry is None:
+            return None
+        self._remove(bucket, entry)
+        return self._promote(bucket)
+
+    def _promote(self, bucket: Bucket) -> Contact | None:
+        while bucket.replacements:
+            _, entry = bucket.replacements.popitem()
+            if self._subnet_has_room(bucket, entry):
+                # It answered once, but that may be long ago: not told to others until it answers again.
+                entry.failures = 1
+                self._insert(bucket, entry)
+                return entry.contact
+        return None
+
+    def _insert(self, bucket: Bucket, entry: Entry) -> None:
+        bucket.entries[entry.contact.node_id] = entry
+        bucket.replacements.pop(entry.contact.node_id, None)
+        self._size += 1
+        if entry.subnet is not None:
+            self._subnets[entry.subnet] += 1
+
+    def _remove(self, bucket: Bucket, entry: Entry) -> None:
+        del bucket.entries[entry.contact.node_id]
+        self._size -= 1
+        if entry.subnet is not None:
+            self._subnets[entry.subnet] -= 1
+            if not self._subnets[entry.subnet]:
+                del self._subnets[entry.subnet]
+
+    def _subnet_has_room(self, bucket: Bucket, entry: Entry) -> bool:
+        if entry.subnet is None:
+            return True
+        in_bucket = sum(other.subnet == entry.subnet for other in bucket.entries.values())
+        return in_bucket < MAX_PER_SUBNET_IN_BUCKET and self._subnets[entry.subnet] < MAX_PER_SUBNET
+
+    # -- questions -------------------------------------------------------------------------------------------------
+
+    def closest(self, target: bytes, count: int = K) -> list[Contact]:
+        """Up to `count` nodes of the whole table, the closest to `target` first; only such as answered when last asked.
+
+        Buckets are taken in the order of their distance from the target, so that few ids are compared: with s bits shared
+        by us and the target, bucket s shares more than s bits with it, the deeper buckets exactly s, and bucket i < s
+        exactly i."""
+        number = int.from_bytes(target)
+        shared = self._index(number)
+        found = self._live(shared)
+        if len(found) < count:
+            for index in range(shared + 1, BUCKETS):
+                found += self._live(index)
+        index = shared - 1
+        while len(found) < count and index >= 0:
+            found += self._live(index)
+            index -= 1
+        return nsmallest(count, found, key=lambda contact: contact.number ^ number)
+
+    def _live(self, index: int) -> list[Contact]:
+        return [entry.contact for entry in self._buckets[index].entries.values() if not entry.failures]
+
+    def contact(self, node_id: bytes) -> Contact | None:
+        entry = self._bucket_of(node_id).entries.get(node_id)
+        return entry.contact if entry is not None else None
+
+    def contacts(self) -> list[Contact]:
+        return [entry.contact for bucket in self._buckets for entry in bucket.entries.values()]
+
+    def wants(self, node_id: bytes) -> bool:
+        """Whether a node that is not in the table could be of use: its bucket has room, or few replacements."""
+        bucket = self._bucket_of(node_id)
+        return len(bucket.entries) < K or len(bucket.replacements) < REPLACEMENTS
+
+    def oldest_in(self, index: int, heard_before: float) -> Contact | None:
+        """The node of a bucket heard longest ago, if that was before the given time."""
+        entries = self._buckets[index].entries.values()
+        oldest = min(entries, key=lambda entry: entry.heard, default=None)
+        return oldest.contact if oldest is not None and oldest.heard < heard_before else None
+
+    def to_revalidate(self, now: float, older_than_s: float, limit: int) -> list[Contact]:
+        """The nodes not heard for `older_than_s`, longest ago first; nodes that failed before all others."""
+        stale = [
+            entry
+            for bucket in self._buckets
+            for entry in bucket.entries.values()
+            if entry.failures or now - entry.heard > older_than_s
+        ]
+        return [entry.contact for entry in nsmallest(limit, stale, key=lambda entry: (not entry.failures, entry.heard))]
+
+    def stale_buckets(self, now: float, older_than_s: float) -> list[int]:
+        """Buckets in which nothing was heard for so long, down to the deepest that holds a node, and one more."""
+        deepest = max((index for index, bucket in enumerate(self._buckets) if bucket.entries), default=-1)
+        return [
+            index
+            for index, bucket in enumerate(self._buckets[: deepest + 2])
+            if bucket.updated is None or now - bucket.updated > older_than_s
+        ]
+
+    def refreshed(self, index: int, now: float) -> None:
+        """A lookup into the bucket was made; that it found nobody is news too."""
+        self._buckets[index].updated = now
+
+    def random_id_in(self, index: int, rng: random.Random) -> bytes:
+        """An id that belongs into the bucket: the same leading bits as ours, then the other bit, then random ones."""
+        if index == BUCKETS - 1:
+            mask = (1 << ID_BITS - index) - 1
+            return (self._own_number & ~mask | rng.getrandbits(ID_BITS - index)).to_bytes(32)
+        rest = ID_BITS - index - 1
+        prefix = self._own_number >> rest ^ 1
+        return (prefix << rest | rng.getrandbits(rest)).to_bytes(32)
+
+    def states(self) -> list[BucketState]:
+        return [
+            BucketState(index, len(bucket.entries), len(bucket.replacements), bucket.updated, list(bucket.entries))
+            for index, bucket in enumerate(self._buckets)
+        ]

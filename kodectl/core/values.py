@@ -1,0 +1,195 @@
+"""The records this node keeps for others: who may write, what wins, what goes when room is short.
+
+A key holds one record of each publisher, so nobody overwrites another's; the higher sequence wins.  A write needs a token,
+bound to the writer's address and id and to the key, so that whoever writes can be held to an address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+from kodectl.core.sessions import Address
+from kodectl.core.table import subnet_of
+from kodectl.errors import WireError
+from kodectl.wire.record import Record, unpack_record
+from kodectl.wire.rpc import StoreStatus
+from kodectl.wire.suite import Suite
+
+MAX_RECORDS = 8192
+"""About 10 MB when all are of full size."""
+MAX_PER_PUBLISHER = MAX_RECORDS // 20
+MAX_PER_SUBNET = MAX_RECORDS // 20
+"""One flooder, by identity or by network, fills 5 % of a store."""
+MAX_PER_KEY = 32
+MAX_EXPIRY_S = 48 * 3600
+TOKEN_ROTATION_S = 600.0
+TOKEN_SIZE = 16
+
+RecordName = tuple[bytes, bytes]
+"""Key and publisher."""
+
+
+class Kept(NamedTuple):
+    record: Record
+    subnet: str | None
+    """Of the writer."""
+    received: float
+    """Monotonic seconds of the last write or refresh."""
+
+
+class Tokens:
+    """Write tokens: valid in the period they were made in and in the next (10 to 20 minutes)."""
+
+    def __init__(self, random_bytes: Callable[[int], bytes]) -> None:
+        self._random = random_bytes
+        self._secrets = [random_bytes(32), random_bytes(32)]
+        self._rotated = float("-inf")
+
+    def make(self, node_id: bytes, address: Address, key: bytes, now: float) -> bytes:
+        self._rotate(now)
+        return self._token(self._secrets[0], node_id, address, key)
+
+    def check(self, token: bytes, node_id: bytes, address: Address, key: bytes, now: float) -> bool:
+        self._rotate(now)
+        return any(token == self._token(secret, node_id, address, key) for secret in self._secrets)
+
+    def _rotate(self, now: float) -> None:
+        if now - self._rotated >= TOKEN_ROTATION_S:
+            # After a long pause both secrets are old, and so is every token made with them.
+            kept = self._secrets[0] if now - self._rotated < 2 * TOKEN_ROTATION_S else self._random(32)
+            self._secrets = [self._random(32), kept]
+            self._rotated = now
+
+    @staticmethod
+    def _token(secret: bytes, node_id: bytes, address: Address, key: bytes) -> bytes:
+        bound = node_id + key + f"{address[0]} {address[1]}".encode()
+        return hashlib.blake2b(bound, key=secret, digest_size=TOKEN_SIZE).digest()
+
+
+class ValueStore:
+    """Records by key and publisher, within quotas. Signatures are checked here; tokens by the caller."""
+
+    def __init__(self, own_id: bytes, suite: Suite, capacity: int = MAX_RECORDS) -> None:
+        self._own_number = int.from_bytes(own_id)
+        self._suite = suite
+        self._capacity = capacity
+        self._by_key: dict[bytes, dict[bytes, Kept]] = {}
+        self._size = 0
+        self._publishers: Counter[bytes] = Counter()
+        self._subnets: Counter[str] = Counter()
+        self._expiries: list[tuple[int, RecordName]] = []
+        self._changed: dict[RecordName, bytes | None] = {}
+
+    def __len__(self) -> int:
+        return self._size
+
+    def put(self, packed: bytes, writer_ip: str | None, now: float, unix_time: float) -> StoreStatus:
+        """Takes a record in, by the write rules. `writer_ip` None: our own, or from our own disk."""
+        try:
+            record = unpack_record(packed)
+        except WireError:
+            return StoreStatus.MALFORMED
+        if not unix_time < record.expiry <= unix_time + MAX_EXPIRY_S + 60:
+            return StoreStatus.EXPIRED
+        subnet = subnet_of(writer_ip) if writer_ip is not None else None
+        known = self._by_key.get(record.key, {}).get(record.publisher)
+        if known is not None:
+            if record.packed == known.record.packed:
+                self._by_key[record.key][record.publisher] = known._replace(received=now)
+                return StoreStatus.STORED
+            if record.sequence <= known.record.sequence:
+                return StoreStatus.OLD_SEQUENCE
+        elif not self._within_quotas(record, subnet):
+            return StoreStatus.QUOTA
+        if not self._suite.verify(record.publisher, record.statement(), record.signature):
+            return StoreStatus.BAD_SIGNATURE
+        if known is None and self._size >= self._capacity and not self._make_room(record.key):
+            return StoreStatus.QUOTA
+        if known is not None:
+            self._remove((record.key, record.publisher))
+        self._insert(Kept(record, subnet, now))
+        return StoreStatus.STORED
+
+    def _within_quotas(self, record: Record, subnet: str | None) -> bool:
+        share = max(1, self._capacity // 20)
+        return (
+            len(self._by_key.get(record.key, ())) < MAX_PER_KEY
+            and self._publishers[record.publisher] < min(MAX_PER_PUBLISHER, share)
+            and (subnet is None or self._subnets[subnet] < min(MAX_PER_SUBNET, share))
+        )
+
+    def _make_room(self, key: bytes) -> bool:
+        """Gives up the key farthest from our id, if the new one is closer: that is whose neighbours we are."""
+        farthest = max(self._by_key, key=self._distance)
+        if self._distance(farthest) <= self._distance(key):
+            return False
+        publisher = next(iter(self._by_key[farthest]))
+        self._remove((farthest, publisher))
+        return True
+
+    def _distance(self, key: bytes) -> int:
+        return int.from_bytes(key) ^ self._own_number
+
+    def _insert(self, kept: Kept) -> None:
+        record = kept.record
+        self._by_key.setdefault(record.key, {})[record.publisher] = kept
+        self._size += 1
+        self._publishers[record.publisher] += 1
+        if kept.subnet is not None:
+            self._subnets[kept.subnet] += 1
+        heapq.heappush(self._expiries, (record.expiry, (record.key, record.publisher)))
+        if len(self._expiries) > 2 * self._size + 64:
+            # Entries of replaced records stay until their time; not more of them than of live ones.
+            self._expiries = [(k.record.expiry, (key, p)) for key, of in self._by_key.items() for p, k in of.items()]
+            heapq.heapify(self._expiries)
+        self._changed[(record.key, record.publisher)] = record.packed
+
+    def _remove(self, name: RecordName) -> None:
+        key, publisher = name
+        kept = self._by_key[key].pop(publisher)
+        if not self._by_key[key]:
+            del self._by_key[key]
+        self._size -= 1
+        self._publishers[publisher] -= 1
+        if not self._publishers[publisher]:
+            del self._publishers[publisher]
+        if kept.subnet is not None:
+            self._subnets[kept.subnet] -= 1
+            if not self._subnets[kept.subnet]:
+                del self._subnets[kept.subnet]
+        self._changed[name] = None
+
+    def get(self, key: bytes) -> list[Record]:
+        """The records of a key, newest sequence first."""
+        kept = self._by_key.get(key, {}).values()
+        return sorted((k.record for k in kept), key=lambda record: (-record.sequence, record.publisher))
+
+    def expire(self, unix_time: float) -> None:
+        while self._expiries and self._expiries[0][0] <= unix_time:
+            expiry, (key, publisher) = heapq.heappop(self._expiries)
+            kept = self._by_key.get(key, {}).get(publisher)
+            if kept is not None and kept.record.expiry == expiry:
+                self._remove((key, publisher))
+
+    def not_written_since(self, time: float, limit: int) -> list[Record]:
+        """Records that nobody wrote or refreshed since `time`: they are ours to republish."""
+        due = [kept.record for of_key in self._by_key.values() for kept in of_key.values() if kept.received < time]
+        return due[:limit]
+
+    def republished(self, record: Record, now: float) -> None:
+        kept = self._by_key.get(record.key, {}).get(record.publisher)
+        if kept is not None:
+            self._by_key[record.key][record.publisher] = kept._replace(received=now)
+
+    def keys(self) -> list[bytes]:
+        return list(self._by_key)
+
+    def take_changes(self) -> tuple[list[bytes], list[RecordName]]:
+        """What changed since the last call, for the disk: packed records, and the names of removed ones."""
+        changes, self._changed = self._changed, {}
+        saved = [packed for packed in changes.values() if packed is not None]
+        return saved, [name for name, packed in changes.items() if packed is None]

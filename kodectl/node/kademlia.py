@@ -1,0 +1,286 @@
+"""Kademlia's procedures: join, iterative lookups, and the upkeep of the routing table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple
+
+from kodectl.core.lookup import Lookup
+from kodectl.core.requests import Notice
+from kodectl.core.sessions import Address, Session
+from kodectl.core.table import Change, K, RoutingTable
+from kodectl.errors import PeerFault
+from kodectl.node.discovery import ANSWER_LIMIT_S, Discovery, read_answer
+from kodectl.runtime.base import Runtime, Scope, TimedOut
+from kodectl.wire import rpc
+from kodectl.wire.contacts import Contact, pack_contacts, pack_ip, unpack_contacts
+
+log = logging.getLogger(__name__)
+
+MAX_CONTACTS = K
+"""In one answer; more is an offence."""
+REVALIDATE_EVERY_S = 5.0
+REVALIDATE_AFTER_S = 300.0
+REVALIDATE_AT_ONCE = 4
+REFRESH_EVERY_S = 60.0
+REFRESH_AFTER_S = 1800.0
+CHECK_OLDEST_AFTER_S = 30.0
+"""A node heard so recently is taken for alive when a newcomer wants its place."""
+MAX_CHECKS = 64
+"""Pings under way to nodes that contacted us or whose place is wanted."""
+
+
+class Hop(NamedTuple):
+    """One question of a lookup; `outcome` is answered | timeout | error."""
+
+    round: int
+    contact: Contact
+    outcome: str
+    rtt_s: float | None
+    contacts: int
+    new_contacts: int
+
+
+class Found(NamedTuple):
+    """The end of a lookup: `closest` answered, closest first."""
+
+    target: bytes
+    found: bool
+    closest: list[Contact]
+    messages: int
+    rounds: int
+    elapsed_s: float
+
+
+class Kademlia:
+    """Owns the table; answers ping and find_node. `on_new(contact)` hears of each node that enters the table."""
+
+    def __init__(self, runtime: Runtime, discovery: Discovery, scope: Scope) -> None:
+        self._runtime = runtime
+        self._discovery = discovery
+        self._scope = scope
+        self.table = RoutingTable(discovery.identity.node_id)
+        self.on_new: list[Callable[[Contact], None]] = []
+        self.observed: Callable[[Session, str, int], None] = _ignore_observation
+        """Hears from each pong which address we were seen at; what that means is decided elsewhere."""
+        self._checking: set[bytes] = set()
+        discovery.handlers[rpc.Kind.PING] = self._serve_ping
+        discovery.handlers[rpc.Kind.FIND_NODE] = self._serve_find_node
+        discovery.on_heard = self._heard
+        discovery.on_contacted = self._contacted
+        discovery.on_failed = self._failed
+
+    def start(self) -> None:
+        self._scope.spawn("table upkeep", self._upkeep)
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def _serve_ping(self, session: Session, ping: rpc.Ping) -> rpc.Pong:
+        session.flags, session.tcp_port = ping.flags, ping.tcp_port
+        ip, port = session.address
+        sessions = self._discovery.sessions
+        return rpc.Pong(sessions.flags, sessions.tcp_port, pack_ip(ip), port)
+
+    def _serve_find_node(self, session: Session, question: rpc.FindNode) -> rpc.Nodes:
+        return rpc.Nodes(self.closest_packed(question.target))
+
+    def closest_packed(self, target: bytes, limit: int = K) -> bytes:
+        return pack_contacts(self.table.closest(target, limit))
+
+    # -- what the table learns -------------------------------------------------------------------------------------
+
+    def _heard(self, session: Session) -> None:
+        if session.is_client:
+            return
+        now = self._runtime.now()
+        if self.table.refresh(session.node_id, session.address, session.tcp_port, now):
+            return
+        contact = contact_of(session)
+        change = self.table.heard(contact, now)
+        if change is Change.ADDED or change is Change.MOVED:
+            for listener in self.on_new:
+                listener(contact)
+        elif change is Change.WAITING:
+            self._check_oldest(contact)
+
+    def _check_oldest(self, newcomer: Contact) -> None:
+        """Test before evict: the newcomer waits while the one heard longest ago is asked."""
+        index = self.table.bucket_index(newcomer.node_id)
+        oldest = self.table.oldest_in(index, self._runtime.now() - CHECK_OLDEST_AFTER_S)
+        if oldest is not None:
+            self.check(oldest)
+
+    def _contacted(self, session: Session) -> None:
+        """Whoever asks us is a candidate; it enters when it answers a question of ours."""
+        if not session.is_client and session.node_id not in self.table and self.table.wants(session.node_id):
+            self.check(contact_of(session))
+
+    def _failed(self, node_id: bytes) -> None:
+        replacement = self.table.failed(node_id)
+        if replacement is not None:
+            self.check(replacement)
+
+    def check(self, contact: Contact) -> None:
+        """Pings without waiting; what comes of it reaches the table by `_heard` and `_failed`."""
+        if contact.node_id in self._checking or len(self._checking) >= MAX_CHECKS:
+            return
+        self._checking.add(contact.node_id)
+
+        def over(*_: object) -> None:
+            self._checking.discard(contact.node_id)
+
+        def notice(what: Notice | PeerFault) -> None:
+            if what is not Notice.SLOW:
+                over()
+
+        self._discovery.request(contact.node_id, contact.address, self.ping_body(), partial(self._pong, over), notice)
+
+    def ping_body(self) -> rpc.Ping:
+        sessions = self._discovery.sessions
+        return rpc.Ping(sessions.flags, sessions.tcp_port)
+
+    def _pong(self, over: Callable[[], None], kind: int, packed: bytes, rtt_s: float) -> None:
+        over()
+
+    def check_known(self, node_id: bytes) -> None:
+        """Asks a node of the table again, because its link broke."""
+        contact = self.table.contact(node_id)
+        if contact is not None:
+            self.check(contact)
+
+    # -- lookups ---------------------------------------------------------------------------------------------------
+
+    def find(
+        self,
+        target: bytes,
+        seeds: Iterable[Contact] = (),
+        stop_at_target: bool = True,
+        trace: Callable[[Hop], None] | None = None,
+    ) -> Found:
+        """Finds the 16 nodes closest to `target`, or the target itself; waits."""
+        return self.iterate(target, rpc.FindNode(target), seeds, stop_at_target, trace)
+
+    def iterate(
+        self,
+        target: bytes,
+        question: rpc.Body,
+        seeds: Iterable[Contact] = (),
+        stop_at_target: bool = False,
+        trace: Callable[[Hop], None] | None = None,
+        take: Callable[[Contact, Any], bool] | None = None,
+    ) -> Found:
+        """Asks ever closer nodes `question`. Each answer has `contacts`; `take(contact, answer)` sees it too and ends
+        the lookup by returning true."""
+        started = self._runtime.now()
+        seeds = [*self.table.closest(target), *seeds]
+        lookup = Lookup(target, self._discovery.identity.node_id, seeds, stop_at_target=stop_at_target)
+        reports = self._runtime.mailbox(2 * ANSWERS_WAITING)
+        while True:
+            for contact in lookup.questions():
+                self._discovery.request(
+                    contact.node_id,
+                    contact.address,
+                    question,
+                    partial(_report, reports.put, contact),
+                    partial(_report_notice, reports.put, contact),
+                )
+            if lookup.over:
+                break
+            try:
+                contact, outcome, rtt_s = reports.get(ANSWER_LIMIT_S)
+            except TimedOut:
+                break
+            if self._take_report(lookup, contact, outcome, rtt_s, trace, take):
+                break
+        elapsed_s = self._runtime.now() - started
+        return Found(target, lookup.found, lookup.closest(), lookup.questions_asked, lookup.rounds, elapsed_s)
+
+    def _take_report(
+        self,
+        lookup: Lookup,
+        contact: Contact,
+        outcome: Any,
+        rtt_s: float | None,
+        trace: Callable[[Hop], None] | None,
+        take: Callable[[Contact, Any], bool] | None,
+    ) -> bool:
+        if outcome is Notice.SLOW:
+            lookup.slow(contact.node_id)
+            return False
+        if isinstance(outcome, Notice | PeerFault):
+            lookup.failed(contact.node_id)
+            if trace is not None:
+                trace(Hop(lookup.rounds, contact, "timeout" if outcome is Notice.TIMEOUT else "error", None, 0, 0))
+            return False
+        contacts, answer = outcome
+        news = lookup.answered(contact.node_id, contacts)
+        if trace is not None:
+            trace(Hop(lookup.rounds, contact, "answered", rtt_s, len(contacts), news))
+        return take is not None and take(contact, answer)
+
+    # -- joining and upkeep ----------------------------------------------------------------------------------------
+
+    def join(self, seeds: list[tuple[bytes, Address]]) -> int:
+        """Asks the seeds side by side, then looks for ourselves and into every bucket; returns the table's size.
+
+        Waits; seeds that are silent cost nothing beyond the slowest timeout."""
+        outcomes = self._runtime.mailbox(2 * max(1, len(seeds)))
+        for node_id, address in seeds:
+            self._discovery.request(
+                node_id, address, self.ping_body(), lambda *_: outcomes.put(True), lambda notice: outcomes.put(notice)
+            )
+        waiting = len(seeds)
+        while waiting and not len(self.table):
+            try:
+                outcome = outcomes.get(ANSWER_LIMIT_S)
+            except TimedOut:
+                break
+            waiting -= outcome is not Notice.SLOW
+        if len(self.table):
+            self.find(self.table.own_id, stop_at_target=False)
+            self.refresh(everything=True)
+        return len(self.table)
+
+    def refresh(self, everything: bool = False) -> None:
+        """Looks up a random id in each bucket where nothing was heard for long."""
+        now = self._runtime.now()
+        for index in self.table.stale_buckets(now, 0.0 if everything else REFRESH_AFTER_S):
+            self.table.refreshed(index, now)
+            self.find(self.table.random_id_in(index, self._runtime.rng), stop_at_target=False)
+
+    def _upkeep(self) -> None:
+        refreshed = self._runtime.now()
+        while True:
+            self._scope.sleep(REVALIDATE_EVERY_S * self._runtime.rng.uniform(0.8, 1.2))
+            now = self._runtime.now()
+            for contact in self.table.to_revalidate(now, REVALIDATE_AFTER_S, REVALIDATE_AT_ONCE):
+                self.check(contact)
+            if now - refreshed > REFRESH_EVERY_S:
+                refreshed = now
+                self.refresh()
+
+
+ANSWERS_WAITING = 256
+"""Reports of one lookup that can wait; more than it ever has under way."""
+
+
+def contact_of(session: Session) -> Contact:
+    return Contact(session.node_id, session.address[0], session.address[1], session.tcp_port)
+
+
+def _report(put: Callable[[Any], bool], contact: Contact, kind: int, packed: bytes, rtt_s: float) -> None:
+    try:
+        answer = read_answer(kind, packed)
+        put((contact, (unpack_contacts(answer.contacts, MAX_CONTACTS), answer), rtt_s))
+    except PeerFault as error:
+        put((contact, error, None))
+
+
+def _report_notice(put: Callable[[Any], bool], contact: Contact, notice: Notice | PeerFault) -> None:
+    put((contact, notice, None))
+
+
+def _ignore_observation(session: Session, ip: str, port: int) -> None:
+    pass
