@@ -65,48 +65,48 @@ class _Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
     pass
 
 
-class ErrorAnswer(_Body):
+class ErrorAnswer(_Body, frozen=True):
     code: Byte
     text: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
-class Ping(_Body):
+class Ping(_Body, frozen=True):
     flags: Byte
     tcp_port: Port
 
 
-class Pong(_Body):
+class Pong(_Body, frozen=True):
     flags: Byte
     tcp_port: Port
     observed_ip: Annotated[bytes, msgspec.Meta(min_length=4, max_length=16)]
     observed_port: Port
 
 
-class FindNode(_Body):
+class FindNode(_Body, frozen=True):
     target: Id
 
 
-class Nodes(_Body):
+class Nodes(_Body, frozen=True):
     contacts: bytes
     """Packed (kodectl.wire.contacts)."""
 
 
-class Store(_Body):
+class Store(_Body, frozen=True):
     token: Annotated[bytes, msgspec.Meta(max_length=MAX_TOKEN)]
     record: Annotated[bytes, msgspec.Meta(max_length=MAX_RECORD)]
 
 
-class Stored(_Body):
+class Stored(_Body, frozen=True):
     status: Byte
 
 
-class FindValue(_Body):
+class FindValue(_Body, frozen=True):
     key: Id
     skip: Count
     contacts_wanted: bool
 
 
-class Values(_Body):
+class Values(_Body, frozen=True):
     total: Count
     token: Annotated[bytes, msgspec.Meta(max_length=MAX_TOKEN)]
     records: Annotated[

@@ -1,0 +1,247 @@
+"""Values of the network: put, get, and keeping them where they belong while nodes come and go."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from kodectl.core.distance import distance
+from kodectl.core.requests import Notice
+from kodectl.core.sessions import Session
+from kodectl.core.table import K
+from kodectl.core.values import MAX_EXPIRY_S, Tokens, ValueStore
+from kodectl.errors import LocalMisuse, NegativeAnswer, PeerFault
+from kodectl.node.discovery import ANSWER_LIMIT_S, Discovery, read_answer
+from kodectl.node.kademlia import Kademlia
+from kodectl.runtime.base import Runtime, Scope, TimedOut
+from kodectl.wire import record as records
+from kodectl.wire import rpc
+from kodectl.wire.contacts import CONTACT_SIZE_V4, Contact
+from kodectl.wire.packets import MAX_PACKET
+from kodectl.wire.record import Record, unpack_record
+from kodectl.wire.rpc import StoreStatus
+
+log = logging.getLogger(__name__)
+
+ENOUGH_HOLDERS = 3
+"""Answers with records that a get waits for: one holder may have missed the newest sequence, three hardly."""
+ROOM = MAX_PACKET - 80
+"""Of a `values` answer: what headers, tag, token and counts leave."""
+UPKEEP_EVERY_S = 60.0
+REPUBLISH_AFTER_S = 3600.0
+REPUBLISH_AT_ONCE = 20
+HANDOVERS_WAITING = 256
+HANDOVER_AT_ONCE = 50
+"""Records given to one newcomer; what is left comes with the republishing."""
+_SKIP_ALL = 2**32 - 1
+
+
+class Values:
+    """Owns the record store; answers store and find_value."""
+
+    def __init__(self, runtime: Runtime, discovery: Discovery, kademlia: Kademlia, scope: Scope) -> None:
+        self._runtime = runtime
+        self._discovery = discovery
+        self._kademlia = kademlia
+        self._scope = scope
+        self._identity = discovery.identity
+        self._tokens = Tokens(runtime.random_bytes)
+        self._last_sequence = 0
+        self.store = ValueStore(self._identity.node_id, self._identity.suite)
+        self._newcomers = runtime.mailbox(HANDOVERS_WAITING)
+        discovery.handlers[rpc.Kind.STORE] = self._serve_store
+        discovery.handlers[rpc.Kind.FIND_VALUE] = self._serve_find_value
+        kademlia.on_new.append(self._newcomers.put)
+
+    def start(self) -> None:
+        self._scope.spawn("value upkeep", self._upkeep)
+        self._scope.spawn("value handover", self._hand_over)
+
+    def stop(self) -> None:
+        self._newcomers.close()
+
+    def load(self, packed_records: list[bytes]) -> None:
+        """Takes in what an earlier run kept; what has expired stays behind."""
+        now, unix_time = self._runtime.now(), self._runtime.unix_time()
+        for packed in packed_records:
+            self.store.put(packed, None, now, unix_time)
+        self.store.take_changes()
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def _serve_store(self, session: Session, question: rpc.Store) -> rpc.Stored:
+        now = self._runtime.now()
+        try:
+            key = unpack_record(question.record).key
+        except PeerFault:
+            return rpc.Stored(StoreStatus.MALFORMED)
+        if not self._tokens.check(question.token, session.node_id, session.address, key, now):
+            return rpc.Stored(StoreStatus.BAD_TOKEN)
+        if not self._is_ours(key):
+            return rpc.Stored(StoreStatus.NOT_CLOSEST)
+        return rpc.Stored(self.store.put(question.record, session.address[0], now, self._runtime.unix_time()))
+
+    def _serve_find_value(self, session: Session, question: rpc.FindValue) -> rpc.Values:
+        token = self._tokens.make(session.node_id, session.address, question.key, self._runtime.now())
+        held = self.store.get(question.key)
+        room = ROOM
+        told: list[bytes] = []
+        for record in held[question.skip : question.skip + rpc.MAX_RECORDS_IN_ANSWER]:
+            room -= len(record.packed) + 3
+            if room < 0:
+                break
+            told.append(record.packed)
+        # The largest record leaves less than one contact's room, and then there are none: the asker has what it wants.
+        count = min(K, max(0, room) // CONTACT_SIZE_V4) if question.contacts_wanted else 0
+        contacts = self._kademlia.closest_packed(question.key, count) if count else b""
+        while len(contacts) > room > 0:
+            count -= 1
+            contacts = self._kademlia.closest_packed(question.key, count)
+        return rpc.Values(len(held), token, told, contacts)
+
+    def _is_ours(self, key: bytes) -> bool:
+        """Whether this node is among the 16 closest that it knows."""
+        closest = self._kademlia.table.closest(key)
+        if len(closest) < K:
+            return True
+        return distance(self._identity.node_id, key) < closest[-1].number ^ int.from_bytes(key)
+
+    # -- put and get -----------------------------------------------------------------------------------------------
+
+    def put(self, key: bytes, value: bytes, ttl_s: float) -> tuple[int, int, int]:
+        """Signs and stores `value` under `key` (32 bytes); waits. Returns sequence, stores that took it, stores asked.
+
+        Raises LocalMisuse for a value or a time to live over the limits, NegativeAnswer when nobody took it."""
+        if not 0 < ttl_s <= MAX_EXPIRY_S:
+            raise LocalMisuse(f"the time to live is 1 second to {MAX_EXPIRY_S} seconds (48 hours)", code="bad_ttl")
+        if len(value) > records.MAX_VALUE:
+            raise LocalMisuse(
+                f"the value has {len(value)} bytes; the limit is {records.MAX_VALUE}", code="value_too_large"
+            )
+        unix_time = self._runtime.unix_time()
+        sequence = self._last_sequence = max(int(unix_time * 1000), self._last_sequence + 1)
+        statement = records.record_statement(self._identity.public_key, key, sequence, int(unix_time + ttl_s), value)
+        packed = records.pack_record(statement, self._identity.sign(statement))
+        stored, asked = self._place(key, packed)
+        if not stored:
+            raise NegativeAnswer("no node took the value", code="not_stored", hint="kodectl node table")
+        return sequence, stored, asked
+
+    def _place(self, key: bytes, packed: bytes) -> tuple[int, int]:
+        """Stores a record at the nodes closest to its key, ourselves among them where we belong."""
+        tokens: dict[bytes, bytes] = {}
+
+        def take(contact: Contact, answer: rpc.Values) -> bool:
+            tokens[contact.node_id] = answer.token
+            return False
+
+        found = self._kademlia.iterate(key, rpc.FindValue(key, _SKIP_ALL, True), take=take)
+        holders = found.closest
+        stored = asked = 0
+        is_client = self._discovery.sessions.flags & 1
+        if not is_client and (
+            len(holders) < K or distance(self._identity.node_id, key) < distance(holders[-1].node_id, key)
+        ):
+            asked += 1
+            holders = holders[: K - 1]
+            own = self.store.put(packed, None, self._runtime.now(), self._runtime.unix_time())
+            stored += own is StoreStatus.STORED
+        taken = self._store_at(holders, packed, tokens)
+        return stored + taken, asked + len(holders)
+
+    def _store_at(self, holders: list[Contact], packed: bytes, tokens: dict[bytes, bytes]) -> int:
+        """Asks all side by side; returns how many took it."""
+        outcomes = self._runtime.mailbox(2 * K)
+        for contact in holders:
+            self._discovery.request(
+                contact.node_id,
+                contact.address,
+                rpc.Store(tokens[contact.node_id], packed),
+                lambda kind, body, rtt_s: outcomes.put(_stored(kind, body)),
+                lambda notice: notice is Notice.SLOW or outcomes.put(False),
+            )
+        try:
+            return sum(outcomes.get(ANSWER_LIMIT_S) for _ in holders)
+        except TimedOut:
+            return 0
+
+    def get(self, key: bytes) -> list[Record]:
+        """The records of a key, newest sequence first; the best of several holders. Waits. Empty: none found."""
+        found: dict[bytes, Record] = {record.publisher: record for record in self.store.get(key)}
+        holders = 0
+
+        def take(contact: Contact, answer: rpc.Values) -> bool:
+            nonlocal holders
+            holders += bool(self._merge(found, key, answer.records))
+            return holders >= ENOUGH_HOLDERS
+
+        self._kademlia.iterate(key, rpc.FindValue(key, 0, True), take=take)
+        return sorted(found.values(), key=lambda record: (-record.sequence, record.publisher))
+
+    def _merge(self, found: dict[bytes, Record], key: bytes, packed_records: list[bytes]) -> int:
+        """Takes in the records that hold: right key, in time, signed."""
+        taken = 0
+        for packed in packed_records:
+            try:
+                record = unpack_record(packed)
+            except PeerFault:
+                continue
+            if record.key != key or record.expiry <= self._runtime.unix_time():
+                continue
+            known = found.get(record.publisher)
+            if known is not None and known.sequence >= record.sequence:
+                taken += known.packed == record.packed
+                continue
+            if self._identity.suite.verify(record.publisher, record.statement(), record.signature):
+                found[record.publisher] = record
+                taken += 1
+        return taken
+
+    # -- upkeep ----------------------------------------------------------------------------------------------------
+
+    def _upkeep(self) -> None:
+        while True:
+            self._scope.sleep(UPKEEP_EVERY_S * self._runtime.rng.uniform(0.8, 1.2))
+            self.store.expire(self._runtime.unix_time())
+            # Holders republish at different times; the first one refreshes the others, which then keep still.
+            due_before = self._runtime.now() - REPUBLISH_AFTER_S
+            for record in self.store.not_written_since(due_before, REPUBLISH_AT_ONCE):
+                self.store.republished(record, self._runtime.now())
+                self._place(record.key, record.packed)
+
+    def _hand_over(self) -> None:
+        """Gives each newcomer to the table the records that it is now among the closest to."""
+        while True:
+            newcomer = self._newcomers.get()
+            given = 0
+            for key in self.store.keys():
+                if given >= HANDOVER_AT_ONCE:
+                    break
+                if self._belongs_to(newcomer, key):
+                    given += self._give(newcomer, key)
+
+    def _belongs_to(self, newcomer: Contact, key: bytes) -> bool:
+        """Whether it is among the closest to the key, and we, of those who were before, the one to tell it."""
+        closest = self._kademlia.table.closest(key)
+        if newcomer not in closest:
+            return False
+        others = [contact for contact in closest if contact != newcomer]
+        return not others or distance(self._identity.node_id, key) < distance(others[0].node_id, key)
+
+    def _give(self, newcomer: Contact, key: bytes) -> int:
+        try:
+            asked = rpc.FindValue(key, _SKIP_ALL, False)
+            token = self._discovery.ask(newcomer.node_id, newcomer.address, asked).body.token
+        except (NegativeAnswer, PeerFault):
+            return 0
+        return sum(
+            self._store_at([newcomer], record.packed, {newcomer.node_id: token}) for record in self.store.get(key)
+        )
+
+
+def _stored(kind: int, packed: bytes) -> bool:
+    try:
+        answer: Any = read_answer(kind, packed)
+    except PeerFault:
+        return False
+    return answer.status == StoreStatus.STORED
