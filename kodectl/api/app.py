@@ -1,0 +1,117 @@
+"""The routes and their guard, as a WSGI application over one node."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import falcon
+from falcon.request import Request
+from falcon.response import Response
+
+from kodectl.api.access import AccessRules, check_host, check_origin, check_token
+from kodectl.api.dht import KeyResource, NodesResource
+from kodectl.api.events import EventsResource
+from kodectl.api.lifecycle import ProbeResource, StopResource
+from kodectl.api.network import add_network_routes
+from kodectl.api.problems import PROBLEM_TYPE, encode, internal_fault, problem_of
+from kodectl.api.requests import Gate
+from kodectl.errors import KodectlError, LocalMisuse
+
+if TYPE_CHECKING:
+    from kodectl.node.node import Node
+
+log = logging.getLogger("kodectl.api")
+
+MAX_WAITING = 32
+"""Requests that wait for the network (connect, lookups, puts) at a time: each costs a greenlet and some datagrams."""
+
+CODE_OF_STATUS = {
+    400: "malformed_request",
+    404: "route_not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    414: "uri_too_long",
+    415: "media_type_not_supported",
+}
+"""Codes for what falcon itself refuses."""
+
+
+def make_app(node: Node, rules: AccessRules, api_addresses: Callable[[], list[str]], stop: Callable[[], None]) -> Any:
+    """`api_addresses` tells where the API listens, `stop` asks the process to leave."""
+    app = falcon.App(middleware=[Guard(rules)])
+    app.add_error_handler(Exception, answer_bug)
+    app.add_error_handler(falcon.HTTPError, answer_http_error)
+    app.add_error_handler(KodectlError, answer_error)
+    waiting = Gate("requests that wait for the network", MAX_WAITING)
+    add_network_routes(app, node, api_addresses, waiting)
+    app.add_route("/api/dht/{key}", KeyResource(node, waiting))
+    app.add_route("/api/dht/nodes/{node_id}", NodesResource(node, waiting))
+    app.add_route("/api/events", EventsResource(node))
+    app.add_route("/api/node/stop", StopResource(stop))
+    app.add_route("/livez", ProbeResource(node, "live"))
+    app.add_route("/readyz", ProbeResource(node, "ready"))
+    app.add_route("/startupz", ProbeResource(node, "startup"))
+    return app
+
+
+class Guard:
+    """What every request must satisfy before a route sees it."""
+
+    def __init__(self, rules: AccessRules) -> None:
+        self._rules = rules
+
+    def process_request(self, request: Request, response: Response) -> None:
+        environ = request.env
+        # The unix socket is guarded by its file mode, and no browser reaches it.
+        if not environ.get("kodectl.unix"):
+            host = environ.get("HTTP_HOST")
+            check_host(self._rules, host)
+            check_origin(
+                environ.get("HTTP_ORIGIN"), host, environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_SEC_FETCH_MODE")
+            )
+            check_token(self._rules, environ.get("HTTP_AUTHORIZATION"))
+        if has_body(environ):
+            check_media_type(environ.get("CONTENT_TYPE"))
+
+
+def has_body(environ: dict[str, Any]) -> bool:
+    return environ.get("CONTENT_LENGTH", "0").strip("0") != "" or "HTTP_TRANSFER_ENCODING" in environ
+
+
+def check_media_type(content_type: str | None) -> None:
+    """A browser sends JSON to another site only after asking, and it is never told yes."""
+    media_type = (content_type or "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise LocalMisuse(
+            f"bodies are JSON, not {media_type or 'of no type'}",
+            code="media_type_not_supported",
+            hint="curl -H 'Content-Type: application/json'",
+        )
+
+
+def answer_error(request: Request, response: Response, error: KodectlError, params: dict[str, Any]) -> None:
+    problem = problem_of(error)
+    response.status = problem.status
+    response.content_type = PROBLEM_TYPE
+    response.data = encode(problem)
+    if problem.status == 401:
+        response.set_header("WWW-Authenticate", "Bearer")
+
+
+def answer_http_error(request: Request, response: Response, error: falcon.HTTPError, params: dict[str, Any]) -> None:
+    code = CODE_OF_STATUS.get(error.status_code, "malformed_request")
+    detail = error.description or f"{request.method} {request.path}: {error.title}".rstrip(": ")
+    if code == "method_not_allowed":
+        detail = f"{request.method} is not served on {request.path}"
+    elif code == "route_not_found":
+        detail = f"there is nothing at {request.path}"
+    for name, value in dict(error.headers or {}).items():
+        response.set_header(name, value)
+    answer_error(request, response, LocalMisuse(detail, code=code), params)
+
+
+def answer_bug(request: Request, response: Response, error: Exception, params: dict[str, Any]) -> None:
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    answer_error(request, response, internal_fault(), params)

@@ -1,0 +1,64 @@
+"""/api/dht: values and nodes of the distributed hash table."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+from falcon.request import Request
+from falcon.response import Response
+
+from kodectl.api.problems import encode
+from kodectl.api.requests import Gate, check_seconds, read_json, seconds
+from kodectl.errors import LocalMisuse, NegativeAnswer
+
+if TYPE_CHECKING:
+    from kodectl.node.node import Node
+
+DEFAULT_TTL_S = 86_400.0
+MAX_TTL_S = 172_800.0
+"""48 hours: the furthest expiry that other nodes accept (docs/protocol.md, Values)."""
+LOOKUP_TIMEOUT_S = 10.0
+MAX_LOOKUP_TIMEOUT_S = 60.0
+
+
+class PutBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    value: bytes
+    ttl_s: float = DEFAULT_TTL_S
+
+
+class KeyResource:
+    """PUT and GET of the values under a key; the key is the text of the path, hashed by the node."""
+
+    def __init__(self, node: Node, waiting: Gate) -> None:
+        self._node = node
+        self._waiting = waiting
+
+    def on_put(self, request: Request, response: Response, key: str) -> None:
+        body = read_json(request, PutBody)
+        ttl_s = check_seconds(body.ttl_s, "ttl_s", MAX_TTL_S)
+        with self._waiting.enter():
+            response.data = encode(self._node.dht_put(key.encode(), body.value, ttl_s))
+
+    def on_get(self, request: Request, response: Response, key: str) -> None:
+        with self._waiting.enter():
+            found = self._node.dht_get(key.encode())
+        if not found.records:
+            raise NegativeAnswer(f"nothing is stored under {key!r}", code="value_not_found")
+        response.data = encode(found)
+
+
+class NodesResource:
+    """A lookup of a node id, with its trace. `found` says whether the node itself was found."""
+
+    def __init__(self, node: Node, waiting: Gate) -> None:
+        self._node = node
+        self._waiting = waiting
+
+    def on_get(self, request: Request, response: Response, node_id: str) -> None:
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", node_id):
+            raise LocalMisuse(f"a node id has 64 hex digits, not {node_id!r}", code="malformed_id")
+        timeout_s = seconds(request, "timeout", LOOKUP_TIMEOUT_S, MAX_LOOKUP_TIMEOUT_S)
+        with self._waiting.enter():
+            response.data = encode(self._node.dht_find_node(node_id.lower(), timeout_s))
