@@ -1,0 +1,6 @@
+"""`python -m kodectl`."""
+
+from kodectl.cli.main import main
+
+if __name__ == "__main__":
+    main()

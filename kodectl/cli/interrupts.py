@@ -1,0 +1,71 @@
+"""What ends a command from outside: SIGTERM and the deadline. (SIGINT is Python's KeyboardInterrupt.)
+
+Both arrive as `SystemExit`: gevent's hub hands that to the main greenlet as it does with KeyboardInterrupt, `finally`
+blocks run, and no `except Exception` on the way swallows it. `node run`, which ends in an orderly way, sets handlers
+of its own.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from kodectl.errors import ExitCode
+
+DEADLINE_GRACE_S = 0.5
+"""How long a procedure that minds the deadline itself has to hand over what it has."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM."""
+
+    def __init__(self) -> None:
+        super().__init__(int(ExitCode.SIGTERM))
+
+
+class DeadlineAlarm(SystemExit):
+    """`--deadline` passed."""
+
+    def __init__(self, deadline_s: float) -> None:
+        super().__init__(int(ExitCode.DEADLINE))
+        self.deadline_s = deadline_s
+
+
+@contextmanager
+def termination() -> Iterator[None]:
+    """SIGTERM unwinds the stack while inside. Only the main thread can have handlers; elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def deadline(deadline_s: float | None) -> Iterator[None]:
+    """Raises DeadlineAlarm when `deadline_s` have passed inside, give or take the grace."""
+    if deadline_s is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> NoReturn:
+        raise DeadlineAlarm(deadline_s)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, deadline_s + DEADLINE_GRACE_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated

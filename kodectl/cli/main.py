@@ -1,0 +1,147 @@
+"""The root of the command tree, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from kodectl import __version__
+from kodectl.cli.command import Branch, LazyGroup
+from kodectl.cli.interrupts import DeadlineAlarm, Terminated, termination
+from kodectl.cli.output import Format, Output, PipeClosed
+from kodectl.cli.tree import TREE
+from kodectl.errors import DeadlineReached, EnvironmentFault, ExitCode, KodectlError, LocalMisuse
+
+PROGRAM = "kodectl"
+COMPLETION_VARIABLE = "_KODECTL_COMPLETE"
+
+
+class Interrupted(KodectlError):
+    code = "interrupted"
+    exit = ExitCode.SIGINT
+
+
+class TerminatedBySignal(KodectlError):
+    code = "terminated"
+    exit = ExitCode.SIGTERM
+
+
+class Root(LazyGroup):
+    """Stands in for click's `main`: click knows exit codes 0, 1 and 2 only, and prints no documents."""
+
+    def main(  # type: ignore[override]  # click's overloads tell standalone calls apart; here every call is one
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
+        arguments = list(sys.argv[1:] if args is None else args)
+        instruction = os.environ.get(COMPLETION_VARIABLE)
+        if instruction:
+            from click.shell_completion import shell_complete
+
+            sys.exit(shell_complete(self, {}, PROGRAM, COMPLETION_VARIABLE, instruction))
+        if sys.stdout is None:
+            # Started with stdout closed. Descriptor 1 must not become the next file or socket that is opened.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        output = Output(_format_asked(arguments))
+        with termination():
+            code = _run(self, arguments, output)
+        sys.exit(code)
+
+
+def _run(root: Root, arguments: list[str], output: Output) -> int:
+    """Runs the command and answers the exit code; whatever went wrong has been told."""
+    try:
+        failure = _failure_of(root, arguments, output)
+        if isinstance(failure, int):
+            return failure
+        output.fail(failure)
+        return int(failure.exit)
+    except PipeClosed:
+        return int(ExitCode.SIGPIPE)
+    except EnvironmentFault as error:  # stdout itself cannot be written
+        output.format = Format.TEXT
+        output.fail(error)
+        return int(error.exit)
+
+
+def _failure_of(root: Root, arguments: list[str], output: Output) -> KodectlError | int:
+    """What ended the command: the exit code when all is said, else the error to tell."""
+    try:
+        with root.make_context(PROGRAM, arguments, obj=output) as ctx:
+            root.invoke(ctx)
+        return int(ExitCode.OK)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except KodectlError as error:
+        return error
+    except click.ClickException as error:
+        return _usage(error, output)
+    except (KeyboardInterrupt, click.Abort) as error:
+        return _caused(Interrupted("interrupted"), error)
+    except Terminated as error:
+        return _caused(TerminatedBySignal("terminated"), error)
+    except DeadlineAlarm as error:
+        return _caused(DeadlineReached(f"no answer within the deadline of {error.deadline_s:g} s"), error)
+    except PipeClosed:
+        raise
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        return _caused(EnvironmentFault(f"{named}{error.strerror or error}"), error)
+    except Exception as error:
+        hint = "this is a bug in kodectl: run it again with --debug, and report what it shows"
+        return _caused(KodectlError(f"{type(error).__name__}: {error}", hint=hint), error)
+
+
+def _usage(error: click.ClickException, output: Output) -> KodectlError:
+    ctx = getattr(error, "ctx", None)
+    hint = f"{ctx.command_path} --help" if ctx is not None else f"{PROGRAM} --help"
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        output.note(error.format_message())
+        message = "no command was given"
+    else:
+        message = error.format_message().replace("\n", " ")
+    return _caused(LocalMisuse(message, hint=hint), error)
+
+
+def _caused(error: KodectlError, cause: BaseException) -> KodectlError:
+    """`error`, which with --debug shows the traceback of `cause`."""
+    error.__cause__ = cause
+    return error
+
+
+def _format_asked(arguments: list[str]) -> Format:
+    """The format that an error in the arguments themselves is told in, before click has understood them."""
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if "--jsonl" in own:
+        return Format.JSONL
+    return Format.JSON if "--json" in own else Format.TEXT
+
+
+def _show_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"{PROGRAM} {__version__}")
+        ctx.exit()
+
+
+# Not click's version_option: that imports gettext's locale machinery, 1 ms for one line.
+_VERSION = click.Option(
+    ["-V", "--version"],
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Show the version.",
+)
+
+cli = Root(
+    PROGRAM,
+    branch=Branch("Run a node of the KodeChain peer-to-peer network, and operate the network.", TREE),
+    params=[_VERSION],
+)
+
+
+def main() -> None:
+    cli.main()
