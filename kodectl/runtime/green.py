@@ -1,0 +1,95 @@
+"""The runtime on gevent.
+
+Uses gevent's parts by name and needs no monkey-patching. A runtime belongs to the hub (thread) that made it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import gevent
+from gevent.event import Event
+from gevent.threadpool import ThreadPool
+
+from kodectl.runtime import streams
+from kodectl.runtime.base import Address, Stream
+from kodectl.runtime.datagrams import GreenDatagramSocket
+from kodectl.runtime.faults import CallbackFaults
+from kodectl.runtime.lan import GreenLan
+from kodectl.runtime.names import Names
+from kodectl.runtime.tasks import GreenMailbox, GreenScope, GreenTimer
+
+T = TypeVar("T")
+
+WORK_THREADS = 4
+"""For disk and key derivation: enough that one slow sync does not hold up a read; work past them waits its turn."""
+
+
+class GreenRuntime:
+    """See `runtime.base.Runtime`. `faults.counts` tells what callbacks have let out."""
+
+    def __init__(self) -> None:
+        self._hub = gevent.get_hub()
+        self._workers = ThreadPool(WORK_THREADS, self._hub)
+        self._names = Names(self._hub)
+        self.faults = CallbackFaults()
+        self.rng = random.Random()
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def unix_time(self) -> float:
+        return time.time()
+
+    def random_bytes(self, size: int) -> bytes:
+        return os.urandom(size)
+
+    def scope(self, name: str) -> GreenScope:
+        return GreenScope(self._hub, name)
+
+    def event(self) -> Event:
+        return Event()
+
+    def mailbox(self, limit: int) -> GreenMailbox[Any]:
+        return GreenMailbox(self._hub, limit)
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> GreenTimer:
+        return GreenTimer(self._hub, delay_s, callback, self.faults)
+
+    def open_datagram(self, local: Address, receive: Callable[[bytes, Address], None]) -> GreenDatagramSocket:
+        return GreenDatagramSocket(self._hub, local, receive, self.faults)
+
+    def open_lan(self, port: int, receive: Callable[[bytes, Address], None]) -> GreenLan:
+        return GreenLan(self._hub, port, receive, self.faults)
+
+    def listen(self, local: Address, accept: Callable[[Stream], None]) -> streams.GreenListener:
+        return streams.GreenListener(self._hub, local, accept, self.faults)
+
+    def connect(self, remote: Address, timeout_s: float) -> streams.GreenStream:
+        return streams.connect(self._hub, remote, timeout_s)
+
+    def resolve(self, host: str, timeout_s: float) -> list[str]:
+        return self._names.resolve(host, timeout_s)
+
+    def in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        value, error = self._workers.spawn(_outcome, function, args).get()
+        if error is not None:
+            raise error
+        return value
+
+    def close(self) -> None:
+        """Ends the threads, once their work is done. Sockets and scopes belong to who opened them."""
+        self._names.close()
+        self._workers.kill()
+
+
+def _outcome(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
+    """Runs in a thread. A failure is a value: the pool would print what is raised."""
+    try:
+        return function(*args), None
+    except BaseException as error:
+        return None, error
