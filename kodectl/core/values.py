@@ -188,8 +188,14 @@ class ValueStore:
     def keys(self) -> list[bytes]:
         return list(self._by_key)
 
-    def take_changes(self) -> tuple[list[bytes], list[RecordName]]:
-        """What changed since the last call, for the disk: packed records, and the names of removed ones."""
+    def put_back(self, saved: list[bytes]) -> None:
+        """The disk did not take these: they count as changed again, unless they have changed since."""
+        for packed in saved:
+            record = unpack_record(packed)
+            self._changed.setdefault((record.key, record.publisher), packed)
+
+    def take_changes(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+        """What changed since the last call, for the disk: packed records, and (publisher, key) of removed ones."""
         changes, self._changed = self._changed, {}
         saved = [packed for packed in changes.values() if packed is not None]
-        return saved, [name for name, packed in changes.items() if packed is None]
+        return saved, [(publisher, key) for (key, publisher), packed in changes.items() if packed is None]

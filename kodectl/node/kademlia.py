@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 from kodectl.core.lookup import Lookup
 from kodectl.core.requests import Notice
-from kodectl.core.sessions import Address, Session
+from kodectl.core.sessions import Session
 from kodectl.core.table import Change, K, RoutingTable
 from kodectl.errors import PeerFault
 from kodectl.node.discovery import ANSWER_LIMIT_S, Discovery, read_answer
 from kodectl.runtime.base import Runtime, Scope, TimedOut
 from kodectl.wire import rpc
-from kodectl.wire.contacts import Contact, pack_contacts, pack_ip, unpack_contacts
+from kodectl.wire.contacts import Contact, pack_contacts, pack_ip, unpack_contacts, unpack_ip
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +62,9 @@ class Kademlia:
         self._discovery = discovery
         self._scope = scope
         self.table = RoutingTable(discovery.identity.node_id)
-        self.on_new: list[Callable[[Contact], None]] = []
-        self.observed: Callable[[Session, str, int], None] = _ignore_observation
-        """Hears from each pong which address we were seen at; what that means is decided elsewhere."""
+        self.on_new: list[Callable[[Contact], object]] = []
+        self.on_observed: Callable[[bytes, str, int], object] = _ignore_observation
+        """Hears from each pong who saw us at which address; what that means is decided elsewhere."""
         self._checking: set[bytes] = set()
         discovery.handlers[rpc.Kind.PING] = self._serve_ping
         discovery.handlers[rpc.Kind.FIND_NODE] = self._serve_find_node
@@ -135,14 +135,22 @@ class Kademlia:
             if what is not Notice.SLOW:
                 over()
 
-        self._discovery.request(contact.node_id, contact.address, self.ping_body(), partial(self._pong, over), notice)
+        def pong(kind: int, packed: bytes, rtt_s: float) -> None:
+            over()
+            try:
+                self.take_pong(contact.node_id, read_answer(kind, packed))
+            except PeerFault as error:
+                log.debug("pong of %s: %s", contact, error)
+
+        self._discovery.request(contact.node_id, contact.address, self.ping_body(), pong, notice)
 
     def ping_body(self) -> rpc.Ping:
         sessions = self._discovery.sessions
         return rpc.Ping(sessions.flags, sessions.tcp_port)
 
-    def _pong(self, over: Callable[[], None], kind: int, packed: bytes, rtt_s: float) -> None:
-        over()
+    def take_pong(self, node_id: bytes, pong: rpc.Pong) -> None:
+        """Raises WireError for an observed address that is none."""
+        self.on_observed(node_id, unpack_ip(pong.observed_ip), pong.observed_port)
 
     def check_known(self, node_id: bytes) -> None:
         """Asks a node of the table again, because its link broke."""
@@ -222,26 +230,11 @@ class Kademlia:
 
     # -- joining and upkeep ----------------------------------------------------------------------------------------
 
-    def join(self, seeds: list[tuple[bytes, Address]]) -> int:
-        """Asks the seeds side by side, then looks for ourselves and into every bucket; returns the table's size.
-
-        Waits; seeds that are silent cost nothing beyond the slowest timeout."""
-        outcomes = self._runtime.mailbox(2 * max(1, len(seeds)))
-        for node_id, address in seeds:
-            self._discovery.request(
-                node_id, address, self.ping_body(), lambda *_: outcomes.put(True), lambda notice: outcomes.put(notice)
-            )
-        waiting = len(seeds)
-        while waiting and not len(self.table):
-            try:
-                outcome = outcomes.get(ANSWER_LIMIT_S)
-            except TimedOut:
-                break
-            waiting -= outcome is not Notice.SLOW
-        if len(self.table):
-            self.find(self.table.own_id, stop_at_target=False)
-            self.refresh(everything=True)
-        return len(self.table)
+    def join(self) -> None:
+        """With at least one node in the table: looks for ourselves, which tells our neighbours of us, and into every
+        bucket. Waits."""
+        self.find(self.table.own_id, stop_at_target=False)
+        self.refresh(everything=True)
 
     def refresh(self, everything: bool = False) -> None:
         """Looks up a random id in each bucket where nothing was heard for long."""
@@ -282,5 +275,5 @@ def _report_notice(put: Callable[[Any], bool], contact: Contact, notice: Notice 
     put((contact, notice, None))
 
 
-def _ignore_observation(session: Session, ip: str, port: int) -> None:
+def _ignore_observation(node_id: bytes, ip: str, port: int) -> None:
     pass

@@ -214,7 +214,7 @@ class Values:
         while True:
             newcomer = self._newcomers.get()
             given = 0
-            for key in self.store.keys():
+            for key in self.store.keys():  # noqa: SIM118 - a method of ours, not a dict's
                 if given >= HANDOVER_AT_ONCE:
                     break
                 if self._belongs_to(newcomer, key):

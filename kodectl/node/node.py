@@ -1,0 +1,437 @@
+"""The node: its parts, put together, and what can be asked of it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from typing import Literal
+
+from kodectl import __version__
+from kodectl.core.identity import Identity
+from kodectl.core.sessions import Session
+from kodectl.errors import EnvironmentFault, LocalMisuse, NegativeAnswer
+from kodectl.node.bootstrap import Bootstrap
+from kodectl.node.broadcast import Broadcast
+from kodectl.node.discovery import Discovery
+from kodectl.node.events import Events, rfc3339
+from kodectl.node.kademlia import Found, Hop, Kademlia
+from kodectl.node.lan import Lan, start_or_warn
+from kodectl.node.lookups import enode_of, lookup_view, value_view
+from kodectl.node.observed import ObservedAddress
+from kodectl.node.peer_exchange import serve_peer_request
+from kodectl.node.peering import Peering
+from kodectl.node.persistence import MemoryStore, Store, StoredSeed
+from kodectl.node.targets import parse_node_id, parse_target
+from kodectl.node.values import Values
+from kodectl.node.views import (
+    BanView,
+    BootstrapView,
+    BroadcastView,
+    BucketView,
+    CheckView,
+    ConnectView,
+    DisconnectView,
+    HealthView,
+    LatencyView,
+    ListenerView,
+    LookupView,
+    NatView,
+    PeersView,
+    PutView,
+    RediscoverView,
+    StatsView,
+    StatusView,
+    TableView,
+    ValueView,
+)
+from kodectl.runtime.base import Runtime, Scope
+from kodectl.settings import NodeSettings
+from kodectl.wire import packets, rpc
+from kodectl.wire.announcement import Ports
+from kodectl.wire.contacts import Contact
+from kodectl.wire.enode import Enode, parse_enode
+from kodectl.wire.messages import PROTOCOL_VERSIONS, BroadcastMode, Hello, MessageKind
+
+log = logging.getLogger(__name__)
+
+CLIENT = f"kodectl/{__version__}"
+CAPABILITIES = ("gossip", "sync")
+SAVE_RECORDS_EVERY_S = 1.0
+"""A killed node loses at most the writes of this time; the other 15 holders have them."""
+SAVE_SEEDS_EVERY_S = 30.0
+MAX_SEEDS = 200
+STOP_LIMIT_S = 5.0
+FIND_LIMIT_S = 10.0
+"""Of a lookup on the way to a connection, whatever time the whole may take."""
+PEER_SORTS = {
+    "latency": lambda peer: (peer.latency_ms is None, peer.latency_ms),
+    "trust": lambda peer: -peer.trust,
+    "since": lambda peer: peer.since,
+    "bytes": lambda peer: -(peer.bytes_sent + peer.bytes_received),
+}
+
+
+class Node:
+    """One node of the network. `start` binds and returns; from then on it keeps itself going until `stop`.
+
+    Everything is safe to call from any task. Methods that wait say so."""
+
+    def __init__(
+        self, runtime: Runtime, settings: NodeSettings, identity: Identity, store: Store | None = None
+    ) -> None:
+        self.runtime = runtime
+        self.settings = settings
+        self.identity = identity
+        self.events = Events(runtime)
+        self.scope: Scope = runtime.scope(f"node {identity.node_id.hex()[:8]}")
+        self.api_addresses: list[str] = []
+        """Told by whoever serves the API, for `status`."""
+        self.advertised_ip: str | None = None
+        """Told by whoever knows the machine: the address of its default route."""
+        self._store: Store = store if store is not None else MemoryStore()
+        self._warnings: dict[str, str] = {}
+        self._state: Literal["starting", "ready", "stopping"] = "starting"
+        self._started = runtime.now()
+        self._started_unix = runtime.unix_time()
+        flags = packets.FLAG_CLIENT if settings.dht_client else 0
+        self.discovery = Discovery(runtime, identity, flags)
+        self.kademlia = Kademlia(runtime, self.discovery, self.scope)
+        self.values = Values(runtime, self.discovery, self.kademlia, self.scope)
+        self.bootstrapping = Bootstrap(runtime, self.discovery, self.kademlia, self.scope, self.events)
+        self.peering = Peering(
+            runtime, settings, identity, self._hello, self.scope, self.events, self._store, {}, self._candidates
+        )
+        self.broadcasting = Broadcast(runtime, identity, self.events, self.scope, self.peering)
+        self.lan = Lan(runtime, identity, settings.network, self.scope, self._found_on_lan)
+        self.observed = ObservedAddress()
+        self.udp_port = 0
+        self.tcp_port = 0
+        self._wire()
+
+    def _wire(self) -> None:
+        self.kademlia.on_observed = self._observed
+        self.discovery.handlers[rpc.Kind.PEER_REQUEST] = self._serve_peer_request
+        self.bootstrapping.on_answer = lambda enode: self.peering.add_candidate(enode, "bootstrap")
+        self.peering.on_disconnected.append(lambda peer: self.kademlia.check_known(peer.node_id))
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Loads what is kept, binds, begins. Waits for the disk only. Raises EnvironmentFault (a port is taken, the
+        store is unreadable) and WireError (a bootstrap enode is broken); nothing is left behind then."""
+        try:
+            for warning in self._store.warnings:
+                self._warn("store", warning)
+            self.values.load(self.runtime.in_thread(self._store.load_records))
+            seeds = self._load_seeds()
+            host = self.settings.listen_host
+            self.udp_port = self.discovery.open((host, self.settings.udp_port))[1]
+            self.peering.start()
+            self.tcp_port = self.discovery.sessions.tcp_port = self.peering.tcp_port
+            self.kademlia.start()
+            self.values.start()
+            self.broadcasting.start()
+            self.bootstrapping.start(self.settings.bootstrap, seeds)
+            self._start_lan()
+            self.scope.spawn("save", self._save_for_ever)
+        except BaseException:
+            self.stop()
+            raise
+        self._state = "ready"
+        self.events.emit("ready", enode=self.enode)
+
+    def _start_lan(self) -> None:
+        if not self.settings.lan:
+            return
+        warning = start_or_warn(self.lan, Ports(self.tcp_port, self.udp_port))
+        if warning is not None:
+            self._warn("lan", warning)
+
+    def stop(self) -> None:
+        """Says goodbye, saves, ends every task; waits up to a few seconds. Raises the first failure of a task, if any
+        was. May be called twice."""
+        if self._state == "stopping":
+            return
+        self._state = "stopping"
+        self.events.emit("stopping")
+        self.lan.stop()
+        self.peering.stop()
+        self.broadcasting.stop()
+        self._save_all()
+        self.scope.close()
+        self.values.stop()
+        self.bootstrapping.stop()
+        self.discovery.close()
+        for name in self.scope.join(STOP_LIMIT_S):
+            log.error("still running after %s s: %s", STOP_LIMIT_S, name)
+
+    def _load_seeds(self) -> list[Contact]:
+        seeds = self.runtime.in_thread(self._store.load_seeds)
+        enodes = [parse_enode(seed.enode) for seed in seeds[:MAX_SEEDS]]
+        return [Contact(enode.node_id, enode.host, enode.udp, enode.tcp) for enode in enodes]
+
+    def _save_for_ever(self) -> None:
+        seeds_saved = self.runtime.now()
+        while True:
+            self.scope.sleep(SAVE_RECORDS_EVERY_S)
+            self._save(self._save_records)
+            if self.runtime.now() - seeds_saved > SAVE_SEEDS_EVERY_S:
+                seeds_saved = self.runtime.now()
+                self._save(self._save_seeds)
+
+    def _save_all(self) -> None:
+        self._save(self._save_records)
+        self._save(self._save_seeds)
+
+    def _save(self, save: object) -> None:
+        """A disk that is full or gone is a warning; what could not be saved is tried again."""
+        try:
+            save()  # type: ignore[operator]
+        except EnvironmentFault as error:
+            self._warn("store", error.message)
+        else:
+            self._warnings.pop("store", None)
+
+    def _save_records(self) -> None:
+        changed, removed = self.values.store.take_changes()
+        if not changed and not removed:
+            return
+        try:
+            self.runtime.in_thread(self._store.save_records, changed, removed)
+        except EnvironmentFault:
+            self.values.store.put_back(changed)
+            raise
+
+    def _save_seeds(self) -> None:
+        contacts = self.kademlia.table.contacts()[:MAX_SEEDS]
+        # An empty table is no reason to forget where the network was.
+        if contacts:
+            now = self.runtime.unix_time()
+            seeds = [StoredSeed(str(enode_of(contact)), now) for contact in contacts]
+            self.runtime.in_thread(self._store.save_seeds, seeds)
+
+    def _warn(self, subject: str, text: str) -> None:
+        if self._warnings.get(subject) != text:
+            log.warning("%s", text)
+            self._warnings[subject] = text
+            self.events.emit("warning", subject=subject, message=text)
+
+    # -- between the parts -----------------------------------------------------------------------------------------
+
+    def _hello(self) -> Hello:
+        ports = Ports(self.tcp_port, self.udp_port)
+        return Hello(PROTOCOL_VERSIONS, CLIENT, self.settings.network, CAPABILITIES, ports)
+
+    def _candidates(self, count: int) -> list[Enode]:
+        """Nodes of the table that listen, at random: for peering to dial."""
+        contacts = [contact for contact in self.kademlia.table.contacts() if contact.tcp_port]
+        chosen = self.runtime.rng.sample(contacts, min(count, len(contacts)))
+        return [enode_of(contact) for contact in chosen]
+
+    def _found_on_lan(self, enode: Enode) -> None:
+        if enode.udp and enode.node_id not in self.kademlia.table:
+            self.kademlia.check(Contact(enode.node_id, enode.host, enode.udp, enode.tcp))
+        if enode.tcp:
+            self.peering.add_candidate(enode, "lan")
+
+    def _serve_peer_request(self, session: Session, question: rpc.PeerRequest) -> rpc.PeerResponse:
+        return serve_peer_request(self.peering.shareable(session.node_id), question)
+
+    def _observed(self, node_id: bytes, ip: str, port: int) -> None:
+        self.observed.vote(node_id, ip, self.runtime.now())
+
+    # -- questions -------------------------------------------------------------------------------------------------
+
+    @property
+    def enode(self) -> str:
+        return str(Enode(self.identity.node_id, self._advertised_host(), self.tcp_port, self.udp_port))
+
+    def _advertised_host(self) -> str:
+        """What the operator says, else the address it listens on, else what peers see, else the machine's own."""
+        if self.settings.nat.startswith("extip:"):
+            return self.settings.nat.removeprefix("extip:")
+        if self.settings.listen_host not in ("0.0.0.0", "::"):
+            return self.settings.listen_host
+        return self.observed.address(self.runtime.now()) or self.advertised_ip or "127.0.0.1"
+
+    def status(self) -> StatusView:
+        peers = self.peers().peers
+        inbound = sum(peer.direction == "inbound" for peer in peers)
+        return StatusView(
+            id=self.identity.node_id.hex(),
+            enode=self.enode,
+            client=CLIENT,
+            network=self.settings.network,
+            state=self._state,
+            pid=os.getpid(),
+            started=rfc3339(self._started_unix),
+            uptime_s=round(self.runtime.now() - self._started, 3),
+            listeners=self._listeners(),
+            peers=len(peers),
+            max_peers=self.settings.max_peers,
+            inbound=inbound,
+            outbound=len(peers) - inbound,
+            table_size=len(self.kademlia.table),
+            records=len(self.values.store),
+            dht_mode="client" if self.settings.dht_client else "server",
+            lan=self.settings.lan,
+            nat=self.nat(),
+            warnings=list(self._warnings.values()),
+        )
+
+    def _listeners(self) -> ListenerView:
+        host = self.settings.listen_host
+        shown = f"[{host}]" if ":" in host else host
+        return ListenerView(f"{shown}:{self.tcp_port}", f"{shown}:{self.udp_port}", self.api_addresses)
+
+    def nat(self) -> NatView:
+        return NatView("unknown", self.observed.address(self.runtime.now()), None, None)
+
+    def peers(self, sort: str | None = None, direction: str | None = None) -> PeersView:
+        """Raises LocalMisuse for a sort key or direction that does not exist."""
+        if sort is not None and sort not in PEER_SORTS:
+            raise LocalMisuse(f"sort by one of: {', '.join(PEER_SORTS)}", code="bad_sort")
+        if direction not in (None, "inbound", "outbound"):
+            raise LocalMisuse("direction is inbound or outbound", code="bad_direction")
+        peers = [peer for peer in self.peering.peers() if direction in (None, peer.direction)]
+        if sort is not None:
+            peers.sort(key=PEER_SORTS[sort])  # type: ignore[arg-type]
+        return PeersView(peers, len(peers))
+
+    def stats(self) -> StatsView:
+        peers = self.peering.peers()
+        inbound = sum(peer.direction == "inbound" for peer in peers)
+        totals = self.peering.totals()
+        return StatsView(
+            total_peers=len(peers),
+            inbound=inbound,
+            outbound=len(peers) - inbound,
+            bytes_sent=totals["bytes_sent"],
+            bytes_received=totals["bytes_received"],
+            messages_per_second=round(self.peering.messages_per_second(), 3),
+            average_latency_ms=self.peering.latency().average_latency_ms,
+            uptime_s=round(self.runtime.now() - self._started, 3),
+            messages_sent=totals["messages_sent"],
+            messages_received=totals["messages_received"],
+            discovery=self._discovery_counters(),
+            broadcast=self.broadcasting.counters(),
+            values={"records": len(self.values.store)},
+            dials=dict(self.peering.dials),
+            disconnects=dict(self.peering.disconnects),
+        )
+
+    def _discovery_counters(self) -> dict[str, int]:
+        sessions = self.discovery.sessions
+        return {
+            "sessions": len(sessions),
+            "handshakes": sessions.handshakes,
+            "table_size": len(self.kademlia.table),
+            "dropped": sum(sessions.dropped.values()),
+            **self.discovery.counters,
+        }
+
+    def latency(self) -> LatencyView:
+        return self.peering.latency()
+
+    def bootstrap(self) -> BootstrapView:
+        return BootstrapView([node.view() for node in self.bootstrapping.nodes])
+
+    def table(self) -> TableView:
+        now = self.runtime.now()
+        table = self.kademlia.table
+        buckets = [
+            BucketView(
+                state.number,
+                state.size,
+                state.replacements,
+                None if state.updated is None else round(now - state.updated, 3),
+                [node_id.hex() for node_id in state.nodes],
+            )
+            for state in table.states()
+        ]
+        return TableView(self.identity.node_id.hex(), len(table), buckets)
+
+    def health(self, probe: Literal["live", "ready", "startup"]) -> HealthView:
+        """live: tasks run; startup and ready: bound and begun; ready also: the disk takes what is to be kept."""
+        checks = [CheckView("tasks", not self.scope.closed, "stopped" if self.scope.closed else "running")]
+        if probe != "live":
+            checks.append(CheckView("listening", self._state == "ready", self._state))
+        if probe == "ready":
+            trouble = self._warnings.get("store")
+            checks.append(CheckView("store", trouble is None, trouble or "writable"))
+        return HealthView(probe, all(check.ok for check in checks), checks)
+
+    # -- orders ----------------------------------------------------------------------------------------------------
+
+    def rediscover(self) -> RediscoverView:
+        """Asks the bootstrap nodes, announces on the LAN and looks into the table's stale parts, in the background."""
+        asked = self.bootstrapping.ask_all()
+        self.lan.announce()
+        if len(self.kademlia.table):
+            self.scope.spawn("rediscover", self.kademlia.join)
+        return RediscoverView(True, asked, len(self.kademlia.table))
+
+    def connect(self, target: str, timeout_s: float) -> ConnectView:
+        """Connects to an enode, `ip:port` or node id; waits. Raises LocalMisuse for a target that is none of these."""
+        enode = parse_target(target)
+        if enode.node_id == self.identity.node_id:
+            return ConnectView("self", enode.node_id.hex(), None, "that is this node itself")
+        if not enode.host:
+            found = self._locate(enode.node_id, min(timeout_s, FIND_LIMIT_S))
+            if found is None:
+                return ConnectView("no_route", enode.node_id.hex(), None, "no node of the network knows its address")
+            enode = found
+        return self.peering.connect(enode, timeout_s)
+
+    def _locate(self, node_id: bytes, limit_s: float) -> Enode | None:
+        peer = self.peering.links.get(node_id)
+        if peer is not None:
+            return peer.enode
+        contact = self.kademlia.table.contact(node_id)
+        if contact is None:
+            found = self.kademlia.find(node_id)
+            contact = next((near for near in found.closest if near.node_id == node_id), None)
+        return enode_of(contact) if contact is not None and contact.tcp_port else None
+
+    def disconnect(self, node_id_hex: str) -> DisconnectView:
+        node_id = parse_node_id(node_id_hex)
+        return DisconnectView(node_id.hex(), self.peering.disconnect(node_id))
+
+    def ban(self, node_id_hex: str, seconds: float | None) -> BanView:
+        node_id = parse_node_id(node_id_hex)
+        self.kademlia.table.remove(node_id)
+        return self.peering.ban(node_id, seconds)
+
+    def unban(self, node_id_hex: str) -> BanView:
+        return self.peering.unban(parse_node_id(node_id_hex))
+
+    def broadcast(
+        self, kind: Literal["block", "transaction"], payload: bytes, mode: Literal["flood", "gossip"]
+    ) -> BroadcastView:
+        """Signs and sends to the network; waits while links are congested. Raises LocalMisuse for a payload over the
+        limit of its kind."""
+        message_kind = MessageKind.BLOCK if kind == "block" else MessageKind.TRANSACTION
+        envelope = self.broadcasting.publish(message_kind, payload, BroadcastMode[mode.upper()])
+        return BroadcastView(envelope.id.hex(), kind, mode, len(self.peering.links))
+
+    def dht_put(self, key: bytes, value: bytes, ttl_s: float) -> PutView:
+        """Waits. `key` is what the user names; its SHA-256 is the place. Raises as Values.put."""
+        place = hashlib.sha256(key).digest()
+        sequence, stored, asked = self.values.put(place, value, ttl_s)
+        return PutView(place.hex(), sequence, stored, asked)
+
+    def dht_get(self, key: bytes) -> ValueView:
+        """Waits. Raises NegativeAnswer (code value_not_found)."""
+        place = hashlib.sha256(key).digest()
+        found = self.values.get(place)
+        if not found:
+            raise NegativeAnswer("no node has a value under this key", code="value_not_found")
+        return value_view(place, found)
+
+    def dht_find_node(self, node_id_hex: str) -> LookupView:
+        """Waits."""
+        target = parse_node_id(node_id_hex)
+        hops: list[Hop] = []
+        found: Found = self.kademlia.find(target, trace=hops.append)
+        return lookup_view(found, hops)
