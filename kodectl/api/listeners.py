@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from pathlib import Path
@@ -11,6 +10,8 @@ from gevent import socket
 
 from kodectl.api.unixpath import socket_address
 from kodectl.errors import EnvironmentFault
+from kodectl.runtime.base import Address
+from kodectl.runtime.binding import bind_stream
 
 BACKLOG = 128
 """Connections not accepted yet; the hub accepts within milliseconds."""
@@ -19,36 +20,18 @@ PROBE_LIMIT_S = 2.0
 """For the connection that tells a living owner of the unix socket from a dead one."""
 
 
-def listen_tcp(host: str, port: int) -> socket.socket:
+def listen_tcp(address: Address) -> socket.socket:
     """Raises EnvironmentFault (port_in_use, address_not_available, permission)."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # pywsgi sends head and body apart; without this, which accepted sockets inherit, Nagle's algorithm holds the
-        # second part back until the client's delayed acknowledgement, 40 ms later.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise _bind_fault(error, host, port) from error
+        listener = socket.socket(fileno=bind_stream(address).detach())
+    except EnvironmentFault as fault:
+        hint = "--api 127.0.0.1:0 takes any free port" if fault.code == "port_in_use" else fault.hint
+        raise EnvironmentFault(f"the API: {fault.message}", code=fault.code, hint=hint) from fault
+    # pywsgi sends head and body apart; without this, which accepted sockets inherit, Nagle's algorithm holds the second
+    # part back until the client's delayed acknowledgement, 40 ms later.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.listen(BACKLOG)
     return listener
-
-
-def _bind_fault(error: OSError, host: str, port: int) -> EnvironmentFault:
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if error.errno == errno.EADDRINUSE:
-        return EnvironmentFault(
-            f"the API's port {where}/tcp is in use", code="port_in_use", hint="--api 127.0.0.1:0 takes any free port"
-        )
-    if error.errno == errno.EACCES:
-        return EnvironmentFault(f"may not listen on {where}: {error.strerror}", code="permission")
-    return EnvironmentFault(
-        f"cannot listen on {where}: {error.strerror or error}",
-        code="address_not_available",
-        hint="--api takes an address of this machine, as 127.0.0.1:8545",
-    )
 
 
 def listen_unix(path: Path) -> socket.socket:

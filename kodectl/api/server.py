@@ -19,7 +19,7 @@ from gevent.pywsgi import Input, WSGIHandler, WSGIServer
 
 from kodectl.api.problems import internal_fault, raw_response
 from kodectl.errors import EnvironmentFault, KodectlError, LocalMisuse
-from kodectl.runtime.base import Runtime, Scope
+from kodectl.runtime.base import Scope
 
 log = logging.getLogger("kodectl.api")
 
@@ -52,7 +52,7 @@ NEVER = float("inf")
 class ApiServer(WSGIServer):
     """Serves `application` on a listening socket."""
 
-    def __init__(self, runtime: Runtime, listener: socket.socket, application: Callable[..., Any], unix: bool) -> None:
+    def __init__(self, listener: Any, application: Callable[..., Any], *, unix: bool) -> None:
         # With the name given, pywsgi does not ask the DNS for one.
         environ = {"SERVER_NAME": "localhost", "SERVER_PORT": "0", "kodectl.unix": unix}
         super().__init__(
@@ -65,7 +65,6 @@ class ApiServer(WSGIServer):
             environ=environ,
         )
         self.connections: set[ApiHandler] = set()
-        self._runtime = runtime
 
     def start_in(self, scope: Scope) -> None:
         self.start()
@@ -80,12 +79,13 @@ class ApiServer(WSGIServer):
 
     def handle(self, sock: socket.socket, address: Any) -> None:
         connection = ApiHandler(sock, address, self)
-        if len(self.connections) >= MAX_CONNECTIONS and not self._close_an_idle_one():
-            connection.refuse(EnvironmentFault("too many connections to the API", code="busy"))
-            return
+        room = len(self.connections) < MAX_CONNECTIONS or self._close_an_idle_one()
         self.connections.add(connection)
         try:
-            connection.handle()
+            if room:
+                connection.handle()
+            else:
+                connection.refuse(EnvironmentFault("too many connections to the API", code="busy"))
         except OSError as error:
             log.debug("connection ended: %s", error)
         except Exception:
@@ -141,7 +141,9 @@ class ApiHandler(WSGIHandler):
 
     def refuse(self, error: KodectlError) -> None:
         """One response without having read a request."""
+        self.waiting = False
         self._send(raw_response(error))
+        self.linger()
 
     def handle_one_request(self) -> Any:
         self.waiting = True
@@ -243,8 +245,11 @@ class ApiHandler(WSGIHandler):
             pass
 
     def _handle_client_error(self, ex: Exception) -> tuple[str, bytes]:
-        error = ex
-        if not isinstance(error, KodectlError):
+        if isinstance(ex, KodectlError):
+            error = ex
+        elif isinstance(ex, OSError):  # gevent ends a wait on a socket that `cut` has shut down in this way.
+            error = self._early_end()
+        else:
             error = LocalMisuse("the request is not HTTP/1.1", code="malformed_request")
         log.debug("refused a request from %s: %s", self.client_address or "the unix socket", error.message)
         return error.code, raw_response(error)
