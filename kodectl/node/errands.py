@@ -80,14 +80,14 @@ class VerifyView(msgspec.Struct, frozen=True):
 def ping_target(
     runtime: Runtime,
     terms: Terms,
-    target: Enode | bytes,
+    target: Enode,
     *,
     mode: PingMode,
     count: int,
     interval_s: float,
     report: Callable[[PongView], None],
 ) -> PingView:
-    """Pings `count` times; a target that is only an id is looked up first.
+    """Pings `count` times; a target of `node.targets.parse_target` that is only an id (host empty) is looked up first.
 
     auto: udp, and where that does not answer, handshake. tcp: connects and closes. handshake: Noise and the proof of
     the identity. Without any answer the view says so (received 0, stage, reason). Raises PeerFault (identity_mismatch),

@@ -194,21 +194,3 @@ def _check_label(label: str, name: str) -> None:
         raise WireError(
             f"enode: host name {name!r}: label {label!r} is not 1 to 63 letters, digits and inner hyphens (RFC 1123)"
         )
-
-
-def parse_target(text: str) -> Enode | bytes:
-    """Whom a command is about: an enode, a node id of 64 hex digits (as 32 bytes), or `ip:port` (an enode of unknown id).
-
-    Raises WireError."""
-    if text[: len(SCHEME)].lower() == SCHEME:
-        return parse_enode(text)
-    if len(text) == 2 * ID_SIZE and _HEX.match(text):
-        return bytes.fromhex(text)
-    if ":" not in text:
-        raise WireError(f"{text[:80]!r} is not an enode, a node id of 64 hex digits, or HOST:PORT")
-    _check_text(text)
-    host, port_text = _split_location(text)
-    port = _parse_port(port_text, "port")
-    if port == 0:
-        raise WireError("target: port 0")
-    return Enode(ZERO_ID, parse_host(host), port, port, udp_given=False)
