@@ -1,0 +1,337 @@
+"""Discovery sessions: two cores back to back, a second implementation written from the document, and attackers."""
+
+import hashlib
+import hmac
+import json
+import random
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kodectl.core import sessions as sessions_module
+from kodectl.core.identity import Identity
+from kodectl.core.sessions import ANY_ID, NOTHING, Sessions
+from kodectl.wire import packets
+from kodectl.wire.suite import RealSuite
+
+A_ADDRESS, B_ADDRESS = ("192.0.2.1", 1001), ("192.0.2.2", 1002)
+UNIX = 1_790_000_000.0
+VECTOR = json.loads((Path(__file__).parent.parent / "vectors" / "discovery.json").read_text())["handshake"]
+
+
+def make(seed: int, tcp_port: int = 30303) -> Sessions:
+    rng = random.Random(seed)
+    return Sessions(Identity(RealSuite(), rng.randbytes(32)), rng.randbytes, 0, tcp_port)
+
+
+@pytest.fixture
+def pair():
+    return make(1), make(2)
+
+
+def shake(a: Sessions, b: Sessions, message: bytes = b"first", now: float = 5.0):
+    """Runs the handshake; returns A's session and B's."""
+    hail = a.seal(b.identity.node_id, B_ADDRESS, message, now)
+    (challenge,) = b.receive(hail, A_ADDRESS, now, UNIX).replies
+    (handshake,) = a.receive(challenge, B_ADDRESS, now, UNIX).replies
+    received = b.receive(handshake, A_ADDRESS, now, UNIX)
+    assert received.message == message
+    return a.session_with(b.identity.node_id, B_ADDRESS), received.session
+
+
+def test_handshake_then_messages_both_ways(pair):
+    a, b = pair
+    session_a, session_b = shake(a, b)
+    assert session_b.node_id == a.identity.node_id
+    assert session_b.tcp_port == 30303
+    assert not session_a.confirmed
+    answer = b.reply(session_b, b"answer", 5.1)
+    assert a.receive(answer, B_ADDRESS, 5.1, UNIX) == ((), session_a, b"answer", None, None)
+    assert session_a.confirmed
+    second = a.seal(b.identity.node_id, B_ADDRESS, b"second", 5.2)
+    assert b.receive(second, A_ADDRESS, 5.2, UNIX).message == b"second"
+
+
+def test_messages_queued_during_the_handshake_follow_it(pair):
+    a, b = pair
+    hail = a.seal(b.identity.node_id, B_ADDRESS, b"one", 0.0)
+    assert a.seal(b.identity.node_id, B_ADDRESS, b"two", 0.0) is None
+    challenge = b.receive(hail, A_ADDRESS, 0.0, UNIX).replies[0]
+    replies = a.receive(challenge, B_ADDRESS, 0.0, UNIX).replies
+    assert [b.receive(packet, A_ADDRESS, 0.0, UNIX).message for packet in replies] == [b"one", b"two"]
+
+
+def test_unknown_id_is_learned(pair):
+    a, b = pair
+    hail = a.seal(ANY_ID, B_ADDRESS, b"who are you", 0.0)
+    challenge = b.receive(hail, A_ADDRESS, 0.0, UNIX).replies[0]
+    handshake = a.receive(challenge, B_ADDRESS, 0.0, UNIX).replies[0]
+    assert b.receive(handshake, A_ADDRESS, 0.0, UNIX).message == b"who are you"
+    assert a.session_with(ANY_ID, B_ADDRESS).node_id == b.identity.node_id
+
+
+def test_another_identity_is_refused_by_name(pair):
+    a, b = pair
+    hail = a.seal(bytes(31) + b"\1", B_ADDRESS, b"x", 0.0)
+    assert b.receive(hail, A_ADDRESS, 0.0, UNIX) == NOTHING
+    # An impostor answers all the same.
+    to_impostor = hail[:4] + b.identity.node_id + hail[36:]
+    challenge = b.receive(to_impostor, A_ADDRESS, 0.0, UNIX).replies[0]
+    node_id, fault = a.receive(challenge, B_ADDRESS, 0.0, UNIX).refused
+    assert node_id == bytes(31) + b"\1"
+    assert fault.code == "identity_mismatch"
+
+
+@pytest.mark.parametrize("position", [2, *range(44, 184, 7), 183])
+def test_a_changed_challenge_is_refused(pair, position):
+    a, b = pair
+    hail = a.seal(b.identity.node_id, B_ADDRESS, b"x", 0.0)
+    challenge = bytearray(b.receive(hail, A_ADDRESS, 0.0, UNIX).replies[0])
+    challenge[position] ^= 1
+    received = a.receive(bytes(challenge), B_ADDRESS, 0.0, UNIX)
+    assert received.replies == ()
+    assert received.refused[1].code in ("bad_signature", "identity_mismatch")
+
+
+@pytest.mark.parametrize("position", range(1, 200, 3))
+def test_a_changed_handshake_makes_no_session(pair, position):
+    a, b = pair
+    hail = a.seal(b.identity.node_id, B_ADDRESS, b"some message", 0.0)
+    challenge = b.receive(hail, A_ADDRESS, 0.0, UNIX).replies[0]
+    handshake = bytearray(a.receive(challenge, B_ADDRESS, 0.0, UNIX).replies[0])
+    handshake[position] ^= 1
+    assert b.receive(bytes(handshake), A_ADDRESS, 0.0, UNIX) == NOTHING
+    assert len(b) == 0
+
+
+def test_cookie_is_bound_to_address_and_time_and_good_once(pair):
+    a, b = pair
+    hail = a.seal(b.identity.node_id, B_ADDRESS, b"x", 0.0)
+    challenge = b.receive(hail, A_ADDRESS, 0.0, UNIX).replies[0]
+    handshake = a.receive(challenge, B_ADDRESS, 0.0, UNIX).replies[0]
+    assert b.receive(handshake, ("192.0.2.3", 1001), 0.0, UNIX) == NOTHING
+    assert b.receive(handshake, ("192.0.2.1", 1002), 0.0, UNIX) == NOTHING
+    assert b.receive(handshake, A_ADDRESS, sessions_module.COOKIE_LIMIT_S + 0.1, UNIX) == NOTHING
+    assert b.receive(handshake, A_ADDRESS, 1.0, UNIX).message == b"x"
+    assert b.receive(handshake, A_ADDRESS, 1.0, UNIX) == NOTHING
+    b.expire(2.0)
+    assert b.receive(handshake, A_ADDRESS, 2.0, UNIX) == NOTHING
+    assert b.dropped["handshake replayed"] == 2
+
+
+def test_strangers_cost_no_state_and_no_public_key_operation(pair, monkeypatch):
+    a, b = pair
+    b.receive(a.seal(b.identity.node_id, B_ADDRESS, b"x", 0.0), A_ADDRESS, 0.0, UNIX)  # b has its prekey now
+    for name in ("sign", "verify", "exchange", "exchange_keypair"):
+        monkeypatch.setattr(b.identity.suite, name, lambda *_, name=name: pytest.fail(f"{name} for a stranger"))
+    rng = random.Random(3)
+    for number in range(300):
+        source = (f"198.51.100.{number % 250}", 1 + number)
+        hail = packets.pack_hail(packets.Hail(b.identity.node_id, rng.randbytes(32), rng.randbytes(16)))
+        (challenge,) = b.receive(hail, source, 0.0, UNIX).replies
+        assert len(challenge) <= len(hail)
+        forged = bytes((packets.HANDSHAKE, 1)) + rng.randbytes(300)
+        assert b.receive(forged, source, 0.0, UNIX) == NOTHING
+    assert len(b) == 0
+
+
+@given(data=st.binary(max_size=1472), kind=st.sampled_from([8, 9, 10, 11, 12, 0, 255]))
+def test_no_answer_to_a_stranger_is_larger_than_the_question(data, kind):
+    b = make(2)
+    packet = (bytes((kind,)) + data)[:1472]
+    replies = b.receive(packet, A_ADDRESS, 0.0, UNIX).replies
+    assert sum(map(len, replies)) <= len(packet)
+
+
+def test_replayed_and_late_messages_are_dropped(pair):
+    a, b = pair
+    _, session_b = shake(a, b)
+    sent = [a.seal(b.identity.node_id, B_ADDRESS, bytes((n,)), 6.0) for n in range(80)]
+    assert b.receive(sent[79], A_ADDRESS, 6.0, UNIX).message == bytes((79,))
+    assert b.receive(sent[79], A_ADDRESS, 6.0, UNIX) == NOTHING
+    assert b.receive(sent[16], A_ADDRESS, 6.0, UNIX).message == bytes((16,))
+    assert b.receive(sent[16], A_ADDRESS, 6.0, UNIX) == NOTHING
+    assert b.receive(sent[15], A_ADDRESS, 6.0, UNIX) == NOTHING
+    assert b.dropped["replayed"] == 3
+    assert session_b.is_new(200)
+
+
+@given(order=st.permutations(range(12)), repeats=st.lists(st.integers(0, 11), max_size=12))
+def test_each_message_is_taken_exactly_once_in_any_order(order, repeats):
+    a, b = make(1), make(2)
+    shake(a, b)
+    sent = [a.seal(b.identity.node_id, B_ADDRESS, bytes((n,)), 6.0) for n in range(12)]
+    taken = [b.receive(sent[n], A_ADDRESS, 6.0, UNIX).message for n in [*order, *repeats]]
+    assert sorted(message for message in taken if message is not None) == [bytes((n,)) for n in range(12)]
+
+
+def test_a_message_from_elsewhere_is_answered_by_reset_only(pair):
+    a, b = pair
+    shake(a, b)
+    packet = a.seal(b.identity.node_id, B_ADDRESS, b"moved", 6.0)
+    received = b.receive(packet, ("203.0.113.9", 9), 6.0, UNIX)
+    assert received.message is None
+    assert received.replies == (b"\x0c" + packet[-16:],)
+
+
+def test_restarted_peer_is_found_by_reset_and_shaken_again(pair):
+    a, b = pair
+    session_a, session_b = shake(a, b)
+    a.receive(b.reply(session_b, b"ok", 5.0), B_ADDRESS, 5.0, UNIX)
+    reborn = make(2)
+    packet = a.seal(b.identity.node_id, B_ADDRESS, b"hello?", 20.0)
+    (reset,) = reborn.receive(packet, A_ADDRESS, 20.0, UNIX).replies
+    assert a.receive(reset, B_ADDRESS, 20.0, UNIX).lost is session_a
+    hail = a.restart(b.identity.node_id, B_ADDRESS, b"hello?", 20.0)
+    challenge = reborn.receive(hail, A_ADDRESS, 20.0, UNIX).replies[0]
+    handshake = a.receive(challenge, B_ADDRESS, 20.0, UNIX).replies[0]
+    received = reborn.receive(handshake, A_ADDRESS, 20.0, UNIX)
+    assert received.message == b"hello?"
+    assert len(a) == 2  # the old one stays until the new one is confirmed
+    a.receive(reborn.reply(received.session, b"yes", 20.0), B_ADDRESS, 20.0, UNIX)
+    assert len(a) == 1
+
+
+def test_a_forged_reset_changes_nothing(pair):
+    a, b = pair
+    session_a, _ = shake(a, b)
+    a.seal(b.identity.node_id, B_ADDRESS, b"x", 6.0)
+    assert a.receive(b"\x0c" + bytes(16), B_ADDRESS, 6.0, UNIX) == NOTHING
+    assert a.session_with(b.identity.node_id, B_ADDRESS) is session_a
+
+
+def test_crossed_handshakes_serve_both(pair):
+    a, b = pair
+    hail_a = a.seal(b.identity.node_id, B_ADDRESS, b"from a", 0.0)
+    hail_b = b.seal(a.identity.node_id, A_ADDRESS, b"from b", 0.0)
+    shake_b = b.receive(a.receive(hail_b, B_ADDRESS, 0.0, UNIX).replies[0], A_ADDRESS, 0.0, UNIX).replies[0]
+    shake_a = a.receive(b.receive(hail_a, A_ADDRESS, 0.0, UNIX).replies[0], B_ADDRESS, 0.0, UNIX).replies[0]
+    at_a, at_b = a.receive(shake_b, B_ADDRESS, 0.0, UNIX), b.receive(shake_a, A_ADDRESS, 0.0, UNIX)
+    assert (at_a.message, at_b.message) == (b"from b", b"from a")
+    assert a.receive(b.reply(at_b.session, b"to a", 0.1), B_ADDRESS, 0.1, UNIX).message == b"to a"
+    assert b.receive(a.reply(at_a.session, b"to b", 0.1), A_ADDRESS, 0.1, UNIX).message == b"to b"
+
+
+def test_lost_handshake_is_begun_again_on_retry(pair):
+    a, b = pair
+    hail = a.seal(b.identity.node_id, B_ADDRESS, b"x", 0.0)
+    a.receive(b.receive(hail, A_ADDRESS, 0.0, UNIX).replies[0], B_ADDRESS, 0.0, UNIX)  # HANDSHAKE is lost
+    again = a.seal(b.identity.node_id, B_ADDRESS, b"x", 1.0, retry=True)
+    assert again[0] == packets.HAIL
+
+
+def test_sessions_and_pending_are_bounded(pair, monkeypatch):
+    a, _ = pair
+    monkeypatch.setattr(sessions_module, "MAX_PENDING", 10)
+    begun = [a.seal(bytes(32), ("192.0.2.9", port), b"x", 0.0) for port in range(1, 20)]
+    assert sum(packet is not None for packet in begun) == 10
+    later = sessions_module.PENDING_LIMIT_S + 1
+    assert a.seal(bytes(32), ("192.0.2.9", 99), b"x", later) is not None
+
+
+def test_oldest_sessions_make_room(monkeypatch):
+    monkeypatch.setattr(sessions_module, "MAX_SESSIONS", 32)
+    b = make(0)
+    for seed in range(1, 40):
+        shake(make(seed), b, now=float(seed))
+    assert len(b) <= 32
+
+
+def test_accepted_handshakes_are_rated(monkeypatch):
+    monkeypatch.setattr(sessions_module, "HANDSHAKE_BURST", 3.0)
+    monkeypatch.setattr(sessions_module, "HANDSHAKES_PER_S", 1.0)
+    b = make(0)
+    outcomes = []
+    for seed in range(1, 6):
+        a = make(seed)
+        hail = a.seal(b.identity.node_id, B_ADDRESS, b"x", 0.0)
+        handshake = a.receive(b.receive(hail, A_ADDRESS, 0.0, UNIX).replies[0], B_ADDRESS, 0.0, UNIX).replies[0]
+        outcomes.append(b.receive(handshake, A_ADDRESS, 0.0, UNIX).message is not None)
+    assert outcomes == [True, True, True, False, False]
+
+
+def test_prekey_rotation_keeps_handshakes_under_way_and_expiry_is_checked(pair):
+    a, b = pair
+    late = sessions_module.PREKEY_ROTATION_S
+    b.receive(a.seal(b.identity.node_id, B_ADDRESS, b"x", 0.0), A_ADDRESS, 0.0, UNIX)
+    hail = make(3).seal(b.identity.node_id, B_ADDRESS, b"x", 0.0)
+    c = make(3)
+    hail = c.seal(b.identity.node_id, B_ADDRESS, b"x", late)
+    challenge = b.receive(hail, A_ADDRESS, late, UNIX).replies[0]
+    other = make(4).seal(b.identity.node_id, B_ADDRESS, b"x", late)
+    b.receive(other, A_ADDRESS, late + 1, UNIX)  # rotates
+    handshake = c.receive(challenge, B_ADDRESS, late + 1, UNIX).replies[0]
+    assert b.receive(handshake, A_ADDRESS, late + 1, UNIX).message == b"x"
+    far = UNIX + 4 * 24 * 3600
+    d = make(5)
+    old = b.receive(d.seal(b.identity.node_id, B_ADDRESS, b"x", late), A_ADDRESS, late + 1, UNIX).replies[0]
+    assert d.receive(old, B_ADDRESS, late + 1, far).refused[1].code == "clock_skew"
+
+
+class Second:
+    """A second implementation of the initiator, from docs/protocol.md alone."""
+
+    def __init__(self, seed: bytes, ephemeral: bytes, nonce: bytes) -> None:
+        self.key = Ed25519PrivateKey.from_private_bytes(seed)
+        self.public = self.key.public_key().public_bytes_raw()
+        self.id = hashlib.sha256(self.public).digest()
+        self.ephemeral = X25519PrivateKey.from_private_bytes(ephemeral)
+        self.nonce = nonce
+
+    def hail(self, recipient: bytes) -> bytes:
+        return bytes.fromhex("08010000") + recipient + self.id + self.nonce + bytes(100)
+
+    def handshake(self, challenge: bytes, request: bytes, tcp_port: int) -> bytes:
+        cookie, public_b, prekey = challenge[20:44], challenge[44:76], challenge[76:108]
+        assert challenge[4:20] == self.nonce
+        ephemeral = self.ephemeral.public_key().public_bytes_raw()
+        head = bytes.fromhex("0a010000") + self.nonce + cookie + self.public + ephemeral
+        head += tcp_port.to_bytes(2, "big") + bytes(2)
+        head += self.key.sign(b"kodechain discovery handshake v1" + head + public_b + prekey)
+        secret = self.ephemeral.exchange(X25519PublicKey.from_public_bytes(prekey))
+        prk = hmac.new(cookie + self.nonce, secret, "sha256").digest()
+        info = b"kodechain discovery session v1" + self.id + hashlib.sha256(public_b).digest()
+        t1 = hmac.new(prk, info + b"\1", "sha256").digest()
+        t2 = hmac.new(prk, t1 + info + b"\2", "sha256").digest()
+        t3 = hmac.new(prk, t2 + info + b"\3", "sha256").digest()
+        self.okm = (t1 + t2 + t3)[:72]
+        return head + AESGCM(self.okm[0:16]).encrypt(self.okm[32:36] + bytes(8), request, head)
+
+    def open(self, packet: bytes) -> bytes:
+        assert packet[0] == 0x0B
+        assert packet[1:9] == self.okm[48:56]
+        return AESGCM(self.okm[16:32]).decrypt(self.okm[36:40] + packet[9:17], packet[17:], packet[:17])
+
+
+def test_a_second_implementation_written_from_the_document():
+    second = Second(b"s" * 32, b"e" * 32, b"n" * 16)
+    b = make(2)
+    challenge = b.receive(second.hail(b.identity.node_id), A_ADDRESS, 0.0, UNIX).replies[0]
+    received = b.receive(second.handshake(challenge, b"request", 7), A_ADDRESS, 0.0, UNIX)
+    assert (received.message, received.session.node_id, received.session.tcp_port) == (b"request", second.id, 7)
+    assert second.open(b.reply(received.session, b"answer", 0.0)) == b"answer"
+
+
+def test_handshake_vector():
+    """The published bytes: a fixed challenge, answered by fixed keys."""
+    given_bytes = {name: bytes.fromhex(value) for name, value in VECTOR.items() if isinstance(value, str)}
+    second = Second(given_bytes["seed_a"], given_bytes["ephemeral_secret"], given_bytes["nonce"])
+    assert (
+        second.handshake(given_bytes["challenge"], given_bytes["request"], VECTOR["tcp_port"])
+        == given_bytes["handshake"]
+    )
+    assert second.okm == given_bytes["key_material"]
+    assert second.id == given_bytes["id_a"]
+    assert second.hail(given_bytes["id_b"]) == given_bytes["hail"]
+    randoms = iter([bytes(32), given_bytes["nonce"], given_bytes["ephemeral_secret"]])
+    ours = Sessions(Identity(RealSuite(), given_bytes["seed_a"]), lambda size: next(randoms), 0, VECTOR["tcp_port"])
+    assert ours.seal(given_bytes["id_b"], B_ADDRESS, given_bytes["request"], 0.0) == given_bytes["hail"]
+    replies = ours.receive(given_bytes["challenge"], B_ADDRESS, 0.0, VECTOR["unix_time"]).replies
+    assert replies == (given_bytes["handshake"],)
+    received = ours.receive(given_bytes["answer_message"], B_ADDRESS, 0.0, VECTOR["unix_time"])
+    assert received.message == given_bytes["answer"]

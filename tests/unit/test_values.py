@@ -1,0 +1,154 @@
+"""The write rules of values: tokens, sequences, quotas, expiry, room."""
+
+import random
+
+import pytest
+
+from kodectl.core import values as values_module
+from kodectl.core.identity import Identity
+from kodectl.core.values import MAX_EXPIRY_S, MAX_PER_KEY, TOKEN_ROTATION_S, Tokens, ValueStore
+from kodectl.wire.record import pack_record, record_statement
+from kodectl.wire.rpc import StoreStatus
+from kodectl.wire.suite import RealSuite
+
+UNIX = 1_790_000_000
+SUITE = RealSuite()
+ALICE, BOB = (Identity(SUITE, bytes([n]) * 32) for n in (1, 2))
+
+
+def make(identity=ALICE, key=b"k" * 32, sequence=1, expiry=UNIX + 3600, value=b"v") -> bytes:
+    statement = record_statement(identity.public_key, key, sequence, expiry, value)
+    return pack_record(statement, identity.sign(statement))
+
+
+def put(store: ValueStore, packed: bytes, ip: str | None = "20.1.1.1", now: float = 0.0) -> StoreStatus:
+    return store.put(packed, ip, now, UNIX)
+
+
+@pytest.fixture
+def store():
+    return ValueStore(bytes(32), SUITE)
+
+
+def test_stored_and_read(store):
+    assert put(store, make()) is StoreStatus.STORED
+    (record,) = store.get(b"k" * 32)
+    assert (record.value, record.publisher) == (b"v", ALICE.public_key)
+    assert store.get(bytes(32)) == []
+
+
+def test_higher_sequence_wins_and_lower_never(store):
+    put(store, make(sequence=5, value=b"five"))
+    assert put(store, make(sequence=4, value=b"four")) is StoreStatus.OLD_SEQUENCE
+    assert put(store, make(sequence=5, value=b"other five")) is StoreStatus.OLD_SEQUENCE
+    assert put(store, make(sequence=5, value=b"five"), now=9.0) is StoreStatus.STORED  # a refresh
+    assert put(store, make(sequence=6, value=b"six")) is StoreStatus.STORED
+    assert [record.value for record in store.get(b"k" * 32)] == [b"six"]
+    assert len(store) == 1
+
+
+def test_nobody_overwrites_another(store):
+    put(store, make(ALICE, value=b"alice"))
+    put(store, make(BOB, sequence=9, value=b"bob"))
+    assert [record.value for record in store.get(b"k" * 32)] == [b"bob", b"alice"]
+
+
+def test_signature_is_checked(store):
+    packed = bytearray(make())
+    packed[83] ^= 1
+    assert put(store, bytes(packed)) is StoreStatus.BAD_SIGNATURE
+    assert put(store, b"rubbish") is StoreStatus.MALFORMED
+    assert len(store) == 0
+
+
+def test_expiry_is_bounded_and_kept(store):
+    assert put(store, make(expiry=UNIX)) is StoreStatus.EXPIRED
+    assert put(store, make(expiry=UNIX + MAX_EXPIRY_S + 3600)) is StoreStatus.EXPIRED
+    put(store, make(expiry=UNIX + 10))
+    put(store, make(sequence=2, expiry=UNIX + 20))
+    store.expire(UNIX + 15)
+    assert len(store) == 1
+    store.expire(UNIX + 20)
+    assert len(store) == 0
+
+
+def test_one_publisher_fills_five_percent():
+    store = ValueStore(bytes(32), SUITE, capacity=200)
+    statuses = [put(store, make(key=n.to_bytes(32)), ip=f"20.1.{n}.1") for n in range(1, 40)]
+    assert statuses.count(StoreStatus.STORED) == 10
+    assert StoreStatus.QUOTA in statuses
+
+
+def test_one_subnet_fills_five_percent():
+    store = ValueStore(bytes(32), SUITE, capacity=200)
+    statuses = [
+        put(store, make(Identity(SUITE, n.to_bytes(32)), key=n.to_bytes(32)), ip=f"20.1.1.{n}") for n in range(1, 40)
+    ]
+    assert statuses.count(StoreStatus.STORED) == 10
+
+
+def test_publishers_of_one_key_are_bounded(store):
+    statuses = [put(store, make(Identity(SUITE, n.to_bytes(32))), ip=f"20.{n}.1.1") for n in range(1, MAX_PER_KEY + 3)]
+    assert statuses.count(StoreStatus.STORED) == MAX_PER_KEY
+
+
+def test_full_store_keeps_what_is_closest_to_it():
+    store = ValueStore(bytes(32), SUITE, capacity=20)
+    for n in range(20):
+        put(store, make(Identity(SUITE, bytes([n + 1]) * 32), key=bytes([100 + n]) * 32), ip=f"20.{n}.1.1")
+    assert put(store, make(BOB, key=b"\xff" * 32), ip="20.99.1.1") is StoreStatus.QUOTA
+    assert put(store, make(Identity(SUITE, b"\x63" * 32), key=b"\x01" * 32), ip="20.98.1.1") is StoreStatus.STORED
+    assert len(store) == 20
+    assert store.get(bytes([119]) * 32) == []
+
+
+def test_quota_is_given_back(store, monkeypatch):
+    monkeypatch.setattr(values_module, "MAX_PER_PUBLISHER", 1)
+    put(store, make(key=b"a" * 32, expiry=UNIX + 5))
+    assert put(store, make(key=b"b" * 32)) is StoreStatus.QUOTA
+    store.expire(UNIX + 5)
+    assert put(store, make(key=b"b" * 32)) is StoreStatus.STORED
+
+
+def test_changes_are_taken_once(store):
+    packed = make(expiry=UNIX + 5)
+    put(store, packed)
+    assert store.take_changes() == ([packed], [])
+    assert store.take_changes() == ([], [])
+    store.put_back([packed])
+    assert store.take_changes() == ([packed], [])
+    store.expire(UNIX + 5)
+    assert store.take_changes() == ([], [(ALICE.public_key, b"k" * 32)])
+
+
+def test_updates_do_not_pile_up_in_the_expiry_heap(store):
+    for sequence in range(1, 500):
+        put(store, make(sequence=sequence))
+    assert len(store._expiries) < 100
+
+
+def test_republishing_takes_what_nobody_refreshed(store):
+    put(store, make(key=b"a" * 32), now=0.0)
+    put(store, make(key=b"b" * 32), now=100.0)
+    assert [record.key for record in store.not_written_since(50.0, 10)] == [b"a" * 32]
+    store.republished(store.get(b"a" * 32)[0], 200.0)
+    assert store.not_written_since(50.0, 10) == []
+
+
+def test_token_is_bound_to_id_address_and_key_and_ages():
+    tokens = Tokens(random.Random(1).randbytes)
+    where = ("192.0.2.1", 1)
+    token = tokens.make(b"i" * 32, where, b"k" * 32, 0.0)
+    assert tokens.check(token, b"i" * 32, where, b"k" * 32, 1.0)
+    assert not tokens.check(token, b"j" * 32, where, b"k" * 32, 1.0)
+    assert not tokens.check(token, b"i" * 32, ("192.0.2.1", 2), b"k" * 32, 1.0)
+    assert not tokens.check(token, b"i" * 32, where, b"l" * 32, 1.0)
+    assert not tokens.check(b"", b"i" * 32, where, b"k" * 32, 1.0)
+    assert tokens.check(token, b"i" * 32, where, b"k" * 32, TOKEN_ROTATION_S + 1)
+    assert not tokens.check(token, b"i" * 32, where, b"k" * 32, 2 * TOKEN_ROTATION_S + 2)
+
+
+def test_tokens_of_before_a_long_pause_are_void():
+    tokens = Tokens(random.Random(1).randbytes)
+    token = tokens.make(b"i" * 32, ("192.0.2.1", 1), b"k" * 32, 0.0)
+    assert not tokens.check(token, b"i" * 32, ("192.0.2.1", 1), b"k" * 32, 10 * TOKEN_ROTATION_S)
