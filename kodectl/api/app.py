@@ -17,7 +17,8 @@ from kodectl.api.lifecycle import ProbeResource, StopResource
 from kodectl.api.network import add_network_routes
 from kodectl.api.problems import PROBLEM_TYPE, encode, internal_fault, problem_of
 from kodectl.api.requests import Gate
-from kodectl.errors import KodectlError, LocalMisuse
+from kodectl.errors import KodectlError, LocalMisuse, NodeUnreachable
+from kodectl.runtime.base import Stopped
 
 if TYPE_CHECKING:
     from kodectl.node.node import Node
@@ -38,14 +39,15 @@ CODE_OF_STATUS = {
 """Codes for what falcon itself refuses."""
 
 
-def make_app(node: Node, rules: AccessRules, api_addresses: Callable[[], list[str]], stop: Callable[[], None]) -> Any:
-    """`api_addresses` tells where the API listens, `stop` asks the process to leave."""
+def make_app(node: Node, rules: AccessRules, stop: Callable[[], None]) -> Any:
+    """`stop` asks the process to leave; it does not wait."""
     app = falcon.App(middleware=[Guard(rules)])
     app.add_error_handler(Exception, answer_bug)
     app.add_error_handler(falcon.HTTPError, answer_http_error)
     app.add_error_handler(KodectlError, answer_error)
+    app.add_error_handler(Stopped, answer_stopped)
     waiting = Gate("requests that wait for the network", MAX_WAITING)
-    add_network_routes(app, node, api_addresses, waiting)
+    add_network_routes(app, node, waiting)
     app.add_route("/api/dht/{key}", KeyResource(node, waiting))
     app.add_route("/api/dht/nodes/{node_id}", NodesResource(node, waiting))
     app.add_route("/api/events", EventsResource(node))
@@ -110,6 +112,10 @@ def answer_http_error(request: Request, response: Response, error: falcon.HTTPEr
     for name, value in dict(error.headers or {}).items():
         response.set_header(name, value)
     answer_error(request, response, LocalMisuse(detail, code=code), params)
+
+
+def answer_stopped(request: Request, response: Response, error: Stopped, params: dict[str, Any]) -> None:
+    answer_error(request, response, NodeUnreachable("the node is stopping", code="node_stopping"), params)
 
 
 def answer_bug(request: Request, response: Response, error: Exception, params: dict[str, Any]) -> None:

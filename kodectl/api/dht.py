@@ -10,8 +10,8 @@ from falcon.request import Request
 from falcon.response import Response
 
 from kodectl.api.problems import encode
-from kodectl.api.requests import Gate, check_seconds, read_json, seconds
-from kodectl.errors import LocalMisuse, NegativeAnswer
+from kodectl.api.requests import Gate, check_seconds, read_json
+from kodectl.errors import LocalMisuse
 
 if TYPE_CHECKING:
     from kodectl.node.node import Node
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 DEFAULT_TTL_S = 86_400.0
 MAX_TTL_S = 172_800.0
 """48 hours: the furthest expiry that other nodes accept (docs/protocol.md, Values)."""
-LOOKUP_TIMEOUT_S = 10.0
-MAX_LOOKUP_TIMEOUT_S = 60.0
 
 
 class PutBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,10 +41,7 @@ class KeyResource:
 
     def on_get(self, request: Request, response: Response, key: str) -> None:
         with self._waiting.enter():
-            found = self._node.dht_get(key.encode())
-        if not found.records:
-            raise NegativeAnswer(f"nothing is stored under {key!r}", code="value_not_found")
-        response.data = encode(found)
+            response.data = encode(self._node.dht_get(key.encode()))
 
 
 class NodesResource:
@@ -59,6 +54,5 @@ class NodesResource:
     def on_get(self, request: Request, response: Response, node_id: str) -> None:
         if not re.fullmatch(r"[0-9a-fA-F]{64}", node_id):
             raise LocalMisuse(f"a node id has 64 hex digits, not {node_id!r}", code="malformed_id")
-        timeout_s = seconds(request, "timeout", LOOKUP_TIMEOUT_S, MAX_LOOKUP_TIMEOUT_S)
         with self._waiting.enter():
-            response.data = encode(self._node.dht_find_node(node_id.lower(), timeout_s))
+            response.data = encode(self._node.dht_find_node(node_id.lower()))

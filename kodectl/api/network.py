@@ -60,19 +60,19 @@ class EnodeView(msgspec.Struct, frozen=True):
     enode: str
 
 
-def add_network_routes(app: falcon.App, node: Node, api_addresses: Callable[[], list[str]], waiting: Gate) -> None:
+def add_network_routes(app: falcon.App, node: Node, waiting: Gate) -> None:
     views: dict[str, Callable[[], object]] = {
         "stats": node.stats,
         "latency": node.latency,
         "bootstrap": node.bootstrap,
         "routing": node.table,
         "enode": lambda: EnodeView(node.enode),
-        "nat": lambda: node.status().nat,
+        "nat": node.nat,
+        "status": node.status,
     }
     for name, view in views.items():
         app.add_route(f"/api/network/{name}", ViewResource(view))
     app.add_route("/api/network/peers", PeersResource(node))
-    app.add_route("/api/network/status", StatusResource(node, api_addresses))
     app.add_route("/api/network/rediscover", RediscoverResource(node))
     app.add_route("/api/network/connect", ConnectResource(node, waiting))
     app.add_route("/api/network/broadcast", BroadcastResource(node))
@@ -98,19 +98,6 @@ class PeersResource:
     def on_get(self, request: Request, response: Response) -> None:
         sort, direction = one_of(request, "sort", SORTS), one_of(request, "direction", DIRECTIONS)
         response.data = encode(self._node.peers(sort, direction))
-
-
-class StatusResource:
-    """The node's status with the addresses of the API, which the node does not know of."""
-
-    def __init__(self, node: Node, api_addresses: Callable[[], list[str]]) -> None:
-        self._node = node
-        self._api_addresses = api_addresses
-
-    def on_get(self, request: Request, response: Response) -> None:
-        status = self._node.status()
-        listeners = msgspec.structs.replace(status.listeners, api=self._api_addresses())
-        response.data = encode(msgspec.structs.replace(status, listeners=listeners))
 
 
 class RediscoverResource:

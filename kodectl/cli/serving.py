@@ -1,0 +1,250 @@
+"""A running node: composed here, kept up until it is told to leave, and taken down in order.
+
+Imported by `node run` after gevent has patched the standard library."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import gevent
+import msgspec
+from gevent import socket
+from gevent.event import Event
+
+from kodectl import __version__
+from kodectl.api.api import Api, ApiSettings
+from kodectl.cli.background import BackgroundStream
+from kodectl.cli.output import Output, PipeClosed, pairs
+from kodectl.core.identity import Identity
+from kodectl.errors import EnvironmentFault, ExitCode
+from kodectl.node.node import Node
+from kodectl.node.views import ListenerView, NatView
+from kodectl.runtime.base import Scope
+from kodectl.runtime.green import GreenRuntime
+from kodectl.settings import NodeSettings
+from kodectl.store.keyfile import create_key, load_key
+from kodectl.store.sqlite import SqliteStore
+from kodectl.wire.suite import RealSuite
+
+log = logging.getLogger("kodectl.node")
+
+KEY_FILE = "node.key"
+STORE_FILE = "node.db"
+LOCK_FILE = "lock"
+LOOK_AGAIN_S = 1.0
+"""How soon a node whose tasks have failed is noticed."""
+EVENTS_WAIT_S = 60.0
+JOIN_LIMIT_S = 2.0
+ROUTE_PROBES = (("192.0.2.1", socket.AF_INET), ("2001:db8::1", socket.AF_INET6))
+"""Documentation addresses (RFC 5737, RFC 3849): the route to them is the default route, and nothing is sent."""
+
+
+class ReadyView(msgspec.Struct, frozen=True):
+    """The first line of `node run --json`."""
+
+    type: str
+    id: str
+    enode: str
+    client: str
+    pid: int
+    datadir: str
+    listeners: ListenerView
+    nat: NatView
+    warnings: list[str]
+
+
+def serve(output: Output, settings: NodeSettings, api_settings: ApiSettings, passphrase: bytes | None) -> None:
+    """Runs a node until a signal or a client of the API asks it to leave; then says goodbye and saves.
+
+    Raises EnvironmentFault (port_in_use, datadir_in_use, key_..., ...) before anything has been said to the network,
+    and PipeClosed when the reader of the events has gone."""
+    assert settings.datadir is not None, "node run always has a data directory"
+    with ExitStack() as cleanup:
+        runtime = GreenRuntime()
+        cleanup.callback(runtime.close)
+        scope = runtime.scope("run")
+        cleanup.callback(end, scope)
+        start_logging(output, runtime, scope, cleanup)
+        leaving = Event()
+        watch_signals(leaving, cleanup)
+
+        cleanup.enter_context(hold(settings.datadir))
+        identity = runtime.in_thread(load_identity, settings.datadir / KEY_FILE, passphrase)
+        store = runtime.in_thread(SqliteStore, settings.datadir / STORE_FILE)
+        cleanup.callback(runtime.in_thread, store.close)
+        api = Api(runtime, api_settings)
+        cleanup.callback(api.stop)
+        node = Node(runtime, settings, identity, store)
+        node.advertised_ip = address_of_default_route()
+        node.start()
+        cleanup.callback(node.stop)
+        api.start(node, leaving.set)
+
+        ready = ready_view(node, settings.datadir)
+        runtime.in_thread(output.emit, ready, ready_text(ready))
+        printer = EventPrinter(output, runtime, node, leaving)
+        if output.structured:
+            scope.spawn("events", printer.run)
+        while not leaving.wait(LOOK_AGAIN_S):
+            if node.scope.closed or scope.closed:
+                log.error("a task has failed; leaving")
+                break
+        log.info("leaving")
+    log.info("stopped")
+    if printer.reader_gone:
+        raise PipeClosed
+
+
+def start_logging(output: Output, runtime: GreenRuntime, scope: Scope, cleanup: ExitStack) -> None:
+    """The log goes to stderr from a thread: a terminal that has been paused must not stop the node."""
+    output.start_logging()
+    stream = BackgroundStream(runtime, sys.stderr)
+    for handler in logging.getLogger("kodectl").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(stream)
+            cleanup.callback(handler.setStream, sys.stderr)
+    scope.spawn("log", stream.run, scope)
+    cleanup.callback(stream.drain)
+
+
+def end(scope: Scope) -> None:
+    scope.close()
+    for name in scope.join(JOIN_LIMIT_S):
+        log.error("still running after %s s: %s", JOIN_LIMIT_S, name)
+
+
+def watch_signals(leaving: Event, cleanup: ExitStack) -> None:
+    """The first SIGTERM or SIGINT asks to leave, the second ends the process at once; a node survives that."""
+
+    def on_signal(number: int, forced: ExitCode) -> None:
+        if leaving.is_set():
+            os._exit(int(forced))
+        log.info("%s: leaving; once more ends the process at once", signal.Signals(number).name)
+        leaving.set()
+
+    for number, forced in ((signal.SIGTERM, ExitCode.SIGTERM), (signal.SIGINT, ExitCode.SIGINT)):
+        watcher = gevent.signal_handler(number, on_signal, number, forced)
+        cleanup.callback(watcher.cancel)
+
+
+@contextmanager
+def hold(datadir: Path) -> Iterator[None]:
+    """Makes the data directory (0700) and keeps other nodes out of it while inside; a killed node's hold ends with it.
+
+    Raises EnvironmentFault (path_unwritable, datadir_in_use)."""
+    try:
+        datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(datadir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise EnvironmentFault(f"cannot use {datadir}: {error.strerror}", code="path_unwritable") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        yield
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+        raise EnvironmentFault(
+            f"{datadir} is in use by another node{f' (process {holder})' if holder.isdigit() else ''}",
+            code="datadir_in_use",
+            hint=f"give this one its own --datadir, or stop the other: kodectl node stop --datadir {datadir}",
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+def load_identity(path: Path, passphrase: bytes | None) -> Identity:
+    """The node's key; made on the first start."""
+    if not path.exists():
+        create_key(path, passphrase)
+        log.info("made a new identity in %s", path)
+    key = load_key(path, passphrase)
+    if key.exposed:
+        raise EnvironmentFault(
+            f"{path} can be read by others (mode {key.mode:04o})", code="key_exposed", hint=f"chmod 600 {path}"
+        )
+    return Identity(RealSuite(), key.seed)
+
+
+def address_of_default_route() -> str | None:
+    """The address that this machine uses towards the internet; None without a route."""
+    for destination, family in ROUTE_PROBES:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect((destination, 9))
+                return str(probe.getsockname()[0])
+            except OSError:
+                continue
+    return None
+
+
+def ready_view(node: Node, datadir: Path) -> ReadyView:
+    status = node.status()
+    return ReadyView(
+        type="ready",
+        id=status.id,
+        enode=status.enode,
+        client=status.client,
+        pid=status.pid,
+        datadir=str(datadir),
+        listeners=status.listeners,
+        nat=status.nat,
+        warnings=status.warnings,
+    )
+
+
+def ready_text(ready: ReadyView) -> str:
+    tcp_api, unix_api = ready.listeners.api
+    return f"kodectl {__version__} is ready\n" + pairs(
+        [
+            ("enode", ready.enode),
+            ("peers", f"{ready.listeners.tcp} tcp"),
+            ("discovery", f"{ready.listeners.udp} udp"),
+            ("api", f"http://{tcp_api}/api/network/status"),
+            ("socket", unix_api.removeprefix("unix:")),
+            ("nat", ready.nat.state),
+            ("data", ready.datadir),
+        ]
+    )
+
+
+class EventPrinter:
+    """Prints what happens, one document a line, until the node stops or nobody reads any more."""
+
+    def __init__(self, output: Output, runtime: GreenRuntime, node: Node, leaving: Event) -> None:
+        self._output = output
+        self._runtime = runtime
+        self._node = node
+        self._leaving = leaving
+        self.reader_gone = False
+
+    def run(self) -> None:
+        try:
+            self._print_events()
+        except PipeClosed:
+            self.reader_gone = True
+            self._leaving.set()
+
+    def _print_events(self) -> None:
+        seq = 0
+        while True:
+            page = self._node.events.wait(seq, EVENTS_WAIT_S)
+            if page.missed:
+                self._emit({"type": "gap", "missed": page.missed})
+            for event in page.events:
+                # `ready` has been printed, with more in it.
+                if event.type != "ready":
+                    self._emit(event)
+                if event.type == "stopping":
+                    return
+            seq = page.next
+
+    def _emit(self, record: object) -> None:
+        self._runtime.in_thread(self._output.emit, record, "")
