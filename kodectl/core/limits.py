@@ -24,3 +24,8 @@ class TokenBucket:
             return False
         self._level -= amount
         return True
+
+    def wait_s(self, now: float, amount: float = 1.0) -> float:
+        """How long until `amount` may pass, if nothing else does meanwhile; 0 for now. Takes nothing."""
+        gained = max(0.0, now - self._time) * self._rate
+        return max(0.0, amount - min(self._burst, self._level + gained)) / self._rate
