@@ -107,18 +107,18 @@ class Discovery:
         self._send(self.sessions.seal(node_id, address, message, now), address)
         self._arm(now)
 
-    def ask(self, node_id: bytes, address: Address, body: rpc.Body, attempts: int = ATTEMPTS) -> Answer:
+    def ask(self, node_id: bytes, address: Address, body: rpc.Body, limit_s: float = ANSWER_LIMIT_S) -> Answer:
         """Asks and waits. Raises NegativeAnswer (code no_answer), PeerFault (wrong identity, refused, malformed answer)
         or Stopped."""
         outcomes = self._runtime.mailbox(4)
-        self.request(node_id, address, body, lambda *answer: outcomes.put(answer), outcomes.put, attempts)
-        while True:
+        self.request(node_id, address, body, lambda *answer: outcomes.put(answer), outcomes.put)
+        deadline = self._runtime.now() + limit_s
+        outcome: Any = Notice.SLOW
+        while outcome is Notice.SLOW:
             try:
-                outcome = outcomes.get(ANSWER_LIMIT_S)
+                outcome = outcomes.get(max(0.0, deadline - self._runtime.now()))
             except TimedOut:
                 outcome = Notice.TIMEOUT
-            if outcome is not Notice.SLOW:
-                break
         if isinstance(outcome, PeerFault):
             raise outcome
         if self._socket is None:

@@ -108,8 +108,9 @@ class Values:
 
     # -- put and get -----------------------------------------------------------------------------------------------
 
-    def put(self, key: bytes, value: bytes, ttl_s: float) -> tuple[int, int, int]:
+    def put(self, key: bytes, value: bytes, ttl_s: float, above: int = 0) -> tuple[int, int, int]:
         """Signs and stores `value` under `key` (32 bytes); waits. Returns sequence, stores that took it, stores asked.
+        The sequence is the time in ms, but above `above` and above the last one used.
 
         Raises LocalMisuse for a value or a time to live over the limits, NegativeAnswer when nobody took it."""
         if not 0 < ttl_s <= MAX_EXPIRY_S:
@@ -119,7 +120,7 @@ class Values:
                 f"the value has {len(value)} bytes; the limit is {records.MAX_VALUE}", code="value_too_large"
             )
         unix_time = self._runtime.unix_time()
-        sequence = self._last_sequence = max(int(unix_time * 1000), self._last_sequence + 1)
+        sequence = self._last_sequence = max(int(unix_time * 1000), self._last_sequence + 1, above + 1)
         statement = records.record_statement(self._identity.public_key, key, sequence, int(unix_time + ttl_s), value)
         packed = records.pack_record(statement, self._identity.sign(statement))
         stored, asked = self._place(key, packed)
