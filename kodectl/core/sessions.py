@@ -11,16 +11,17 @@ import hashlib
 import hmac
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kodectl.core.identity import Identity
 from kodectl.core.limits import TokenBucket
+from kodectl.core.prekey import Prekeys
+from kodectl.core.session import Address, Session, derive_keys
 from kodectl.errors import PeerFault, WireError
 from kodectl.wire import packets
 from kodectl.wire.packets import Challenge, Hail, Handshake
 from kodectl.wire.suite import AeadFailure, node_id_of
 
-Address = tuple[str, int]
 ANY_ID = bytes(32)
 """Recipient id that means "whoever answers there"."""
 
@@ -39,81 +40,9 @@ RECENT_TAGS = 4
 """Packets of a session that a RESET may still name."""
 PENDING_LIMIT_S = 10.0
 COOKIE_LIMIT_S = 20.0
-PREKEY_ROTATION_S = 24 * 3600.0
-PREKEY_VALIDITY_S = 72 * 3600
-"""Three rotations: clocks may differ by a day or two before a node refuses another's key."""
 HANDSHAKES_PER_S = 500.0
 HANDSHAKE_BURST = 1000.0
 """Accepted handshakes, about 0.3 ms of CPU each: strangers can take a sixth of a core and no more."""
-WINDOW = 64
-
-_SESSION_CONTEXT = b"kodechain discovery session v1"
-_KEY_MATERIAL = 72
-
-
-class Session:
-    """One proved peer at one address. `confirmed` once a packet of his has been opened."""
-
-    __slots__ = (
-        "_highest",
-        "_window",
-        "address",
-        "confirmed",
-        "counter",
-        "flags",
-        "iv_in",
-        "iv_out",
-        "last_used",
-        "made",
-        "node_id",
-        "open",
-        "public_key",
-        "recent_tags",
-        "seal",
-        "sid_in",
-        "sid_out",
-        "supersedes",
-        "tcp_port",
-    )
-
-    def __init__(self, node_id: bytes, public_key: bytes, address: Address, flags: int, tcp_port: int) -> None:
-        self.node_id = node_id
-        self.public_key = public_key
-        self.address = address
-        self.flags = flags
-        self.tcp_port = tcp_port
-        self.confirmed = False
-        self.counter = 0
-        self.made = self.last_used = 0.0
-        self.supersedes: Session | None = None
-        """The session that this one takes the place of, once it is confirmed."""
-        self.recent_tags: list[bytes] = []
-        self._highest = -1
-        self._window = 0
-
-    @property
-    def is_client(self) -> bool:
-        return bool(self.flags & packets.FLAG_CLIENT)
-
-    def set_keys(self, suite: Any, out: tuple[bytes, bytes, bytes], into: tuple[bytes, bytes, bytes]) -> None:
-        """Key, iv and session id of each direction."""
-        key_out, self.iv_out, self.sid_out = out
-        key_in, self.iv_in, self.sid_in = into
-        self.seal = suite.aead(key_out).encrypt
-        self.open = suite.aead(key_in).decrypt
-
-    def is_new(self, counter: int) -> bool:
-        """False for a counter that was seen, or is too old to tell."""
-        behind = self._highest - counter
-        return behind < 0 or (behind < WINDOW and not self._window >> behind & 1)
-
-    def note(self, counter: int) -> None:
-        ahead = counter - self._highest
-        if ahead > 0:
-            self._window = 1 if ahead >= WINDOW else (self._window << ahead | 1) & (1 << WINDOW) - 1
-            self._highest = counter
-        else:
-            self._window |= 1 << -ahead
 
 
 class Pending:
@@ -157,6 +86,7 @@ class Sessions:
         self.flags = flags
         self.tcp_port = tcp_port
         self.dropped: Counter[str] = Counter()
+        """By reason; the reasons are a fixed set, whatever strangers send."""
         self.handshakes = 0
         self._random = random_bytes
         self._suite = identity.suite
@@ -168,7 +98,7 @@ class Sessions:
         self._pending_by_peer: dict[tuple[bytes, Address], bytes] = {}
         self._used_nonces: dict[bytes, float] = {}
         self._budget = TokenBucket(HANDSHAKES_PER_S, HANDSHAKE_BURST)
-        self._prekeys: list[_Prekey] = []
+        self._prekeys = Prekeys(identity, random_bytes)
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
@@ -246,8 +176,8 @@ class Sessions:
             if kind == packets.RESET:
                 return self._reset(data, address)
             return self._drop("unknown type")
-        except WireError as error:
-            return self._drop(error.message)
+        except WireError:
+            return self._drop("malformed")
         except IndexError:
             return self._drop("empty packet")
 
@@ -279,9 +209,9 @@ class Sessions:
             return self._drop("meant for another node")
         if hail.sender == self.identity.node_id:
             return self._drop("from myself")
-        prekey = self._current_prekey(now, unix_time)
+        prekey = self._prekeys.current(now, unix_time)
         cookie = self._cookie(int(now * 1000), hail.sender, hail.nonce, address)
-        return Received((packets.pack_challenge(prekey.challenge(self, hail.nonce, cookie)),))
+        return Received((packets.pack_challenge(prekey.challenge(self.flags, self.tcp_port, hail.nonce, cookie)),))
 
     def _cookie(self, time_ms: int, sender: bytes, nonce: bytes, address: Address) -> bytes:
         time = time_ms.to_bytes(8)
@@ -298,7 +228,7 @@ class Sessions:
             node_id = self._check_challenge(challenge, pending, unix_time)
         except PeerFault as error:
             self._forget_pending(challenge.nonce)
-            self.dropped[error.message] += 1
+            self.dropped[error.code] += 1
             return Received(refused=(pending.node_id, error))
         self._forget_pending(challenge.nonce)
         private, ephemeral = self._suite.exchange_keypair(self._random(32))
@@ -310,7 +240,7 @@ class Sessions:
         head = unsigned[:112] + self.identity.sign(statement)
         secret = self._suite.exchange(private, challenge.prekey)
         session = Session(node_id, challenge.public_key, address, challenge.flags, challenge.tcp_port)
-        ours, theirs = _derive(secret, challenge.cookie, challenge.nonce, self.identity.node_id, node_id)
+        ours, theirs = derive_keys(secret, challenge.cookie, challenge.nonce, self.identity.node_id, node_id)
         session.set_keys(self._suite, ours, theirs)
         first, *others = pending.queue
         sealed = session.seal(session.iv_out + bytes(8), first, head)
@@ -346,12 +276,12 @@ class Sessions:
         if not self._budget.take(now):
             return self._drop("handshakes over budget")
         self._remember_nonce(handshake.nonce, now)
-        prekey = self._prekey_of(handshake, data, now, unix_time)
+        prekey = self._prekeys.signed_for(handshake, data, now, unix_time)
         if prekey is None:
             return self._drop("wrong handshake signature")
         session = Session(node_id, handshake.public_key, address, handshake.flags, handshake.tcp_port)
         secret = self._suite.exchange(prekey.private, handshake.ephemeral)
-        theirs, ours = _derive(secret, handshake.cookie, handshake.nonce, node_id, self.identity.node_id)
+        theirs, ours = derive_keys(secret, handshake.cookie, handshake.nonce, node_id, self.identity.node_id)
         session.set_keys(self._suite, ours, theirs)
         try:
             message = session.open(session.iv_in + bytes(8), sealed, data[: packets.HANDSHAKE_HEAD])
@@ -361,17 +291,6 @@ class Sessions:
         self._add(session, node_id, now)
         self._confirm(session, now)
         return Received((), session, message)
-
-    def _prekey_of(self, handshake: Handshake, data: bytes, now: float, unix_time: float) -> _Prekey | None:
-        """The prekey that the signature names: the current one, or right after a rotation the one before."""
-        self._current_prekey(now, unix_time)
-        for prekey in reversed(self._prekeys):
-            statement = packets.handshake_statement(data, self.identity.public_key, prekey.public)
-            if self._suite.verify(handshake.public_key, statement, handshake.signature):
-                return prekey
-            if now - self._prekeys[-1].made > COOKIE_LIMIT_S:
-                break
-        return None
 
     def _reset(self, data: bytes, address: Address) -> Received:
         """Taken as a hint only: it must name one of the last packets sent there."""
@@ -394,13 +313,6 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._by_sid)
-
-    def _current_prekey(self, now: float, unix_time: float) -> _Prekey:
-        newest = self._prekeys[-1] if self._prekeys else None
-        if newest is None or now - newest.made > PREKEY_ROTATION_S:
-            newest = _Prekey(self._suite, self._random(32), now, int(unix_time) + PREKEY_VALIDITY_S)
-            self._prekeys = [*self._prekeys[-1:], newest]
-        return newest
 
     def _remember_nonce(self, nonce: bytes, now: float) -> None:
         # Bounded by the handshake budget: at most COOKIE_LIMIT_S * HANDSHAKES_PER_S + HANDSHAKE_BURST live entries.
@@ -445,36 +357,3 @@ class Sessions:
     def _expire_pending(self, now: float) -> None:
         for nonce in [n for n, pending in self._pending.items() if now - pending.started > PENDING_LIMIT_S]:
             self._forget_pending(nonce)
-
-
-class _Prekey:
-    """An X25519 key that this node signs once and lets many handshakes use."""
-
-    def __init__(self, suite: Any, secret: bytes, now: float, expiry: int) -> None:
-        self.private, self.public = suite.exchange_keypair(secret)
-        self.made = now
-        self.expiry = expiry
-        self._signed: tuple[int, int, bytes] | None = None
-
-    def challenge(self, sessions: Sessions, nonce: bytes, cookie: bytes) -> Challenge:
-        """Signs again only when flags or port have changed since."""
-        flags, tcp_port = sessions.flags, sessions.tcp_port
-        if self._signed is None or self._signed[:2] != (flags, tcp_port):
-            statement = packets.prekey_statement(flags, self.public, self.expiry, tcp_port)
-            self._signed = (flags, tcp_port, sessions.identity.sign(statement))
-        public_key = sessions.identity.public_key
-        return Challenge(flags, nonce, cookie, public_key, self.public, self.expiry, tcp_port, self._signed[2])
-
-
-Direction = tuple[bytes, bytes, bytes]
-
-
-def _derive(secret: bytes, cookie: bytes, nonce: bytes, id_a: bytes, id_b: bytes) -> tuple[Direction, Direction]:
-    """HKDF-SHA256 (RFC 5869); key, iv and session id from A to B, then from B to A."""
-    pseudo_random_key = hmac.digest(cookie + nonce, secret, "sha256")
-    info = _SESSION_CONTEXT + id_a + id_b
-    block, okm = b"", b""
-    for number in range(1, -(-_KEY_MATERIAL // 32) + 1):
-        block = hmac.digest(pseudo_random_key, block + info + bytes((number,)), "sha256")
-        okm += block
-    return (okm[0:16], okm[32:36], okm[40:48]), (okm[16:32], okm[36:40], okm[48:56])

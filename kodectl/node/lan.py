@@ -93,6 +93,10 @@ class Lan:
     def _datagram(self, packed: bytes, sender: Address) -> None:
         try:
             announcement = unpack_announcement(packed)
+        except WireError:
+            self.dropped["malformed"] += 1
+            return
+        try:
             enode = self._check(announcement, sender)
         except WireError as error:
             self.dropped[error.message] += 1
@@ -119,8 +123,7 @@ class Lan:
             return None
         if node_id_of(public_key) != node_id:
             raise WireError("id and public key do not match")
-        ip = sender[0] if data.ip in ANY_IPS else data.ip
-        pack_ip(ip)
+        ip = sender[0] if data.ip in ANY_IPS else _numeric(data.ip)
         if not self._budget.take(self._runtime.now()):
             raise WireError("over the budget of signature checks")
         if not self._identity.suite.verify(public_key, announcement.statement, announcement.signature):
@@ -132,6 +135,14 @@ class Lan:
         if len(self._latest) >= MAX_KNOWN:
             del self._latest[next(iter(self._latest))]
         self._latest[node_id] = timestamp
+
+
+def _numeric(ip: str) -> str:
+    try:
+        pack_ip(ip)
+    except WireError as error:
+        raise WireError("no IP address") from error
+    return ip
 
 
 def start_or_warn(lan: Lan, ports: Ports) -> str | None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from kodectl.core import sessions as sessions_module
 from kodectl.core.identity import Identity
+from kodectl.core.prekey import PREKEY_ROTATION_S
 from kodectl.core.sessions import ANY_ID, NOTHING, Sessions
 from kodectl.wire import packets
 from kodectl.wire.suite import RealSuite
@@ -257,7 +258,7 @@ def test_accepted_handshakes_are_rated(monkeypatch):
 
 def test_prekey_rotation_keeps_handshakes_under_way_and_expiry_is_checked(pair):
     a, b = pair
-    late = sessions_module.PREKEY_ROTATION_S
+    late = PREKEY_ROTATION_S
     b.receive(a.seal(b.identity.node_id, B_ADDRESS, b"x", 0.0), A_ADDRESS, 0.0, UNIX)
     hail = make(3).seal(b.identity.node_id, B_ADDRESS, b"x", 0.0)
     c = make(3)
