@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-import msgspec
 from falcon.request import Request
 from falcon.response import Response
 
 from kodectl.api.problems import encode
+from kodectl.api.views import StopView
 
 if TYPE_CHECKING:
     from kodectl.node.node import Node
 
 Probe = Literal["live", "ready", "startup"]
-
-
-class StopView(msgspec.Struct, frozen=True):
-    stopping: bool
 
 
 class ProbeResource:

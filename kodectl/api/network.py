@@ -13,6 +13,7 @@ from falcon.response import Response
 
 from kodectl.api.problems import encode
 from kodectl.api.requests import Gate, check_seconds, one_of, read_json
+from kodectl.api.views import EnodeView
 from kodectl.errors import LocalMisuse, NegativeAnswer
 
 if TYPE_CHECKING:
@@ -54,10 +55,6 @@ class BroadcastBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["block", "transaction"]
     payload: bytes
     mode: Literal["flood", "gossip"] = "gossip"
-
-
-class EnodeView(msgspec.Struct, frozen=True):
-    enode: str
 
 
 def add_network_routes(app: falcon.App, node: Node, waiting: Gate) -> None:

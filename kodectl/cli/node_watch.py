@@ -1,0 +1,182 @@
+"""`kodectl node`: the commands that wait for a running node, probe it, follow it, or see it off."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from kodectl.cli.command import command, examples
+from kodectl.cli.node_target import on_node
+from kodectl.cli.options import MAX_LIMIT_S, Parsed
+from kodectl.cli.output import Outcome, Output
+from kodectl.errors import DeadlineReached, KodectlError, NegativeAnswer, NodeUnreachable
+
+if TYPE_CHECKING:
+    from kodectl.cli.client import NodeClient
+    from kodectl.node.views import EventView, StatusView
+
+LOOK_EVERY_S = 0.2
+"""Between two looks at a condition: soon enough for people and scripts, 0.1 % of a core for the node."""
+POLL_S = 30.0
+"""One long poll for events."""
+PATH_OF_PROBE = {"live": "/livez", "ready": "/readyz", "startup": "/startupz"}
+MAX_PEERS_WANTED = 10_000
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What to wait for, on the status of a node that runs; None stands for one that does not."""
+
+    text: str
+    holds: Callable[[StatusView | None], bool]
+
+
+@dataclass(frozen=True)
+class Waited:
+    condition: str
+    waited_s: float
+
+
+def parse_condition(text: str) -> Condition:
+    if text == "ready":
+        return Condition(text, lambda status: status is not None and status.state == "ready")
+    if text == "stopped":
+        return Condition(text, lambda status: status is None)
+    if text == "reachable":
+        return Condition(text, _is_reachable)
+    name, _, count = text.partition("=")
+    if name == "peers" and count.isascii() and count.isdigit() and 1 <= int(count[:6]) <= MAX_PEERS_WANTED:
+        return Condition(text, lambda status: status is not None and status.peers >= int(count))
+    raise ValueError(f"ready, peers=N (1 to {MAX_PEERS_WANTED}), reachable or stopped")
+
+
+def _is_reachable(status: StatusView | None) -> bool:
+    return status is not None and bool(status.nat.reachable_udp or status.nat.reachable_tcp)
+
+
+CONDITION = Parsed(parse_condition, "condition", ("ready", "peers=", "reachable", "stopped"))
+
+
+@command("wait", epilog=examples("kodectl node wait --for ready", "kodectl node wait --for peers=8 --deadline 120"))
+@click.option(
+    "--for", "condition", type=CONDITION, required=True, metavar="ready|peers=N|reachable|stopped", help="What."
+)
+@on_node(deadline_s=60)
+def wait(output: Output, client: NodeClient, condition: Condition) -> Outcome:
+    """Wait until the node is ready, has peers, or has left.
+
+    A node that does not run yet is waited for too. Exit code 8: not before the deadline; 5: no node has answered."""
+    began = time.monotonic()
+    until = began + click.get_current_context().params["deadline_s"]
+    pid: int | None = None
+    while True:
+        status = _status_if_running(client)
+        pid = status.pid if status else pid
+        # A node takes its socket away before it has written everything; its process is there until then.
+        gone = status is None and not (client.endpoint.unix and pid and _is_running(pid))
+        if condition.holds(status) and (status is not None or gone):
+            waited = Waited(condition.text, round(time.monotonic() - began, 3))
+            return Outcome(waited, f"{condition.text} after {waited.waited_s:.1f} s")
+        if time.monotonic() + LOOK_EVERY_S > until:
+            raise _gave_up(client, condition, seen=pid is not None)
+        output.progress(f"waiting for {condition.text}: " + ("no node yet" if status is None else status.state))
+        time.sleep(LOOK_EVERY_S)
+
+
+def _status_if_running(client: NodeClient) -> StatusView | None:
+    from kodectl.node.views import StatusView
+
+    try:
+        return client.get("/api/network/status", StatusView)
+    except NodeUnreachable:
+        return None
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _gave_up(client: NodeClient, condition: Condition, seen: bool) -> KodectlError:
+    if not seen:
+        return NodeUnreachable(f"no node has answered at {client.endpoint}", hint="kodectl node run")
+    return DeadlineReached(f"the node is not {condition.text} before the deadline", hint="kodectl node status")
+
+
+@command("stop", epilog=examples("kodectl node stop", "kodectl node stop --no-wait"))
+@click.option("--wait/--no-wait", "waits", default=True, help="Until the process has left.", show_default=True)
+@on_node(deadline_s=20)
+def stop(output: Output, client: NodeClient, waits: bool) -> Outcome:
+    """Ask the node to leave.
+
+    It says goodbye to its peers and saves its state."""
+    from kodectl.api.views import StopView
+
+    until = time.monotonic() + click.get_current_context().params["deadline_s"]
+    status = _status_if_running(client)
+    view = client.post("/api/node/stop", StopView)
+    if not waits:
+        return Outcome(view, "stopping")
+    local = client.endpoint.unix is not None and status is not None
+    while _status_if_running(client) is not None or (local and status and _is_running(status.pid)):
+        if time.monotonic() + LOOK_EVERY_S > until:
+            raise DeadlineReached("the node has not left before the deadline", hint="it still may; or kill it")
+        time.sleep(LOOK_EVERY_S)
+    return Outcome(view, "stopped")
+
+
+@command("health", epilog=examples("kodectl node health ready", "HEALTHCHECK CMD kodectl node health live"))
+@click.argument("probe", type=click.Choice(list(PATH_OF_PROBE)), default="ready")
+@on_node()
+def health(output: Output, client: NodeClient, probe: str) -> Outcome:
+    """Ask the node whether it is well.
+
+    live: its tasks run; startup: it has begun; ready: it takes part. Exit code 3, with the checks that fail."""
+    from kodectl.node.views import HealthView
+
+    view = client.get(PATH_OF_PROBE[probe], HealthView)
+    text = "\n".join(f"{'ok' if check.ok else 'FAILED'}  {check.name}: {check.detail}" for check in view.checks)
+    if view.ok:
+        return Outcome(view, text)
+    failing = ", ".join(f"{check.name} ({check.detail})" for check in view.checks if not check.ok)
+    return Outcome(view, text, failure=NegativeAnswer(f"the node is not {probe}: {failing}", code="unhealthy"))
+
+
+@command("events", epilog=examples("kodectl node events", "kodectl node events --since 120 --jsonl"))
+@click.option("--since", type=click.IntRange(min=0), default=0, show_default=True, help="After this event's number.")
+@click.option("--follow/--no-follow", default=True, show_default=True, help="Go on as things happen.")
+@on_node(deadline_s=MAX_LIMIT_S)
+def events(output: Output, client: NodeClient, since: int, follow: bool) -> None:
+    """Show what happens, one event a line.
+
+    Every event has a number, by which --since goes on after an interruption; events that are gone already are
+    told as a `gap`. Exit code 5: the node has left."""
+    from kodectl.node.views import EventsView
+
+    while True:
+        wait_s = POLL_S if follow else 0.0
+        query = {"since": since, "timeout": wait_s}
+        page = client.get("/api/events", EventsView, query, wait_s=wait_s)
+        if page.missed:
+            output.emit({"type": "gap", "missed": page.missed}, f"gap: {page.missed} events are gone")
+        for event in page.events:
+            output.emit(event, _event_line(event))
+        if not follow and not page.events:
+            return
+        since = page.next
+
+
+def _event_line(event: EventView) -> str:
+    data = " ".join(f"{name}={json.dumps(value)}" for name, value in event.data.items())
+    return f"{event.seq}  {event.ts}  {event.type}  {data}".rstrip()

@@ -1,0 +1,34 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+SIZES = ("B", "kB", "MB", "GB", "TB")
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units, as network equipment counts them."""
+    unit = 0
+    while count >= 1000 and unit < len(SIZES) - 1:
+        count /= 1000
+        unit += 1
+    return f"{count:.0f} {SIZES[unit]}" if unit == 0 else f"{count:.1f} {SIZES[unit]}"
+
+
+def milliseconds(value: float | None) -> str | None:
+    return None if value is None else f"{value:.1f} ms"
+
+
+def duration(seconds: float) -> str:
+    """The two largest units: `3 d 4 h`, `5 min 12 s`, `7 s`."""
+    left = int(seconds)
+    parts: list[str] = []
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
+
+
+def short_id(node_id: str) -> str:
+    """Enough of an id to name a peer to the other commands, which take its beginning."""
+    return node_id[:16]
