@@ -12,16 +12,16 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import gevent
-from gevent.event import Event
 from gevent.threadpool import ThreadPool
 
 from kodectl.runtime import streams
 from kodectl.runtime.base import Address, Stream
 from kodectl.runtime.datagrams import GreenDatagramSocket
 from kodectl.runtime.faults import CallbackFaults
+from kodectl.runtime.green_tasks import GreenTasks, GreenTimer
 from kodectl.runtime.lan import GreenLan
 from kodectl.runtime.names import Names
-from kodectl.runtime.tasks import GreenMailbox, GreenScope, GreenTimer
+from kodectl.runtime.tasks import TaskEvent, TaskMailbox, TaskScope
 
 T = TypeVar("T")
 
@@ -34,6 +34,7 @@ class GreenRuntime:
 
     def __init__(self) -> None:
         self._hub = gevent.get_hub()
+        self._tasks = GreenTasks(self._hub)
         self._workers = ThreadPool(WORK_THREADS, self._hub)
         self._names = Names(self._hub)
         self.faults = CallbackFaults()
@@ -48,14 +49,14 @@ class GreenRuntime:
     def random_bytes(self, size: int) -> bytes:
         return os.urandom(size)
 
-    def scope(self, name: str) -> GreenScope:
-        return GreenScope(self._hub, name)
+    def scope(self, name: str) -> TaskScope:
+        return TaskScope(self._tasks, name)
 
-    def event(self) -> Event:
-        return Event()
+    def event(self) -> TaskEvent:
+        return TaskEvent(self._tasks)
 
-    def mailbox(self, limit: int) -> GreenMailbox[Any]:
-        return GreenMailbox(self._hub, limit)
+    def mailbox(self, limit: int) -> TaskMailbox[Any]:
+        return TaskMailbox(self._tasks, limit)
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> GreenTimer:
         return GreenTimer(self._hub, delay_s, callback, self.faults)

@@ -19,7 +19,7 @@ from kodectl.errors import LocalMisuse
 from kodectl.runtime.base import Address, ConnectFailed, Stream, StreamClosed
 from kodectl.runtime.binding import bind_stream, family_of, shown, sockaddr
 from kodectl.runtime.faults import CallbackFaults
-from kodectl.runtime.tasks import park
+from kodectl.runtime.green_tasks import park
 
 RECEIVE_SIZE = 131_072
 """Taken from the kernel at once: two of the largest segments."""

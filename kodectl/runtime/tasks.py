@@ -1,82 +1,92 @@
-"""Tasks on gevent: waiting, scopes, mailboxes, timers.
+"""Scopes, mailboxes and events over whatever runs tasks: gevent's hub, or the simulator's schedule.
 
-gevent's own `join`, `Group` and `kill` lose failures in several ways; here every task has an owner that hears of its
-end through the task itself, so that none can vanish.
+An implementation supplies two things, `Waiters` and `Tasks`; all that a procedure can observe beyond them is decided
+here, once.
 """
 
 from __future__ import annotations
 
-import logging
-import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from gevent import Greenlet, GreenletExit
-from gevent.hub import Hub, Waiter
+from greenlet import GreenletExit
 
 from kodectl.runtime.base import Stopped, TimedOut
-from kodectl.runtime.faults import CallbackFaults
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
 
-
-def park(hub: Hub, waiter: Waiter, timeout_s: float | None) -> bool:
-    """Waits until somebody switches `waiter` (its value comes back), or until the limit (False).
-
-    A waiter is used once, so a wake-up that comes after the limit goes nowhere."""
-    if timeout_s is None:
-        return waiter.get()
-    timer = hub.loop.timer(max(timeout_s, 0.0))
-    # The loop's clock stands still while a task runs: without `update` a timer set late in a long run fires early.
-    timer.start(waiter.switch, False, update=True)
-    try:
-        return waiter.get()
-    finally:
-        timer.stop()
-        timer.close()
-
-
-class Waiters:
+class Waiters(Protocol):
     """The tasks that wait for one thing, first come, first served."""
-
-    __slots__ = ("_hub", "_waiting")
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-        self._waiting: dict[Waiter, None] = {}
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """True when woken, false when the limit passed first."""
-        waiter = Waiter(self._hub)
-        self._waiting[waiter] = None
-        try:
-            return park(self._hub, waiter, timeout_s)
-        finally:
-            self._waiting.pop(waiter, None)
+        ...
 
-    def wake_one(self) -> None:
-        for waiter in self._waiting:
-            del self._waiting[waiter]
-            self._hub.loop.run_callback(waiter.switch, True)
-            return
-
-    def wake_all(self) -> None:
-        while self._waiting:
-            self.wake_one()
+    def wake_one(self) -> None: ...
+    def wake_all(self) -> None: ...
 
 
-class GreenMailbox(Generic[T]):
+class Failure:
+    """How a task ended in error. `raised`: a `join` has told its caller."""
+
+    __slots__ = ("error", "raised", "task")
+
+    def __init__(self, task: str, error: BaseException) -> None:
+        self.task = task
+        self.error = error
+        self.raised = False
+
+
+class Tasks(Protocol):
+    """What runs tasks."""
+
+    def now(self) -> float: ...
+    def waiters(self) -> Waiters: ...
+
+    def start(self, name: str, run: Callable[[], None], ended: Callable[[], None]) -> None:
+        """Starts `run` as a task. `ended` is called when it is over in any way, even if it never began."""
+        ...
+
+    def failed(self, failure: Failure) -> None:
+        """Hears of a failure when it happens, since the `join` that raises it may be far away."""
+        ...
+
+
+class TaskEvent:
+    """See `runtime.base.Event`."""
+
+    __slots__ = ("_set", "_waiters")
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._waiters = tasks.waiters()
+        self._set = False
+
+    def set(self) -> None:
+        self._set = True
+        self._waiters.wake_all()
+
+    def clear(self) -> None:
+        self._set = False
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        return self._set or self._waiters.wait(timeout_s) or self._set
+
+
+class TaskMailbox(Generic[T]):
     """See `runtime.base.Mailbox`."""
 
-    __slots__ = ("_closed", "_items", "_limit", "_readers")
+    __slots__ = ("_closed", "_items", "_limit", "_readers", "_tasks")
 
-    def __init__(self, hub: Hub, limit: int) -> None:
+    def __init__(self, tasks: Tasks, limit: int) -> None:
+        self._tasks = tasks
         self._items: deque[T] = deque()
         self._limit = limit
-        self._readers = Waiters(hub)
+        self._readers = tasks.waiters()
         self._closed = False
 
     def put(self, item: T) -> bool:
@@ -87,12 +97,12 @@ class GreenMailbox(Generic[T]):
         return True
 
     def get(self, timeout_s: float | None = None) -> T:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = None if timeout_s is None else self._tasks.now() + timeout_s
         while not self._items:
             if self._closed:
                 raise Stopped
-            left = None if deadline is None else deadline - time.monotonic()
-            # The queue is looked at once more after a late wake-up: its item must not stay behind.
+            left = None if deadline is None else deadline - self._tasks.now()
+            # After the limit the queue is looked at once more: an item put at that very instant must not stay behind.
             if not self._readers.wait(left) and not self._items:
                 raise Stopped if self._closed else TimedOut
         return self._items.popleft()
@@ -105,39 +115,18 @@ class GreenMailbox(Generic[T]):
         return len(self._items)
 
 
-class GreenTimer:
-    """See `runtime.base.Timer`."""
+class TaskScope:
+    """See `runtime.base.Scope`."""
 
-    __slots__ = ("_callback", "_faults", "_timer")
-
-    def __init__(self, hub: Hub, delay_s: float, callback: Callable[[], None], faults: CallbackFaults) -> None:
-        self._callback = callback
-        self._faults = faults
-        self._timer = hub.loop.timer(max(delay_s, 0.0))
-        self._timer.start(self._fire, update=True)
-
-    def cancel(self) -> None:
-        self._timer.stop()
-        self._timer.close()
-
-    def _fire(self) -> None:
-        self.cancel()
-        try:
-            self._callback()
-        except Exception as error:
-            self._faults.report("timer", error)
-
-
-class GreenScope:
-    """See `runtime.base.Scope`. A failure is logged when it happens, since `join` may be far away."""
-
-    def __init__(self, hub: Hub, name: str) -> None:
+    def __init__(self, tasks: Tasks, name: str) -> None:
         self.name = name
-        self._tasks: dict[Greenlet, str] = {}
-        self._failure: BaseException | None = None
+        self._tasks = tasks
+        self._running: dict[int, str] = {}
+        self._spawned = 0
+        self._failure: Failure | None = None
         self._closed = False
-        self._sleepers = Waiters(hub)
-        self._joiners = Waiters(hub)
+        self._sleepers = tasks.waiters()
+        self._joiners = tasks.waiters()
 
     @property
     def closed(self) -> bool:
@@ -146,12 +135,10 @@ class GreenScope:
     def spawn(self, name: str, function: Callable[..., Any], *args: Any) -> None:
         if self._closed:
             raise Stopped
-        task = Greenlet(self._run, name, function, args)
-        task.name = f"{self.name}/{name}"
-        self._tasks[task] = name
-        # Linked rather than left to a `finally` in `_run`: a greenlet killed before its first switch runs neither.
-        task.rawlink(self._forget)
-        task.start()
+        full_name = f"{self.name}/{name}"
+        number = self._spawned = self._spawned + 1
+        self._running[number] = name
+        self._tasks.start(full_name, lambda: self._run(full_name, function, args), lambda: self._forget(number))
 
     def sleep(self, seconds: float) -> None:
         if self._closed or self._sleepers.wait(seconds):
@@ -162,34 +149,37 @@ class GreenScope:
         self._sleepers.wake_all()
 
     def join(self, timeout_s: float | None = None) -> list[str]:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while self._tasks:
-            left = None if deadline is None else deadline - time.monotonic()
+        deadline = None if timeout_s is None else self._tasks.now() + timeout_s
+        while self._running:
+            left = None if deadline is None else deadline - self._tasks.now()
             if not self._joiners.wait(left):
                 break
         if self._failure is not None:
-            raise self._failure
-        return list(self._tasks.values())
+            self._failure.raised = True
+            raise self._failure.error
+        return list(self._running.values())
 
-    def _run(self, name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def _run(self, full_name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         try:
             function(*args)
         except (Stopped, GreenletExit):
             pass
         except (KeyboardInterrupt, SystemExit) as error:
-            # The signal reached the process while this task ran; gevent hands it on to the main greenlet.
-            self._fail(error)
+            # A signal reached the process while this task ran; it concerns the whole process.
+            self._fail(Failure(full_name, error))
             raise
         except BaseException as error:  # gevent's Timeout is one, and no failure may vanish
-            logger.error("task %s/%s failed", self.name, name, exc_info=error)
-            self._fail(error)
+            self._fail(Failure(full_name, error))
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, failure: Failure) -> None:
+        self._tasks.failed(failure)
         if self._failure is None:
-            self._failure = error
+            self._failure = failure
+        else:
+            failure.raised = True  # `join` raises the first one only
         self.close()
 
-    def _forget(self, task: Greenlet) -> None:
-        del self._tasks[task]
-        if not self._tasks:
+    def _forget(self, number: int) -> None:
+        del self._running[number]
+        if not self._running:
             self._joiners.wake_all()
