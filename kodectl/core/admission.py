@@ -68,7 +68,8 @@ def admit(newcomer: Newcomer, held: Collection[Held], slots: Slots) -> Verdict:
 
     Static peers come in always, as long as somebody else can go. An inbound peer that finds no slot takes that of an inbound
     one of lower rank; among equals, who is there stays, so that nobody is pushed out by numbers."""
-    if not newcomer.static and _subnet_is_full(newcomer.ip, held):
+    others = [peer.ip for peer in held if not peer.static]
+    if not newcomer.static and not has_subnet_room(newcomer.ip, others):
         return Verdict(refused=DisconnectReason.SUBNET_LIMIT)
     inbound = [peer for peer in held if not peer.outbound]
     if len(held) < slots.total and (newcomer.static or newcomer.outbound or len(inbound) < slots.inbound):
@@ -88,15 +89,22 @@ def may_begin_handshake(ip: str, pending_ips: Collection[str]) -> bool:
     """Whether a connection from `ip` may begin a handshake beside those under way; costs no cryptography."""
     if len(pending_ips) >= MAX_PENDING_INBOUND:
         return False
-    subnet = subnet_of(ip)
-    return subnet is None or sum(subnet_of(other) == subnet for other in pending_ips) < MAX_PENDING_PER_SUBNET
+    subnet = scarce_subnet(ip)
+    return subnet is None or sum(scarce_subnet(other) == subnet for other in pending_ips) < MAX_PENDING_PER_SUBNET
 
 
-def _subnet_is_full(ip: str, held: Collection[Held]) -> bool:
-    subnet = subnet_of(ip)
-    if subnet is None:
-        return False
-    return sum(subnet_of(peer.ip) == subnet for peer in held if not peer.static) >= MAX_PER_SUBNET
+def has_subnet_room(host: str, held: Collection[str]) -> bool:
+    """Whether one more of the subnet of `host` fits beside these; always where addresses are not scarce."""
+    subnet = scarce_subnet(host)
+    return subnet is None or sum(scarce_subnet(other) == subnet for other in held) < MAX_PER_SUBNET
+
+
+def scarce_subnet(host: str) -> str | None:
+    """As `subnet_of`; None for a name too: nobody knows where it leads before it is resolved."""
+    try:
+        return subnet_of(host)
+    except ValueError:
+        return None
 
 
 class LinkOrigin(NamedTuple):

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Iterator
 from math import inf
 from operator import attrgetter
 
+from kodectl.core.admission import scarce_subnet
 from kodectl.core.backoff import Backoff
 from kodectl.core.exchange import Reach, is_worth_telling, reach_of
-from kodectl.core.table import subnet_of
 from kodectl.core.trust import FAULT_COST, Presence, Rank, Trust
 from kodectl.wire.enode import Enode
 
@@ -61,7 +61,7 @@ class Known:
 
     def move(self, enode: Enode) -> None:
         self.host, self.tcp, self.udp = enode.host, enode.tcp, enode.udp
-        self.subnet = subnet_of(enode.host)
+        self.subnet = scarce_subnet(enode.host)
 
     @property
     def enode(self) -> Enode:
@@ -82,8 +82,9 @@ class PeerBook:
         self._rng = rng
         self._known: dict[bytes, Known] = {}
         self._bans: dict[bytes, float] = {}
-        self._changed: set[bytes] = set()
-        self._removed: set[bytes] = set()
+        # Dictionaries for their order: with sets, what a restarted node loads first would differ from run to run.
+        self._changed: dict[bytes, None] = {}
+        self._removed: dict[bytes, None] = {}
         self.bans_changed = False
 
     def __len__(self) -> int:
@@ -129,7 +130,7 @@ class PeerBook:
         works = known.linked or (known.reached and not known.backoff.failures)
         if not works and (known.host, known.tcp) != (enode.host, enode.tcp):
             known.move(enode)
-            self._changed.add(known.node_id)
+            self._changed[known.node_id] = None
         return False
 
     def link_up(self, enode: Enode, now: float, *, dialled: bool) -> Known:
@@ -144,7 +145,7 @@ class PeerBook:
         known.trust.observe(Presence.LINKED, now)
         if dialled:
             known.trust.answered(now)
-        self._changed.add(enode.node_id)
+        self._changed[enode.node_id] = None
         return known
 
     def link_down(self, node_id: bytes, lasted_s: float, now: float, *, lost: bool) -> None:
@@ -155,7 +156,7 @@ class PeerBook:
         known.last_seen = now
         known.trust.observe(Presence.OUT_OF_REACH if lost else Presence.UNOBSERVED, now)
         known.backoff = known.backoff.after_link(lasted_s, now, self._rng)
-        self._changed.add(node_id)
+        self._changed[node_id] = None
 
     def dial_failed(self, node_id: bytes, now: float, *, blame: bool) -> None:
         """`blame`: it was not there, or not itself; a peer that is full has done nothing wrong."""
@@ -166,7 +167,7 @@ class PeerBook:
         if blame:
             known.trust.observe(Presence.OUT_OF_REACH, now)
             known.trust.failed(now)
-        self._changed.add(node_id)
+        self._changed[node_id] = None
         if known.is_stranger and known.backoff.failures >= STRANGER_FAILURES:
             self.forget(node_id)
 
@@ -174,30 +175,36 @@ class PeerBook:
         """No dial to it for so long."""
         if known := self._known.get(node_id):
             known.backoff = known.backoff.paused(now, seconds)
-            self._changed.add(node_id)
+            self._changed[node_id] = None
+
+    def end_pause(self, node_id: bytes) -> None:
+        """It may be dialled again, as if it had never failed."""
+        if known := self._known.get(node_id):
+            known.backoff = Backoff()
+            self._changed[node_id] = None
 
     def answered(self, node_id: bytes, now: float, response_s: float) -> None:
         if known := self._known.get(node_id):
             known.trust.answered(now, response_s)
-            self._changed.add(node_id)
+            self._changed[node_id] = None
 
     def missed(self, node_id: bytes, now: float) -> None:
         """A heartbeat got no answer."""
         if known := self._known.get(node_id):
             known.trust.failed(now)
-            self._changed.add(node_id)
+            self._changed[node_id] = None
 
     def broke_protocol(self, node_id: bytes, now: float) -> None:
         """Costs trust, and some minutes; a longer ban stays."""
         if known := self._known.get(node_id):
             known.trust.failed(now, FAULT_COST)
-            self._changed.add(node_id)
+            self._changed[node_id] = None
         self.ban(node_id, max(self._bans.get(node_id, -inf), now + FAULT_BAN_S))
 
     def set_static(self, node_id: bytes, static: bool) -> None:
         if known := self._known.get(node_id):
             known.static = static
-            self._changed.add(node_id)
+            self._changed[node_id] = None
 
     def is_static(self, node_id: bytes) -> bool:
         known = self._known.get(node_id)
@@ -205,8 +212,8 @@ class PeerBook:
 
     def forget(self, node_id: bytes) -> None:
         if self._known.pop(node_id, None) is not None:
-            self._changed.discard(node_id)
-            self._removed.add(node_id)
+            self._changed.pop(node_id, None)
+            self._removed[node_id] = None
 
     def forget_unseen(self, now: float) -> None:
         for known in list(self._known.values()):
@@ -218,13 +225,13 @@ class PeerBook:
         if len(self._known) >= MAX_KNOWN and (victim := self._least(now)) is not None:
             self.forget(victim.node_id)
         known = self._known[enode.node_id] = Known(enode, now)
-        self._changed.add(enode.node_id)
-        self._removed.discard(enode.node_id)
+        self._changed[enode.node_id] = None
+        self._removed.pop(enode.node_id, None)
         return known
 
     def _has_room_for_stranger(self, enode: Enode, now: float) -> bool:
         """A stranger may take the place of another stranger only."""
-        subnet = subnet_of(enode.host)
+        subnet = scarce_subnet(enode.host)
         strangers = [known for known in self._known.values() if known.is_stranger]
         if subnet is not None and sum(known.subnet == subnet for known in strangers) >= MAX_STRANGERS_PER_SUBNET:
             return False
@@ -279,13 +286,12 @@ class PeerBook:
         ready.sort(key=lambda known: self._dial_order(known, now), reverse=True)
         newcomers = [known for known in ready if known.is_stranger]
         chosen: list[Known] = []
-        # Insertion order keeps the ranking; a newcomer that was taken early is skipped in its own place.
         taken: set[bytes] = set()
         ranked = iter(ready)
         while len(chosen) < min(count, len(ready)):
             newcomers_turn = len(chosen) % NEWCOMER_SHARE == NEWCOMER_SHARE - 1 and newcomers
             known = newcomers.pop() if newcomers_turn else next(ranked)
-            if known.node_id not in taken:
+            if known.node_id not in taken:  # else it had its turn already, as a newcomer
                 taken.add(known.node_id)
                 chosen.append(known)
         return chosen
@@ -305,7 +311,11 @@ class PeerBook:
     def next_retry(self, busy: Collection[bytes]) -> float:
         """When the next back-off ends; infinity when nobody is left to dial."""
         return min(
-            (known.backoff.retry_at for known in self._known.values() if known.tcp and known.node_id not in busy),
+            (
+                known.backoff.retry_at
+                for known in self._known.values()
+                if known.tcp and known.node_id not in busy and known.node_id not in self._bans
+            ),
             default=inf,
         )
 
@@ -319,8 +329,9 @@ class PeerBook:
 
     def _is_good(self, known: Known, asker_id: bytes, reach: Reach, now: float) -> bool:
         proven = known.linked or (known.reached and not known.backoff.failures)
-        told = known.node_id != asker_id and bool(known.tcp) and is_worth_telling(known.host, reach)
-        return proven and told and self.banned_until(known.node_id, now) is None
+        if not proven or not known.tcp or known.node_id == asker_id:
+            return False
+        return is_worth_telling(known.host, reach) and self.banned_until(known.node_id, now) is None
 
     # -- saving ----------------------------------------------------------------------------------------------------
 
@@ -334,8 +345,8 @@ class PeerBook:
 
     def put_back_changes(self, changed: Iterable[Known], removed: Iterable[bytes]) -> None:
         """They could not be saved; they come again with the next `take_changes`."""
-        self._changed.update(known.node_id for known in changed if known.node_id in self._known)
-        self._removed.update(node_id for node_id in removed if node_id not in self._known)
+        self._changed.update((known.node_id, None) for known in changed if known.node_id in self._known)
+        self._removed.update((node_id, None) for node_id in removed if node_id not in self._known)
 
     @property
     def has_changes(self) -> bool:

@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TYPE_CHECKING
-
 from kodectl.core.limits import TokenBucket
+from kodectl.core.pulse import Pulse
+from kodectl.node.link import Link
 from kodectl.runtime.base import Address
 from kodectl.wire.enode import Enode
 from kodectl.wire.messages import DisconnectReason, Hello
 
-if TYPE_CHECKING:
-    from kodectl.node.link import Link
-
-RTT_SAMPLES = 20
-"""Ten minutes of heartbeats behind the average."""
 CONTROL_PER_S = 10.0
 CONTROL_BURST = 50.0
-"""Control messages that a peer may send: an honest one needs two a minute, so excess is a fault."""
+"""Heartbeats, requests and unknown messages that a peer may send: an honest one needs two a minute."""
+REQUESTS_PER_S = 0.1
+REQUEST_BURST = 3.0
+"""Peer requests that get an answer; the rest are dropped."""
 
 
 class Peer:
     """Alive from the end of the handshake to the end of the link; a new link to the same node is a new `Peer`.
 
-    Everything here happens without waiting."""
+    Nothing here waits."""
 
-    def __init__(self, link: Link, dialled: Enode | None, *, static: bool = False) -> None:
+    __slots__ = (
+        "_dialled",
+        "asked_for_peers",
+        "confirmed",
+        "control_rate",
+        "link",
+        "pulse",
+        "request_rate",
+        "static",
+    )
+
+    def __init__(self, link: Link, dialled: Enode | None = None, *, static: bool = False) -> None:
+        """`dialled`: where, if this side did it."""
         self.link = link
         self.static = static
         self.confirmed = not link.outbound
-        """The other side has accepted the link: it has sent something else than `disconnect`."""
-        self.rtt_s: deque[float] = deque(maxlen=RTT_SAMPLES)
-        self.asked_heartbeats = 0
-        self.answered_heartbeats = 0
+        """The other side has given the link a place: it has sent something else than `disconnect`."""
+        self.pulse = Pulse(link.opened_at)
         self.control_rate = TokenBucket(CONTROL_PER_S, CONTROL_BURST)
+        self.request_rate = TokenBucket(REQUESTS_PER_S, REQUEST_BURST)
+        self.asked_for_peers = False
         self._dialled = dialled
 
     @property
@@ -54,16 +63,16 @@ class Peer:
 
     @property
     def enode(self) -> Enode:
-        """Where it can be dialled: the address that was dialled, or the sender's with the port that it claims.
+        """Where it can be dialled: the port that was dialled, or at the sender's address the one that it claims.
         `tcp` is 0 when it does not listen."""
         ports = self.hello.ports
-        if self._dialled is not None:
-            return Enode(self.node_id, self.remote[0], self._dialled.tcp, ports.udp)
-        return Enode(self.node_id, self.remote[0], ports.tcp, ports.udp)
+        tcp = self._dialled.tcp if self._dialled is not None else ports.tcp
+        return Enode(self.node_id, self.remote[0], tcp, ports.udp)
 
     @property
-    def average_rtt_s(self) -> float | None:
-        return sum(self.rtt_s) / len(self.rtt_s) if self.rtt_s else None
+    def last_rtt_s(self) -> float | None:
+        round_trips = self.pulse.round_trips_s
+        return round_trips[-1] if round_trips else None
 
     def send(self, kind: int, body: bytes) -> bool:
         """Never waits; false when the link is closed."""
@@ -74,4 +83,8 @@ class Peer:
         return self.link.send_encoded(message)
 
     def disconnect(self, reason: DisconnectReason, text: str = "") -> None:
+        """Ends the link, with the reason on the wire; the roster hears of it when the link has ended."""
         self.link.disconnect(reason, text)
+
+    def __repr__(self) -> str:
+        return f"Peer({self.node_id.hex()[:16]} {'to' if self.outbound else 'from'} {self.remote[0]}:{self.remote[1]})"

@@ -1,20 +1,52 @@
-"""Who this node is connected to (surface; the procedures follow)."""
+"""Who this node is connected to: its parts (roster, dialling, heartbeats, exchange, memory) put together.
+
+in    listener -> handshake -> a place in the roster -> serve until the end
+out   keeper or operator -> dialler -> the same
+"""
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable
+from math import inf
 
+from kodectl.core.admission import may_begin_handshake
 from kodectl.core.identity import Identity
-from kodectl.node.events import Events
+from kodectl.core.limits import TokenBucket
+from kodectl.core.peerbook import PeerBook
+from kodectl.errors import KodectlError, PeerFault
+from kodectl.node import peer_views
+from kodectl.node.dialling import CONNECTED, MAX_ASKED_DIALS, REDIAL_SPACING_S, Dial, Dialler, Keeper, place_of
+from kodectl.node.events import Events, rfc3339
+from kodectl.node.handshake import LocalEnd
+from kodectl.node.heartbeat import Heartbeats
+from kodectl.node.link import Link
+from kodectl.node.link import accept as accept_link
 from kodectl.node.peer import Peer
+from kodectl.node.peer_exchange import PeerExchange
+from kodectl.node.peer_memory import PeerMemory
 from kodectl.node.persistence import Store
+from kodectl.node.roster import Roster
 from kodectl.node.views import BanView, ConnectView, LatencyView, PeerView
-from kodectl.runtime.base import Runtime, Scope
+from kodectl.runtime.base import Listener, Runtime, Scope, Stopped, Stream, TimedOut
 from kodectl.settings import NodeSettings
-from kodectl.wire.enode import Enode
-from kodectl.wire.messages import DisconnectReason, Hello
+from kodectl.wire.enode import Enode, parse_enode
+from kodectl.wire.messages import DisconnectReason, Hello, MessageKind
 
 __all__ = ["Peer", "Peering"]
+
+log = logging.getLogger(__name__)
+
+HANDSHAKES_PER_S = 50.0
+HANDSHAKE_BURST = 100.0
+"""Inbound ones, at most 2 ms of CPU each: strangers can take a tenth of a core."""
+STATIC_SECRET_SIZE = 32
+
+_BULK = frozenset((MessageKind.BLOCK, MessageKind.TRANSACTION, MessageKind.SYNC))
+"""Broadcast bounds these itself."""
+
+PeerHandler = Callable[[Peer, bytes], None]
 
 
 class Peering:
@@ -31,66 +63,303 @@ class Peering:
         scope: Scope,
         events: Events,
         store: Store,
-        handlers: dict[int, Callable[[Peer, bytes], None]],
+        handlers: dict[int, PeerHandler],
         candidates: Callable[[int], list[Enode]] = lambda count: [],
     ) -> None:
-        """`handlers` take the messages that are not peering's own, by message kind; they must not wait.
-        `candidates` gives up to so many enodes to dial when peering knows too few itself."""
-        self.links: dict[bytes, Peer] = {}
+        """`handlers` take the messages that are not peering's own, by message kind; they must not wait, and more may be
+        added to `self.handlers`. `candidates` gives up to so many enodes to dial when peering knows too few itself."""
+        self._runtime = runtime
+        self._settings = settings
+        self._own_id = identity.node_id
+        self._hello_of = hello_of
+        self._scope = scope
+        self._local = LocalEnd(identity, runtime.random_bytes(STATIC_SECRET_SIZE))
+        self._bootstrap = [parse_enode(text) for text in settings.bootstrap]
+        self._book = PeerBook(self._own_id, self._privileged(), runtime.rng)
+        self._roster = Roster(runtime, self._own_id, settings.max_peers, self._book, events)
+        self._memory = PeerMemory(runtime, self._book, store, events, scope)
+        self._heartbeats = Heartbeats(runtime, self._roster, self._book, scope)
+        self._exchange = PeerExchange(runtime, self._own_id, self._roster, self._book, scope)
+        self._dialler = Dialler(runtime, self._local, hello_of, self._roster, self._book, scope, self._serve)
+        self._keeper = Keeper(runtime, self._roster, self._book, self._dialler, candidates)
+        self._listener: Listener | None = None
+        self._handshakes: dict[Stream, str] = {}
+        self._handshake_rate = TokenBucket(HANDSHAKES_PER_S, HANDSHAKE_BURST)
+        self._inbound: Counter[str] = Counter()
+        self.links = self._roster.links
         """Connected peers by node id."""
-        self.on_connected: list[Callable[[Peer], None]] = []
-        self.on_disconnected: list[Callable[[Peer], None]] = []
+        self.on_connected = self._roster.on_connected
+        self.on_disconnected = self._roster.on_disconnected
+        self.handlers: dict[int, PeerHandler] = {
+            **handlers,
+            MessageKind.HEARTBEAT: self._heartbeats.handle,
+            MessageKind.PEER_REQUEST: self._exchange.handle_request,
+            MessageKind.PEER_RESPONSE: self._handle_peer_response,
+        }
+        self.on_connected.append(self._exchange.ask)
+        self.on_disconnected.append(lambda peer: self._keeper.wake())
+        self._dialler.on_settled = self._dial_settled
+
+    def _privileged(self) -> set[bytes]:
+        """Who ranks high by configuration."""
+        bootstrap = {enode.node_id for enode in self._bootstrap if enode.id_known}
+        return bootstrap | {bytes.fromhex(validator) for validator in self._settings.validators}
+
+    # -- life ------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Loads what is stored, listens, and begins to dial. Waits. Raises EnvironmentFault when it cannot listen."""
+        """Loads what is stored, listens, and begins to dial. Waits for the disk. Raises EnvironmentFault."""
+        self._memory.load()
+        local = (self._settings.listen_host, self._settings.tcp_port)
+        self._listener = self._runtime.listen(local, self._accept)
+        for enode in self._bootstrap:
+            self.add_candidate(enode, "bootstrap")
+        self._scope.spawn("heartbeats", self._heartbeats.sweep)
+        self._scope.spawn("peer exchange", self._exchange.keep_asking)
+        self._scope.spawn("save peers", self._memory.keep_saved)
+        self._scope.spawn("keep peers", self._keeper.keep)
 
     def stop(self) -> None:
-        """Says goodbye to every peer and saves. Waits."""
+        """Saves, and says goodbye to every peer. Waits for the disk; the links end within a second after it."""
+        if self._listener is not None:
+            self._listener.close()
+            # Before the goodbyes: who is linked now is dialled first after a restart.
+            self._memory.save()
+        self._keeper.stop()
+        self._dialler.stop()
+        self._roster.close()
+        for stream in list(self._handshakes):
+            stream.close()
 
     @property
     def tcp_port(self) -> int:
         """Where it listens; 0 before `start`."""
-        raise NotImplementedError
+        return self._listener.local[1] if self._listener is not None else 0
 
-    def connect(self, target: Enode, timeout_s: float) -> ConnectView:
-        """Connects now, whatever the back-off says, and waits for the outcome. The peer becomes static."""
-        raise NotImplementedError
+    # -- links in --------------------------------------------------------------------------------------------------
 
-    def disconnect(self, node_id: bytes, reason: DisconnectReason = DisconnectReason.REQUESTED) -> bool:
-        """Ends the link, and does not redial for some minutes; false when there is none."""
-        raise NotImplementedError
+    def _accept(self, stream: Stream) -> None:
+        """Runs in the hub: refuses, without cryptography, what is too much."""
+        ip = stream.remote[0]
+        if not may_begin_handshake(ip, self._handshakes.values()) or not self._handshake_rate.take(self._runtime.now()):
+            self._inbound["turned_away"] += 1
+            stream.close()
+            return
+        self._handshakes[stream] = ip
+        try:
+            self._scope.spawn(f"inbound {ip}", self._serve_inbound, stream)
+        except Stopped:
+            del self._handshakes[stream]
+            stream.close()
 
-    def ban(self, node_id: bytes, seconds: float | None) -> BanView:
-        """Ends the link, and accepts and dials none until the time has passed (None: until `unban`)."""
-        raise NotImplementedError
+    def _serve_inbound(self, stream: Stream) -> None:
+        link = self._shake_hands(stream)
+        if link is None:
+            return
+        peer = Peer(link, static=self._book.is_static(link.node_id))
+        refused = self._roster.enter(peer, wanted=self._dialler.is_dialling(link.node_id))
+        if refused is None:
+            self._inbound["accepted"] += 1
+            self._serve(peer)
+            return
+        self._inbound[refused.name.lower()] += 1
+        log.info("peer %s from %s refused: %s", peer.node_id.hex(), peer.remote[0], refused.name.lower())
+        link.disconnect(refused)
+        link.run(_ignore)
 
-    def unban(self, node_id: bytes) -> BanView:
-        raise NotImplementedError
+    def _shake_hands(self, stream: Stream) -> Link | None:
+        try:
+            return accept_link(self._runtime, self._local, stream, self._hello_of())
+        except (KodectlError, TimedOut, Stopped) as fault:
+            self._inbound["failed"] += 1
+            log.debug("inbound from %s: %s", stream.remote[0], fault)
+        except Exception:
+            self._inbound["failed"] += 1
+            log.exception("the handshake with %s failed", stream.remote[0])
+            stream.close()
+        finally:
+            del self._handshakes[stream]
+        return None
+
+    # -- links that stand ------------------------------------------------------------------------------------------
+
+    def _serve(self, peer: Peer, on_confirmed: Callable[[], None] = lambda: None) -> DisconnectReason:
+        """To the end of the link."""
+
+        def handle(link: Link, kind: int, body: bytes) -> None:
+            if not peer.confirmed:
+                self._roster.confirm(peer)
+                on_confirmed()
+            self._dispatch(peer, kind, body)
+
+        self._heartbeats.ask(peer)
+        return self._roster.serve(peer, handle)
+
+    def _dispatch(self, peer: Peer, kind: int, body: bytes) -> None:
+        handler = self.handlers.get(kind)
+        if kind not in _BULK and not peer.control_rate.take(self._runtime.now()):
+            raise PeerFault("too many control messages", code="flooding")
+        if handler is not None:
+            handler(peer, body)
+
+    def _handle_peer_response(self, peer: Peer, body: bytes) -> None:
+        if self._exchange.handle_response(peer, body):
+            self._keeper.wake()
+
+    # -- links out -------------------------------------------------------------------------------------------------
 
     def add_candidate(self, enode: Enode, source: str) -> None:
         """Somebody to dial when there is room. `source` (lan, dht, exchange, bootstrap) is for the log."""
-        raise NotImplementedError
+        if not enode.id_known:
+            self._keeper.add_unnamed(enode)
+        elif self._book.hear_of(enode, self._runtime.now()):
+            log.debug("candidate from %s: %s", source, enode)
+            self._keeper.wake()
+
+    def connect(self, target: Enode, timeout_s: float) -> ConnectView:
+        """Connects now, whatever the back-off says, and waits for the outcome. A peer that an operator has asked for is
+        static from then on: exempt from limits and redialled, until `disconnect` or `ban`."""
+        answer = self._answer_at_once(target)
+        if answer is not None:
+            return answer
+        try:
+            dial = self._dialler.dial(target, static=True)
+        except Stopped:
+            return self._connect_view("no_route", target.node_id, "this node is stopping")
+        if not dial.done.wait(timeout_s):
+            return self._connect_view("timeout", target.node_id, f"no answer within {timeout_s:g} s")
+        return self._outcome_view(dial, target)
+
+    def _answer_at_once(self, target: Enode) -> ConnectView | None:
+        """The outcome where there is nothing to dial."""
+        now = self._runtime.now()
+        node_id = target.node_id
+        peer = self.links.get(node_id) if target.id_known else self._linked_at(target)
+        if node_id == self._own_id:
+            return self._connect_view("self", node_id, "that is this node itself")
+        if target.id_known and self._book.banned_until(node_id, now) is not None:
+            return self._connect_view("banned", node_id, "banned by this node; lift it with unban")
+        if peer is not None and not peer.link.closed:
+            self._make_static(peer)
+            return self._connect_view("already_connected", peer.node_id)
+        if not target.tcp:
+            return self._connect_view("no_route", node_id, "it does not listen for connections")
+        return self._too_soon(target, now)
+
+    def _too_soon(self, target: Enode, now: float) -> ConnectView | None:
+        last = self._dialler.recent.get(place_of(target))
+        if last is not None and last.static and last.outcome != CONNECTED and now - last.settled_at < REDIAL_SPACING_S:
+            detail = f"dialled {now - last.settled_at:.1f} s ago: {last.outcome}; wait {REDIAL_SPACING_S:g} s"
+            return self._connect_view("recently_dialed", target.node_id, detail)
+        under_way = self._dialler.pending.get(place_of(target))
+        if under_way is not None and target.id_known and under_way.node_id not in (None, target.node_id):
+            return self._connect_view(
+                "recently_dialed", target.node_id, "another node is being dialled at this address"
+            )
+        if under_way is None and sum(dial.static for dial in self._dialler.pending.values()) >= MAX_ASKED_DIALS:
+            return self._connect_view("too_many_peers", target.node_id, f"{MAX_ASKED_DIALS} such dials are under way")
+        return None
+
+    def _linked_at(self, target: Enode) -> Peer | None:
+        place = place_of(target)
+        return next((peer for peer in self.links.values() if place_of(peer.enode) == place), None)
+
+    def _outcome_view(self, dial: Dial, target: Enode) -> ConnectView:
+        node_id = dial.node_id or target.node_id
+        peer = self.links.get(node_id)
+        if peer is not None and dial.outcome in (CONNECTED, "duplicate_connection"):
+            # Also when the dial lost against one from the other side: the link stands.
+            self._make_static(peer)
+            return self._connect_view("connected", node_id)
+        outcome = dial.outcome or "timeout"
+        shown = peer_views.connect_outcome(outcome)
+        detail = dial.detail if shown == outcome else f"{outcome}: {dial.detail}"
+        return self._connect_view(shown, node_id, detail)
+
+    def _connect_view(self, outcome: str, node_id: bytes, detail: str | None = None) -> ConnectView:
+        peer = self.links.get(node_id)
+        return ConnectView(
+            outcome, node_id.hex() if any(node_id) else None, self._peer_view(peer) if peer else None, detail or None
+        )
+
+    def _make_static(self, peer: Peer) -> None:
+        peer.static = True
+        self._book.set_static(peer.node_id, True)
+
+    def _dial_settled(self, dial: Dial) -> None:
+        place = place_of(dial.target)
+        if dial.outcome == "self":
+            self._keeper.unnamed.pop(place, None)
+        if dial.outcome == CONNECTED and dial.node_id is not None:
+            if self._keeper.unnamed.pop(place, None) is not None:
+                # A configured address whose id was not known: now it is.
+                self._book.privilege(dial.node_id)
+            peer = self.links.get(dial.node_id)
+            if dial.feeler and peer is not None:
+                self._roster.end(peer, DisconnectReason.TOO_MANY_PEERS, "only looked whether it is there")
+        self._keeper.wake()
+
+    # -- orders ----------------------------------------------------------------------------------------------------
+
+    def disconnect(self, node_id: bytes, reason: DisconnectReason = DisconnectReason.REQUESTED) -> bool:
+        """Ends the link, and does not redial for some minutes; false when there is none."""
+        self._book.set_static(node_id, False)
+        peer = self._roster.get(node_id)
+        if peer is not None:
+            self._roster.end(peer, reason)
+        return peer is not None
+
+    def ban(self, node_id: bytes, seconds: float | None) -> BanView:
+        """Ends the link, and accepts and dials none until the time has passed (None: until `unban`)."""
+        now = self._runtime.now()
+        self._book.ban(node_id, inf if seconds is None else now + seconds)
+        self.disconnect(node_id, DisconnectReason.BANNED)
+        until = None if seconds is None else rfc3339(self._runtime.unix_time() + seconds)
+        return BanView(node_id.hex(), True, until)
+
+    def unban(self, node_id: bytes) -> BanView:
+        """Back to normal; the pause that came with the ban ends too."""
+        self._book.unban(node_id)
+        self._book.end_pause(node_id)
+        self._keeper.wake()
+        return BanView(node_id.hex(), False, None)
+
+    # -- questions -------------------------------------------------------------------------------------------------
+
+    def shareable(self, asker_id: bytes, asker_ip: str) -> list[Enode]:
+        """Peers to name to somebody who asks for peers, best first; at most 20."""
+        return self._exchange.shareable(asker_id, asker_ip)
 
     def peers(self) -> list[PeerView]:
-        raise NotImplementedError
+        return [self._peer_view(peer) for peer in self.links.values()]
+
+    def _peer_view(self, peer: Peer) -> PeerView:
+        now = self._runtime.now()
+        trust = self._book.score(peer.node_id, now)
+        rank = self._book.rank(peer.node_id, now)
+        return peer_views.peer_view(peer, trust, rank, now, self._runtime.unix_time())
 
     def latency(self) -> LatencyView:
-        raise NotImplementedError
+        return peer_views.latency_view(list(self.links.values()))
 
     def totals(self) -> dict[str, int]:
         """bytes_sent, bytes_received, messages_sent, messages_received, of all links since the start."""
-        raise NotImplementedError
+        return self._roster.totals()._asdict()
 
     def messages_per_second(self) -> float:
         """Messages in and out, over the last minute."""
-        raise NotImplementedError
+        return self._roster.messages_per_second()
 
     @property
     def dials(self) -> dict[str, int]:
-        """Dials by outcome, since the start."""
-        raise NotImplementedError
+        """Dials by outcome, and inbound handshakes by theirs (`inbound_...`), since the start."""
+        return {**self._dialler.outcomes, **{f"inbound_{outcome}": count for outcome, count in self._inbound.items()}}
 
     @property
     def disconnects(self) -> dict[str, int]:
         """Ended links by reason, since the start."""
-        raise NotImplementedError
+        return dict(self._roster.disconnects)
+
+
+def _ignore(link: Link, kind: int, body: bytes) -> None:
+    """A refused link is read only until the other side has our reason."""

@@ -1,0 +1,325 @@
+"""Dialling: one attempt from name to peer, and the keeper that holds the outbound target.
+
+resolve -> connect -> handshake and hello -> a place in the roster -> confirmed by the other side
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+from kodectl.core.admission import MAX_PENDING_DIALS, has_subnet_room
+from kodectl.core.peerbook import Known, PeerBook
+from kodectl.errors import NegativeAnswer, PeerFault
+from kodectl.node.handshake import LinkClosed, LocalEnd
+from kodectl.node.link import Link
+from kodectl.node.link import dial as open_link
+from kodectl.node.peer import Peer
+from kodectl.node.roster import NO_SENSE_S, PAUSE_AFTER_S, Roster
+from kodectl.runtime.base import ConnectFailed, Event, Runtime, Scope, Stopped, Stream, TimedOut
+from kodectl.wire.enode import Enode
+from kodectl.wire.messages import DisconnectReason, Hello
+
+log = logging.getLogger(__name__)
+
+RESOLVE_LIMIT_S = 5.0
+CONNECT_LIMIT_S = 5.0
+"""A SYN and two repetitions; who needs longer would be a bad peer."""
+MAX_ADDRESSES = 4
+"""Of one name: two families, two of each."""
+MAX_ASKED_DIALS = 16
+"""Dials under way for operators, beside the keeper's."""
+REDIAL_SPACING_S = 1.0
+"""Between two dials of an operator to the same place, so that a loop in a script does not hammer it."""
+MAX_RECENT = 256
+MAX_UNNAMED = 16
+"""Configured addresses without an id."""
+KEEPER_MIN_S = 1.0
+KEEPER_MAX_S = 15.0
+"""Between two looks of the keeper: it is woken by news, and by the end of the next back-off."""
+FEELER_S = 120.0
+"""With all outbound slots taken, so often one stranger is dialled and let go, to know who is really there."""
+
+CONNECTED = "connected"
+STOPPED = "stopped"
+"""This node stops: says nothing about the other one."""
+PAUSING = {"wrong_network", "incompatible_version", "self"}
+NOT_TO_BLAME = {"too_many_peers", "duplicate_connection", "subnet_limit", "banned", "requested", "useless", STOPPED}
+"""Outcomes that tell nothing bad about the peer that was dialled."""
+
+
+class Dial:
+    """One attempt. `outcome` is None until it is settled: `connected`, a disconnect reason, or a fault's code."""
+
+    __slots__ = ("detail", "done", "feeler", "node_id", "outcome", "settled_at", "static", "stream", "target")
+
+    def __init__(self, target: Enode, done: Event, *, static: bool, feeler: bool) -> None:
+        self.target = target
+        self.static = static
+        self.feeler = feeler
+        self.done = done
+        self.node_id = target.node_id if target.id_known else None
+        self.stream: Stream | None = None
+        self.outcome: str | None = None
+        self.detail = ""
+        self.settled_at = 0.0
+
+
+Place = tuple[str, int]
+
+
+def place_of(enode: Enode) -> Place:
+    """Dials are told apart by where they go: the id may not be known before."""
+    return enode.host, enode.tcp
+
+
+class Dialler:
+    """At most one dial to a place at a time. `pending` are under way; `recent` the last outcomes, for operators."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        local: LocalEnd,
+        hello_of: Callable[[], Hello],
+        roster: Roster,
+        book: PeerBook,
+        scope: Scope,
+        serve: Callable[[Peer, Callable[[], None]], DisconnectReason],
+    ) -> None:
+        """`serve(peer, on_confirmed)` runs a link that has a place, to its end."""
+        self.pending: dict[Place, Dial] = {}
+        self.recent: dict[Place, Dial] = {}
+        self.outcomes: Counter[str] = Counter()
+        self.on_settled: Callable[[Dial], None] = lambda dial: None
+        self._runtime = runtime
+        self._local = local
+        self._hello_of = hello_of
+        self._roster = roster
+        self._book = book
+        self._scope = scope
+        self._serve = serve
+        self._stopping = False
+
+    def is_dialling(self, node_id: bytes) -> bool:
+        return any(dial.node_id == node_id for dial in self.pending.values())
+
+    def dial(self, target: Enode, *, static: bool = False, feeler: bool = False) -> Dial:
+        """Begins a dial, or joins the one under way to the same place. Raises Stopped when the node stops."""
+        if self._stopping:
+            raise Stopped
+        place = place_of(target)
+        dial = self.pending.get(place)
+        if dial is None:
+            dial = Dial(target, self._runtime.event(), static=static, feeler=feeler)
+            self.pending[place] = dial
+            try:
+                self._scope.spawn(f"dial {target.host}:{target.tcp}", self._run, dial)
+            except Stopped:
+                del self.pending[place]
+                raise
+        return dial
+
+    def stop(self) -> None:
+        """No more dials; those that wait for a handshake end."""
+        self._stopping = True
+        for dial in self.pending.values():
+            if dial.stream is not None:
+                dial.stream.close()
+
+    def _run(self, dial: Dial) -> None:
+        try:
+            link = self._open(dial)
+        except ConnectFailed as failed:
+            self._settle(dial, "no_route" if failed.reason == "unreachable" else failed.reason, str(failed))
+        except TimedOut as late:
+            self._settle(dial, "timeout", str(late))
+        except (PeerFault, NegativeAnswer) as fault:  # NegativeAnswer: no such name, or closed by the other side.
+            self._settle(dial, _outcome_of(fault), fault.message)
+        except Stopped:
+            self._settle(dial, STOPPED)
+        except Exception:
+            log.exception("dialling %s failed", dial.target)
+            self._settle(dial, "internal_error")
+        else:
+            self._enter(dial, link)
+
+    def _open(self, dial: Dial) -> Link:
+        target = dial.target
+        ips = self._runtime.resolve(target.host, RESOLVE_LIMIT_S)[:MAX_ADDRESSES]
+        dial.stream = self._connect(ips, target.tcp)
+        link = open_link(self._runtime, self._local, dial.stream, dial.node_id, self._hello_of())
+        dial.node_id = link.node_id
+        return link
+
+    def _connect(self, ips: list[str], port: int) -> Stream:
+        """To the first that answers. Raises ConnectFailed."""
+        failed = ConnectFailed("unreachable", "no address")
+        for ip in ips:
+            if self._stopping:
+                raise Stopped
+            try:
+                return self._runtime.connect((ip, port), CONNECT_LIMIT_S)
+            except ConnectFailed as error:
+                failed = error
+        raise failed
+
+    def _enter(self, dial: Dial, link: Link) -> None:
+        """Asks for a place, and serves the link for as long as it lives."""
+        static = dial.static or self._book.is_static(link.node_id)
+        peer = Peer(link, dial.target, static=static)
+        refused = self._roster.enter(peer, wanted=True)
+        if refused is not None:
+            link.disconnect(refused)
+            self._settle(dial, refused.name.lower(), "there is no room for it here")
+            link.run(lambda link, kind, body: None)
+            return
+        reason = self._serve(peer, lambda: self._settle(dial, CONNECTED))
+        # Without effect on a dial that was settled when the link was confirmed.
+        self._settle(dial, _outcome_of_end(reason, link), link.close_text)
+
+    def _settle(self, dial: Dial, outcome: str, detail: str = "") -> None:
+        """The first call for a dial counts."""
+        if dial.outcome is not None:
+            return
+        now = self._runtime.now()
+        dial.outcome, dial.detail, dial.settled_at = outcome, detail, now
+        place = place_of(dial.target)
+        del self.pending[place]
+        self.recent.pop(place, None)
+        self.recent[place] = dial
+        if len(self.recent) > MAX_RECENT:
+            del self.recent[next(iter(self.recent))]
+        self.outcomes[outcome] += 1
+        log.debug("dial %s: %s %s", dial.target, outcome, detail)
+        if outcome != CONNECTED and outcome != STOPPED and dial.target.id_known:
+            self._note_failure(dial.target.node_id, outcome, now)
+        dial.done.set()
+        self.on_settled(dial)
+
+    def _note_failure(self, node_id: bytes, outcome: str, now: float) -> None:
+        self._book.dial_failed(node_id, now, blame=outcome not in NOT_TO_BLAME)
+        reason = DisconnectReason.__members__.get(outcome.upper())
+        if outcome in PAUSING or reason in PAUSE_AFTER_S:
+            self._book.pause(node_id, now, PAUSE_AFTER_S[reason] if reason is not None else NO_SENSE_S)
+
+
+def _outcome_of_end(reason: DisconnectReason, link: Link) -> str:
+    """Of a link that ended before it was confirmed."""
+    if reason is DisconnectReason.SHUTTING_DOWN and not link.closed_by_peer:
+        return STOPPED
+    return "refused" if reason is DisconnectReason.UNSPECIFIED else reason.name.lower()
+
+
+def _outcome_of(fault: PeerFault | NegativeAnswer) -> str:
+    """Codes as they are, but for two that operators know by another name."""
+    if fault.code == "name_not_resolved":
+        return "no_route"
+    if isinstance(fault, LinkClosed) and fault.reason is DisconnectReason.UNSPECIFIED:
+        return "refused"  # It took the connection and closed it: full of handshakes, or no node at all.
+    return fault.code
+
+
+class Keeper:
+    """Holds as many outbound peers as there are slots for, out of the book, and out of what others know."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        roster: Roster,
+        book: PeerBook,
+        dialler: Dialler,
+        candidates: Callable[[int], list[Enode]],
+    ) -> None:
+        self.unnamed: dict[Place, Enode] = {}
+        """Addresses whose node id is not known: dialled when there is nobody else."""
+        self._runtime = runtime
+        self._roster = roster
+        self._book = book
+        self._dialler = dialler
+        self._candidates = candidates
+        self._news = runtime.event()
+        self._stopping = False
+        self._next_feeler = runtime.now() + FEELER_S
+
+    def wake(self) -> None:
+        """There is news: a slot, or somebody to dial."""
+        self._news.set()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self.wake()
+
+    def add_unnamed(self, enode: Enode) -> None:
+        if len(self.unnamed) < MAX_UNNAMED:
+            self.unnamed[place_of(enode)] = enode
+
+    def keep(self) -> None:
+        """Until `stop`."""
+        while not self._stopping:
+            self._news.clear()
+            self._fill()
+            self._news.wait(self._pause_s())
+
+    def _pause_s(self) -> float:
+        if not self._wanted():
+            return KEEPER_MAX_S
+        now = self._runtime.now()
+        return min(KEEPER_MAX_S, max(KEEPER_MIN_S, self._book.next_retry(self._busy()) - now))
+
+    def _wanted(self) -> int:
+        """Dials to begin now."""
+        slots = self._roster.slots
+        pending = len(self._dialler.pending)
+        missing = slots.outbound_target - self._roster.outbound() - pending
+        room = slots.total - len(self._roster.links) - pending
+        return max(0, min(missing, room, MAX_PENDING_DIALS - pending))
+
+    def _busy(self) -> set[bytes]:
+        linked = {peer.node_id for peer in self._roster}
+        return linked | {dial.node_id for dial in self._dialler.pending.values() if dial.node_id is not None}
+
+    def _fill(self) -> None:
+        wanted = self._wanted()
+        if not wanted:
+            self._feel()
+            return
+        chosen = self._choose(wanted)
+        if len(chosen) < wanted:
+            now = self._runtime.now()
+            for enode in self._candidates(wanted - len(chosen)):
+                self._book.hear_of(enode, now)
+            chosen = self._choose(wanted)
+        for known in chosen:
+            self._dialler.dial(known.enode, static=known.static)
+        if not chosen and not len(self._roster):
+            self._dial_unnamed()
+
+    def _choose(self, wanted: int) -> list[Known]:
+        """The best to dial that the limit per subnet leaves."""
+        now = self._runtime.now()
+        ips = [peer.remote[0] for peer in self._roster]
+        chosen: list[Known] = []
+        for known in self._book.to_dial(wanted + len(ips), self._busy(), now):
+            if len(chosen) == wanted:
+                break
+            if known.static or has_subnet_room(known.host, ips):
+                ips.append(known.host)
+                chosen.append(known)
+        return chosen
+
+    def _dial_unnamed(self) -> None:
+        now = self._runtime.now()
+        for place, enode in self.unnamed.items():
+            last = self._dialler.recent.get(place)
+            if last is None or (last.outcome != "self" and now - last.settled_at >= KEEPER_MAX_S):
+                self._dialler.dial(enode)
+
+    def _feel(self) -> None:
+        now = self._runtime.now()
+        if now < self._next_feeler or len(self._roster) >= self._roster.slots.total:
+            return
+        self._next_feeler = now + FEELER_S * self._runtime.rng.uniform(0.75, 1.25)
+        stranger = self._book.untried(self._busy())
+        if stranger is not None:
+            self._dialler.dial(stranger.enode, feeler=True)
