@@ -33,6 +33,9 @@ import click
 
 from kodectl.cli.output import Format, Outcome, Output
 
+PROGRAM = "kodectl"
+COMPLETION_VARIABLE = "_KODECTL_COMPLETE"
+"""Set by the completion scripts: the arguments are then a line to complete."""
 GLOBAL_SECTION = "Options of every command"
 
 

@@ -246,7 +246,7 @@ def load_configuration(asked: str | None, environ: Mapping[str, str] = os.enviro
             raise LocalMisuse(
                 f"{file}: unknown key {key!r}.{suggest(key, BY_KEY)}",
                 code="config_unknown_key",
-                hint="kodectl config init prints every key",
+                hint="kodectl config init --stdout prints every key",
             )
     return Configuration(file, values, environ)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from kodectl.node.errands import Terms
+from kodectl.node.errand import Terms
 from kodectl.runtime.base import Runtime
 from kodectl.runtime.green import GreenRuntime
 from kodectl.wire.enode import parse_enode

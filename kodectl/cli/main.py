@@ -10,14 +10,11 @@ from typing import Any, NoReturn
 import click
 
 from kodectl import __version__
-from kodectl.cli.command import Branch, LazyGroup
+from kodectl.cli.command import COMPLETION_VARIABLE, PROGRAM, Branch, LazyGroup
 from kodectl.cli.interrupts import DeadlineAlarm, Terminated, termination
 from kodectl.cli.output import Format, Output, PipeClosed
 from kodectl.cli.tree import TREE
 from kodectl.errors import DeadlineReached, EnvironmentFault, ExitCode, KodectlError, LocalMisuse
-
-PROGRAM = "kodectl"
-COMPLETION_VARIABLE = "_KODECTL_COMPLETE"
 
 
 class Interrupted(KodectlError):
@@ -37,11 +34,10 @@ class Root(LazyGroup):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
         arguments = list(sys.argv[1:] if args is None else args)
-        instruction = os.environ.get(COMPLETION_VARIABLE)
-        if instruction:
-            from click.shell_completion import shell_complete
+        if os.environ.get(COMPLETION_VARIABLE):
+            from kodectl.cli.completion import complete
 
-            sys.exit(shell_complete(self, {}, PROGRAM, COMPLETION_VARIABLE, instruction))
+            sys.exit(complete(self, arguments))
         if sys.stdout is None:
             # Started with stdout closed. Descriptor 1 must not become the next file or socket that is opened.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115

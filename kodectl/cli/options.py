@@ -84,8 +84,8 @@ def time_limits(timeout_s: float, deadline_s: float) -> Callable[[Function], Fun
             f"--{name}",
             f"{name}_s",
             type=Seconds(),
-            default=default_s,
-            show_default=f"{default_s:g}",
+            default=f"{default_s:g}",
+            show_default=True,
             metavar="SECONDS",
             help=help_,
         )

@@ -120,8 +120,10 @@ class Output:
     def start_logging(self) -> None:
         """Sends the package's log to stderr. For commands that run a node, or a part of one."""
         from kodectl.cli.log import configure
+        from kodectl.cli.options import configuration_of
 
-        configure(verbosity=-1 if self.quiet else self.verbosity, json_lines=self.log_format == "json")
+        form = self.log_format or configuration_of(click.get_current_context()).get("log_format").value
+        configure(verbosity=-1 if self.quiet else self.verbosity, json_lines=form == "json")
 
     def _finish_failed(self, outcome: Outcome, failure: KodectlError) -> None:
         if self.structured:

@@ -1,0 +1,75 @@
+"""`kodectl explain`: what a code means, and what mends it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kodectl.cli.command import command, examples, suggest
+from kodectl.cli.output import Outcome, pairs, table
+from kodectl.errors import NegativeAnswer
+
+if TYPE_CHECKING:
+    from kodectl.cli.explanations import Explanation
+
+EXIT_CODES = "exit-codes"
+
+
+class CodeType(click.ParamType[str]):
+    """Any text; completed with the codes that there are."""
+
+    name = "code"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        from kodectl.cli.explanations import EXPLANATIONS
+
+        return [CompletionItem(code) for code in (EXIT_CODES, *EXPLANATIONS) if code.startswith(incomplete)]
+
+
+@command("explain", epilog=examples("kodectl explain identity_mismatch", "kodectl explain exit-codes"))
+@click.argument("code", type=CodeType(), required=False)
+def explain(code: str | None) -> Outcome:
+    """Explain an error code, or the exit codes.
+
+    An entry has the cause, how it was recognised, what mends it, and the command. Without CODE: all codes.
+    """
+    if code == EXIT_CODES:
+        return _exit_codes()
+    return _all_codes() if code is None else _one(code)
+
+
+def _one(code: str) -> Outcome:
+    from kodectl.cli.explanations import EXPLANATIONS
+
+    found = EXPLANATIONS.get(code)
+    if found is None:
+        message = f"there is no code {code!r}.{suggest(code, EXPLANATIONS)}"
+        raise NegativeAnswer(message, code="not_found", hint="kodectl explain lists all codes")
+    entry = _entry(code, found)
+    return Outcome(entry, pairs(entry.items()))
+
+
+def _entry(code: str, found: Explanation) -> dict[str, str | None]:
+    return {"code": code, **found._asdict(), "command": found.command or None}
+
+
+def _all_codes() -> Outcome:
+    from kodectl.cli.explanations import EXPLANATIONS
+
+    rows = [_entry(code, found) for code, found in sorted(EXPLANATIONS.items())]
+    text = table(("code", "cause"), ((row["code"], row["cause"]) for row in rows))
+    return Outcome({"codes": rows, "count": len(rows)}, text, rows=rows)
+
+
+def _exit_codes() -> Outcome:
+    from kodectl.cli.explanations import EXIT_CODES as MEANINGS
+
+    rows = [{"exit": int(code), "name": code.name.lower(), "meaning": text} for code, text in MEANINGS.items()]
+    text = table(("code", "meaning"), ((row["exit"], row["meaning"]) for row in rows))
+    return Outcome({"exit_codes": rows}, text, rows=rows)

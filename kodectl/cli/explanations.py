@@ -1,0 +1,634 @@
+"""What every error code means, and what mends it. A test finds the codes in the source and misses none here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kodectl.errors import ExitCode
+
+
+class Explanation(NamedTuple):
+    cause: str
+    recognised: str
+    """By which observation the code is given."""
+    mend: str
+    command: str
+    """What to type; empty where no command helps (null in JSON)."""
+
+
+EXIT_CODES: dict[ExitCode, str] = {
+    ExitCode.OK: "the question asked was answered well",
+    ExitCode.INTERNAL: "internal error: a bug (traceback with --debug only)",
+    ExitCode.USAGE: "usage",
+    ExitCode.NEGATIVE: "negative answer: unreachable, not found, check failed",
+    ExitCode.DEGRADED: "degraded or partial: relay only, some targets failed",
+    ExitCode.NO_NODE: "the node's API is not reachable, or no bootstrap node answered",
+    ExitCode.NOT_AUTHORISED: "not authorised",
+    ExitCode.ENVIRONMENT: "local environment: port in use, bad key file, unwritable path, no network",
+    ExitCode.DEADLINE: "deadline reached before an answer",
+    ExitCode.BAD_REMOTE: "bad remote data: wrong identity, bad signature, protocol error",
+    ExitCode.SIGINT: "SIGINT",
+    ExitCode.SIGPIPE: "closed pipe",
+    ExitCode.SIGTERM: "SIGTERM",
+}
+
+_GENERAL = {
+    "internal_error": Explanation(
+        "A bug in kodectl.",
+        "An exception that no code expects reached the end of the command.",
+        "Run the command again with --debug, and report what it shows.",
+        "kodectl --debug ...",
+    ),
+    "usage": Explanation(
+        "The command line cannot be understood: an unknown option, a missing or a malformed argument.",
+        "The parser of the command refused it before anything was done.",
+        "Read the command's help.",
+        "kodectl COMMAND --help",
+    ),
+    "negative_answer": Explanation(
+        "The question was asked properly, and the answer is no.",
+        "Every step worked, and the last one said no.",
+        "The message names what was asked.",
+        "",
+    ),
+    "partial": Explanation(
+        "Only a part of what was asked for was reached.",
+        "Some targets answered and some did not.",
+        "Look at the parts that failed; each has a reason of its own.",
+        "",
+    ),
+    "environment": Explanation(
+        "This machine stands in the way.",
+        "The operating system refused a call; the message is its own.",
+        "Mend what the message names.",
+        "",
+    ),
+    "deadline": Explanation(
+        "The time limit passed before an answer.",
+        "--timeout, --deadline or the limit of the request ran out.",
+        "Give more time, or find out why the other side is slow or silent.",
+        "kodectl COMMAND --deadline 60",
+    ),
+    "bad_remote_data": Explanation(
+        "The other side sent something that cannot be right.",
+        "A check of what arrived failed.",
+        "Nothing is to be done here; the other side runs other or broken software, or is not who it says.",
+        "",
+    ),
+    "malformed": Explanation(
+        "Text or bytes that do not decode.",
+        "A decoder met a length, character or structure that its format does not have.",
+        "For an enode that you typed: compare it with enode://ID@HOST:TCP?discport=UDP. From a peer: its fault.",
+        "kodectl enode parse ENODE",
+    ),
+    "interrupted": Explanation("Ctrl-C.", "SIGINT arrived.", "Partial results were written before the end.", ""),
+    "terminated": Explanation(
+        "Somebody ended the command.", "SIGTERM arrived.", "Partial results were written before the end.", ""
+    ),
+    "output_failed": Explanation(
+        "The result cannot be written.",
+        "Writing to stdout failed, as on a full disk.",
+        "Free space, or send the output elsewhere.",
+        "df -h",
+    ),
+}
+
+_INPUT = {
+    "bad_target": Explanation(
+        "What names a node is no enode, node id or HOST:PORT.",
+        "None of the three forms fits, or the form lacks what the command needs (an id, an address).",
+        "Copy the enode as the other node prints it.",
+        "kodectl enode parse ENODE",
+    ),
+    "bad_node_id": Explanation(
+        "A node id has 64 hex digits.",
+        "The text has another length or other characters.",
+        "Copy the id whole.",
+        "kodectl key id",
+    ),
+    "malformed_id": Explanation(
+        "An id in a request is not hex, or too long.",
+        "The path of the request has other characters where an id belongs.",
+        "Give the peer's id, or enough of its first digits.",
+        "kodectl node peers",
+    ),
+    "ambiguous_id": Explanation(
+        "Several peers' ids begin with these digits.",
+        "More than one peer matches.",
+        "Give more digits.",
+        "kodectl node peers",
+    ),
+    "bad_sort": Explanation(
+        "Peers cannot be sorted by that.",
+        "The name is none of latency, trust, since, bytes.",
+        "Use one of those.",
+        "kodectl node peers --sort latency",
+    ),
+    "bad_direction": Explanation(
+        "A peer's direction is inbound or outbound.",
+        "The name is neither.",
+        "Use one of those.",
+        "kodectl node peers --direction inbound",
+    ),
+    "bad_ttl": Explanation(
+        "A record lives between a second and 48 hours.",
+        "The time to live is outside.",
+        "Choose a time within, and publish again before it ends.",
+        "kodectl dht put KEY VALUE --ttl 86400",
+    ),
+    "ttl_too_long": Explanation(
+        "Nodes keep a record for 48 hours at most.",
+        "--ttl is longer.",
+        "Choose a time within, and publish again before it ends.",
+        "kodectl dht put KEY VALUE --ttl 86400",
+    ),
+    "value_too_large": Explanation(
+        "A value has at most 1,000 bytes.",
+        "The value is larger.",
+        "Store a hash and a place instead.",
+        "",
+    ),
+    "payload_too_large": Explanation(
+        "A block has at most 4 MiB, a transaction 64 KiB.",
+        "The payload is larger.",
+        "Split it.",
+        "",
+    ),
+    "input_malformed": Explanation(
+        "A line of stdin is not what it should be.",
+        "A line that begins with { is not JSON, or has no enode, target, addr or id.",
+        "Give one target a line, or one JSON object a line.",
+        "kodectl node peers --jsonl | kodectl enode parse -",
+    ),
+    "input_too_long": Explanation(
+        "Too much on stdin.",
+        "More than 100,000 lines, or a line of more than 4,096 bytes.",
+        "Give it in parts.",
+        "",
+    ),
+    "file_unreadable": Explanation(
+        "A file cannot be read.", "Opening or reading it failed.", "Check its name and permissions.", "ls -l FILE"
+    ),
+}
+
+_CONFIGURATION = {
+    "config_invalid": Explanation(
+        "The configuration file cannot be read as TOML.",
+        "The TOML parser refused it, or it is larger than 1 MiB.",
+        "Mend the line that the message names.",
+        "kodectl config check",
+    ),
+    "config_invalid_value": Explanation(
+        "A setting has a value that cannot be.",
+        "The value of a variable or of a key in the file does not parse; the message says what it should be.",
+        "Correct it where the message says it comes from.",
+        "kodectl config show --origin",
+    ),
+    "config_unknown_key": Explanation(
+        "The file has a key, or the environment a KODECTL_ variable, that is no setting.",
+        "The name is in no list of settings; the message has the nearest that is.",
+        "Correct the spelling, or remove it.",
+        "kodectl config init --stdout",
+    ),
+    "config_unreadable": Explanation(
+        "The configuration file cannot be read.",
+        "Opening or reading it failed.",
+        "Check its name and permissions.",
+        "kodectl config check --config FILE",
+    ),
+}
+
+_KEYS = {
+    "key_missing": Explanation(
+        "There is no key file of this name.", "Opening it says so.", "Make one.", "kodectl key gen FILE"
+    ),
+    "key_exists": Explanation(
+        "There is a file of this name already.",
+        "The name was taken when the file should get it.",
+        "Choose another name, or give --force: then the old file, and an identity in it, is lost.",
+        "kodectl key show FILE",
+    ),
+    "key_unreadable": Explanation(
+        "The key file cannot be read.",
+        "Opening or reading it failed, or it is no regular file.",
+        "Run the command as the file's owner.",
+        "ls -l FILE",
+    ),
+    "key_malformed": Explanation(
+        "The file is no key file, or is cut short.",
+        "It has no PEM block, or the block no PKCS#8 structure.",
+        "Restore it from a backup, or make a new identity under another name.",
+        "kodectl key gen OTHER",
+    ),
+    "key_wrong_kind": Explanation(
+        "The file holds a key, but none that a node can use.",
+        "The PEM is no private key in PKCS#8, or its algorithm is not Ed25519.",
+        "Use an Ed25519 key.",
+        "openssl genpkey -algorithm ed25519",
+    ),
+    "key_encrypted": Explanation(
+        "The key is encrypted, and no passphrase was given.",
+        "The PEM says ENCRYPTED PRIVATE KEY.",
+        "Give the passphrase in a file that only you can read.",
+        "kodectl key show FILE --passphrase-file SECRET",
+    ),
+    "key_wrong_passphrase": Explanation(
+        "The passphrase does not open the key.",
+        "Decrypted with it, the file is noise; a damaged file looks the same.",
+        "Check the first line of the passphrase file.",
+        "kodectl key show FILE --passphrase-file SECRET",
+    ),
+    "key_exposed": Explanation(
+        "Others than the owner can read the key file.",
+        "Its mode has bits for group or others.",
+        "Take them away; if others use this machine, make a new identity.",
+        "chmod 600 FILE",
+    ),
+    "passphrase_invalid": Explanation(
+        "The passphrase file holds no passphrase.",
+        "Its first line is empty, or it has more than 1,024 bytes.",
+        "Write the passphrase into its first line.",
+        "",
+    ),
+    "passphrase_unreadable": Explanation(
+        "The passphrase file cannot be read.", "Opening it failed.", "Check its name and permissions.", "ls -l FILE"
+    ),
+    "path_unwritable": Explanation(
+        "A file cannot be written there.",
+        "Making it, writing it, syncing it or naming it failed; nothing was replaced.",
+        "Check the directory, its permissions, and the free space.",
+        "df -h; ls -ld DIRECTORY",
+    ),
+}
+
+_MACHINE = {
+    "port_in_use": Explanation(
+        "Another process listens on this port.",
+        "Binding the socket says so; the message names the process where it may be seen.",
+        "Stop it, or choose another port; 0 takes any that is free.",
+        "kodectl node run --listen 0.0.0.0:0 --discovery-port 0 --api 127.0.0.1:0",
+    ),
+    "address_not_available": Explanation(
+        "This machine does not have the address to listen on.",
+        "Binding the socket says so.",
+        "Listen on 0.0.0.0 or ::, or on an address that is here.",
+        "ip address",
+    ),
+    "permission": Explanation(
+        "This user may not open the port.",
+        "Binding the socket says so; ports below 1024 belong to root.",
+        "Choose a higher port, or grant CAP_NET_BIND_SERVICE.",
+        "",
+    ),
+    "too_many_open_files": Explanation(
+        "The process has as many files and sockets open as it may.",
+        "The system refuses another.",
+        "Raise the limit.",
+        "ulimit -n 4096",
+    ),
+    "no_network": Explanation(
+        "This machine has no default route.",
+        "No address could be chosen to reach the world from.",
+        "Connect it, or give the address.",
+        "kodectl enode gen --ip IP",
+    ),
+    "address_guessed": Explanation(
+        "The address was taken from an interface, not from what others see.",
+        "No node runs here that could be asked.",
+        "Behind a NAT, give the address that is seen from outside.",
+        "kodectl enode gen --ip IP",
+    ),
+    "datadir_in_use": Explanation(
+        "Another node uses this data directory.",
+        "It holds the directory's lock, or answers on its socket.",
+        "Stop it, or give this one a directory of its own.",
+        "kodectl node stop",
+    ),
+    "unix_socket": Explanation(
+        "The API's unix socket cannot be made.",
+        "Binding it failed, or something else has its name.",
+        "Move that away; check the data directory's permissions.",
+        "ls -l DATADIR",
+    ),
+    "store": Explanation(
+        "What should survive a restart cannot be read or written.",
+        "The store in the data directory refused.",
+        "Check free space and permissions; the node goes on with what it has in memory.",
+        "df -h",
+    ),
+    "lan": Explanation(
+        "The local network cannot be used for announcements.",
+        "Opening the broadcast and multicast socket failed.",
+        "Nothing, if there is no local network; else see which process has UDP port 30301.",
+        "kodectl node run --no-lan",
+    ),
+}
+
+_NODE = {
+    "node_not_running": Explanation(
+        "No node answers.",
+        "Nothing listens on the data directory's socket or on the API's address.",
+        "Start one, or name the right one.",
+        "kodectl node run",
+    ),
+    "node_stopping": Explanation(
+        "The node is on its way out.", "It said so.", "Wait, and start it again.", "kodectl node run"
+    ),
+    "not_a_node": Explanation(
+        "Something else listens at the API's address.",
+        "The answer is not what a node's API answers.",
+        "Name the node's API, or its data directory.",
+        "kodectl node status --api HOST:PORT",
+    ),
+    "not_authorised": Explanation(
+        "The API wants a token.",
+        "The request carried none, or another one.",
+        "Run the command as the node's user, or give it the token file.",
+        "kodectl node status --datadir DIRECTORY",
+    ),
+    "socket_not_yours": Explanation(
+        "The node's socket belongs to another user.",
+        "Connecting to it was refused.",
+        "Run the command as that user, or use the API over TCP.",
+        "kodectl node status --api HOST:PORT",
+    ),
+    "token_unreadable": Explanation(
+        "The API's token file cannot be read.", "Opening it failed.", "Run as its owner.", "ls -l DATADIR"
+    ),
+    "api_token_required": Explanation(
+        "The API would be open to others without a token.",
+        "--api is not a loopback address, and there is no token file.",
+        "Make a token file in the data directory, or listen on loopback.",
+        "kodectl node run --api 127.0.0.1:8545",
+    ),
+    "api_token_unsafe": Explanation(
+        "The token file protects nothing.",
+        "Others can read it, or it is too short to be a secret.",
+        "Take the others' permissions away; put at least 32 random characters into it.",
+        "chmod 600 FILE",
+    ),
+    "peer_not_connected": Explanation(
+        "The node has no such peer.",
+        "No connection of this id is open.",
+        "List the peers; connect to it first.",
+        "kodectl node peers",
+    ),
+    "busy": Explanation(
+        "The node has too many requests in hand.",
+        "A limit on what it serves at a time was reached.",
+        "Try again shortly.",
+        "",
+    ),
+}
+
+_HTTP = {
+    "body_too_large": Explanation(
+        "The body of the request is larger than the route takes.", "Its length.", "Send less.", ""
+    ),
+    "headers_too_large": Explanation("The headers of the request are too large.", "Their length.", "Send less.", ""),
+    "uri_too_long": Explanation("The address of the request is too long.", "Its length.", "Send less.", ""),
+    "incomplete_body": Explanation(
+        "The body of the request ended early.", "Fewer bytes than announced.", "Send it whole.", ""
+    ),
+    "malformed_body": Explanation(
+        "The body of the request is not the JSON that the route takes.",
+        "It does not parse, or misses a field.",
+        "Compare it with /openapi.json.",
+        "curl http://127.0.0.1:8545/openapi.json",
+    ),
+    "malformed_request": Explanation(
+        "The request is not HTTP that the API takes.", "Its first line or a header.", "Send HTTP/1.1.", ""
+    ),
+    "media_type_not_supported": Explanation(
+        "The API takes JSON only.",
+        "The Content-Type is another.",
+        "Say so.",
+        "curl -H 'Content-Type: application/json' ...",
+    ),
+    "transfer_encoding_not_supported": Explanation(
+        "The API takes no transfer encoding but chunked.", "The header names another.", "Send it plainly.", ""
+    ),
+    "request_timeout": Explanation(
+        "The request came too slowly.", "Its headers or body took longer than the limit.", "Send it faster.", ""
+    ),
+    "host_not_allowed": Explanation(
+        "The API does not answer to this host name; a web page could have rebound it.",
+        "The Host header is neither loopback nor a configured name.",
+        "Use 127.0.0.1, or configure the name.",
+        "kodectl node run --api-names NAME",
+    ),
+    "origin_not_allowed": Explanation(
+        "A web page of another origin asked.",
+        "The Origin header is not the API's own.",
+        "Pages of other origins are not served.",
+        "",
+    ),
+    "method_not_allowed": Explanation(
+        "The route does not take this method.", "GET, POST or PUT is another.", "See /openapi.json.", ""
+    ),
+    "route_not_found": Explanation("The API has no such route.", "The path.", "See /openapi.json.", ""),
+}
+
+_REACHING = {
+    "unreachable": Explanation(
+        "The target was not reached.",
+        "No ping was answered; stage and reason say how far it came: resolve, udp, tcp, handshake, identity.",
+        "Check address and port there; a firewall that drops looks like a timeout.",
+        "kodectl peer ping TARGET --mode tcp",
+    ),
+    "no_answer": Explanation(
+        "A node did not answer.",
+        "A request over UDP was repeated and stayed without response.",
+        "Check that it runs and that UDP reaches it.",
+        "kodectl peer ping TARGET --mode udp",
+    ),
+    "name_not_resolved": Explanation(
+        "The host name has no address.",
+        "The resolver said so, or was silent.",
+        "Check the spelling and this machine's DNS.",
+        "getent hosts NAME",
+    ),
+    "not_resolved": Explanation(
+        "The host name has no address.",
+        "The resolver said so, or was silent.",
+        "Check the spelling and this machine's DNS.",
+        "getent hosts NAME",
+    ),
+    "no_route": Explanation(
+        "There is no address to dial.",
+        "The name does not resolve, or the id is known without an address.",
+        "Give the enode.",
+        "kodectl node connect ENODE",
+    ),
+    "no_bootstrap_answered": Explanation(
+        "None of the bootstrap nodes answered.",
+        "Every one was asked and was silent, did not resolve, or was another node.",
+        "Name a node that runs, and check that UDP gets out of this network.",
+        "kodectl peer ping BOOTSTRAP",
+    ),
+    "refused": Explanation(
+        "The target said no.",
+        "TCP was reset (nobody listens on the port), or the node refused the request.",
+        "Check the port, and that the node runs.",
+        "kodectl peer ping TARGET --mode tcp",
+    ),
+    "timeout": Explanation(
+        "The target was silent until the limit, or a connection lost its heartbeat.",
+        "No byte arrived in time.",
+        "Check the address; a firewall that drops looks like this. Give more time with --timeout.",
+        "kodectl peer ping TARGET",
+    ),
+    "packet_loss": Explanation(
+        "Some pings were answered, some were not.",
+        "Fewer answers than pings.",
+        "Repeat it; where it stays, look at the link between.",
+        "kodectl peer ping TARGET -c 20",
+    ),
+    "relay_only": Explanation(
+        "The target is reached through a relay only.",
+        "No answer came on a direct path.",
+        "Open or map a port on one of the two sides.",
+        "",
+    ),
+    "identity_mismatch": Explanation(
+        "Another node answers at this address.",
+        "The hash of the key that it proved to have is not the id that was asked for.",
+        "The enode is old, or somebody sits between: ask the node's owner for its enode.",
+        "kodectl enode verify ENODE",
+    ),
+    "self": Explanation(
+        "The target is this node itself.", "The id that was proved is its own.", "Choose another target.", ""
+    ),
+    "handshake_failed": Explanation(
+        "The encrypted connection was not made.",
+        "A message of the Noise handshake, or the signature in it, was not valid.",
+        "Something else than a node listens there, or the path alters data.",
+        "kodectl peer ping TARGET --mode handshake",
+    ),
+    "bad_signature": Explanation(
+        "Something was not signed by whom it names.",
+        "The Ed25519 signature does not fit.",
+        "It was dropped; nothing is to be done.",
+        "",
+    ),
+    "clock_skew": Explanation(
+        "The clocks of the two nodes differ too much.",
+        "The other's short-lived key has expired by this clock.",
+        "Set the clock.",
+        "timedatectl",
+    ),
+    "wrong_network": Explanation(
+        "The other node belongs to another network.",
+        "Its hello names another.",
+        "Use the same --network on both.",
+        "kodectl config show --origin",
+    ),
+    "incompatible_version": Explanation(
+        "The two nodes share no version of the protocol.", "Their hellos.", "Update the older one.", "kodectl --version"
+    ),
+    "recently_dialed": Explanation(
+        "A dial to this node failed, or ended, a moment ago.",
+        "Its pause is not over.",
+        "Wait some seconds.",
+        "kodectl node connect ENODE",
+    ),
+    "already_connected": Explanation("The peer is connected already.", "Its connection is open.", "Nothing.", ""),
+}
+
+_DISCONNECTS = {
+    "unspecified": Explanation(
+        "The connection ended without a reason.", "No disconnect message came.", "Look at the other node's log.", ""
+    ),
+    "shutting_down": Explanation("The other node was stopped.", "It said so.", "It is dialled again later.", ""),
+    "too_many_peers": Explanation(
+        "The node has as many peers as it takes.",
+        "It said so.",
+        "Try another, or raise its limit.",
+        "kodectl node run --max-peers 100",
+    ),
+    "duplicate_connection": Explanation(
+        "Two connections to one peer were made at once.", "Both sides dialled.", "Nothing: one of them stays.", ""
+    ),
+    "protocol_error": Explanation(
+        "A peer sent what the protocol does not have.",
+        "A frame or message did not decode.",
+        "It runs other or broken software; that peer alone was disconnected.",
+        "",
+    ),
+    "slow": Explanation(
+        "A peer read more slowly than there was to send.", "Its queue reached the limit.", "It may come back.", ""
+    ),
+    "requested": Explanation(
+        "An operator ended the connection.",
+        "A command said so.",
+        "Connect again, if that was wrong.",
+        "kodectl node connect ENODE",
+    ),
+    "banned": Explanation(
+        "The peer is banned.",
+        "An operator's ban has not ended.",
+        "Lift the ban.",
+        "kodectl node unban ID",
+    ),
+    "subnet_limit": Explanation(
+        "Too many peers from one network.",
+        "The /24 (or /64) of the address holds its share of slots.",
+        "Nothing: it keeps one network from surrounding a node.",
+        "",
+    ),
+    "useless": Explanation(
+        "A peer gave way to a better one.", "It ranked lowest when a slot was needed.", "Nothing.", ""
+    ),
+}
+
+_DHT = {
+    "not_found": Explanation(
+        "What was looked for is not there.",
+        "The closest nodes were asked and do not have it.",
+        "A node behind a NAT is in no routing table; a record may have expired. Try again from another bootstrap node.",
+        "kodectl dht find-node ID --trace",
+    ),
+    "value_not_found": Explanation(
+        "There is no record under this key.",
+        "The closest nodes were asked and have none.",
+        "It may have expired, or was never stored.",
+        "kodectl dht get KEY",
+    ),
+    "not_stored": Explanation(
+        "No node keeps the record.",
+        "All that were asked refused or were silent.",
+        "Try again; a newer record of the same publisher, or a quota, refuses.",
+        "kodectl dht get KEY --records",
+    ),
+    "partly_stored": Explanation(
+        "Fewer nodes keep the record than were asked.",
+        "Some refused or were silent.",
+        "It is found all the same; publish again for more copies.",
+        "kodectl dht put KEY VALUE",
+    ),
+    "ephemeral_publisher": Explanation(
+        "The value was signed by an identity that is gone.",
+        "No --key was given.",
+        "Name an identity, to be able to replace the value.",
+        "kodectl dht put KEY VALUE --key FILE",
+    ),
+    "several_publishers": Explanation(
+        "Several identities have written under this key.",
+        "More than one record was found.",
+        "Choose the one that you trust.",
+        "kodectl dht get KEY --publisher ID",
+    ),
+}
+
+EXPLANATIONS: dict[str, Explanation] = {
+    **_GENERAL,
+    **_INPUT,
+    **_CONFIGURATION,
+    **_KEYS,
+    **_MACHINE,
+    **_NODE,
+    **_HTTP,
+    **_REACHING,
+    **_DISCONNECTS,
+    **_DHT,
+}
