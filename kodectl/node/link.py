@@ -38,6 +38,9 @@ WRITE_LIMIT_S = 20.0
 CLOSING_LIMIT_S = 1.0
 """From the decision to disconnect to the closed stream: the reason goes out and the other side closes within a round
 trip. Closing at once, with data unread, makes TCP reset the connection and lose the reason."""
+TURN_S = 0.005
+"""Work of the reader between two turns of the hub. One chunk of input can hold a gigabyte compressed, or hundreds of
+signatures to check."""
 _DISCARD_SIZE = 4096
 
 _HELLO = int(MessageKind.HELLO)
@@ -64,6 +67,7 @@ class Link:
     """
 
     __slots__ = (
+        "_busy_s",
         "_closing_timer",
         "_decoder",
         "_early",
@@ -110,7 +114,8 @@ class Link:
         self._stream = stream
         self._encoder = channel.encoder
         self._decoder = channel.decoder
-        self._early: list[Message] | None = channel.early
+        self._early = channel.early
+        self._busy_s = 0.0
         self._queue: deque[bytes] = deque()
         self._in_flight = 0
         self._scope: Scope | None = None
@@ -187,10 +192,12 @@ class Link:
     def _receive(self, handle: Handler) -> None:
         """Until the link is closed. Raises StreamClosed."""
         try:
-            early, self._early = self._early, None
-            self._dispatch(early or [], handle)
+            early, self._early = self._early, []
+            self._dispatch(early, handle, self._runtime.now())
             while self.close_reason is None:
-                self._dispatch(self._read_segment(), handle)
+                segment = self._read_segment()
+                began = self._runtime.now() - self._busy_s
+                self._dispatch(self._decoder.open(segment), handle, began)
         except StreamClosed:
             raise
         except PeerFault as fault:
@@ -202,14 +209,16 @@ class Link:
             log.exception("handling a message of %s failed", self.node_id.hex())
             self.disconnect(DisconnectReason.UNSPECIFIED, "internal error")
 
-    def _read_segment(self) -> list[Message]:
+    def _read_segment(self) -> bytes:
         size = int.from_bytes(self._stream.read_exactly(2))
         check_segment_size(size)
         segment = self._stream.read_exactly(size)
         self.bytes_received += 2 + size
-        return self._decoder.open(segment)
+        return segment
 
-    def _dispatch(self, messages: list[Message], handle: Handler) -> None:
+    def _dispatch(self, messages: list[Message], handle: Handler, turn_began: float) -> None:
+        """Hands messages over, and the hub its turn when this has taken TURN_S."""
+        now = self._runtime.now
         for kind, body in messages:
             if self.close_reason is not None:
                 return
@@ -220,6 +229,10 @@ class Link:
                 raise WireError("a second hello")
             else:
                 handle(self, kind, body)
+            if now() - turn_began > TURN_S:
+                self._tasks().sleep(0)
+                turn_began = now()
+        self._busy_s = now() - turn_began
 
     def _discard(self) -> None:
         """Reads on until the stream ends, so that the other side can read our reason. Raises StreamClosed."""
@@ -229,10 +242,14 @@ class Link:
     # Writing
 
     def _start_writer(self) -> None:
+        self._writing = True
+        self._tasks().spawn("link writer", self._write_queue)
+
+    def _tasks(self) -> Scope:
+        """Made when first needed: an idle link has no task of its own."""
         if self._scope is None:
             self._scope = self._runtime.scope(f"link {self.node_id.hex()[:8]}")
-        self._writing = True
-        self._scope.spawn("link writer", self._write_queue)
+        return self._scope
 
     def _write_queue(self) -> None:
         """Ends when the queue is empty. What gathers during a write leaves together in the next."""

@@ -8,6 +8,7 @@ content of a frame = message*                         message = type (1) | size 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 
 import zstandard
 
@@ -183,7 +184,7 @@ class FrameDecoder:
     def __init__(self, cipher: CipherState, compression: Compression) -> None:
         self._cipher = cipher
         self._compression = compression
-        self._partial: bytearray | None = None
+        self._partial: BytesIO | None = None
         """What has come of a frame of several segments."""
         self._compressed = 0
 
@@ -203,18 +204,18 @@ class FrameDecoder:
         return decode_messages(self._compression.decompress(content) if self._compressed else content)
 
     def _join(self, flags: int, plaintext: bytes) -> bytes | None:
-        """The whole frame, once it is there. A bytearray, not a list of parts: a peer may send a byte a segment."""
+        """The whole frame, once it is there. In one buffer, not a list of parts: a peer may send a byte a segment."""
         if self._partial is None:
-            self._partial = bytearray()
+            self._partial = BytesIO()
             self._compressed = flags & COMPRESSED
-        if len(self._partial) + len(plaintext) - 1 > MAX_CONTENT:
+        if self._partial.tell() + len(plaintext) - 1 > MAX_CONTENT:
             raise WireError(f"frame of more than {MAX_CONTENT} bytes")
-        self._partial += memoryview(plaintext)[1:]
+        self._partial.write(memoryview(plaintext)[1:])
         if flags & MORE_FOLLOWS:
             if len(plaintext) == 1:
                 raise WireError("empty segment that promises more")
             return None
-        content = bytes(self._partial)
+        content = self._partial.getvalue()
         self._partial = None
         return content
 
