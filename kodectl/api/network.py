@@ -182,5 +182,5 @@ def whole_id(node: Node, text: str) -> str:
 
 def not_connected(peer_id: str) -> NegativeAnswer:
     return NegativeAnswer(
-        f"no peer {peer_id} is connected", code="peer_not_connected", hint="GET /api/network/peers lists the peers"
+        f"no peer {peer_id} is connected", code="peer_not_connected", hint="kodectl node peers lists those that are"
     )

@@ -98,7 +98,7 @@ def _stats_text(view: StatsView) -> str:
     ]
     for group in ("discovery", "broadcast", "values", "dials", "disconnects"):
         counters: dict[str, int] = getattr(view, group)
-        entries += [(f"{group} {name}", count) for name, count in sorted(counters.items())]
+        entries += [(f"{group} {name}", count) for name, count in sorted(counters.items()) if count]
     return pairs(entries)
 
 
@@ -133,8 +133,11 @@ def bootstrap(output: Output, client: NodeClient) -> Outcome:
     from kodectl.node.views import BootstrapView
 
     view = client.get("/api/network/bootstrap", BootstrapView)
-    rows = ((node.state, milliseconds(node.rtt_ms), node.enode, node.last_error) for node in view.bootstrap)
-    text = table(("state", "rtt", "enode", "last error"), rows) if view.bootstrap else "no bootstrap nodes"
+    rows = (
+        (node.enode.partition("@")[2], node.state, milliseconds(node.rtt_ms), node.last_error)
+        for node in view.bootstrap
+    )
+    text = table(("node", "state", "rtt", "last error"), rows) if view.bootstrap else "no bootstrap nodes"
     return Outcome(view, text, rows=view.bootstrap)
 
 

@@ -36,7 +36,6 @@ from kodectl.wire.suite import RealSuite
 log = logging.getLogger("kodectl.node")
 
 KEY_FILE = "node.key"
-STORE_FILE = "node.db"
 LOCK_FILE = "lock"
 LOOK_AGAIN_S = 1.0
 """How soon a node whose tasks have failed is noticed."""
@@ -77,7 +76,7 @@ def serve(output: Output, settings: NodeSettings, api_settings: ApiSettings, pas
 
         cleanup.enter_context(hold(settings.datadir))
         identity = runtime.in_thread(load_identity, settings.datadir / KEY_FILE, passphrase)
-        store = runtime.in_thread(SqliteStore, settings.datadir / STORE_FILE)
+        store = runtime.in_thread(SqliteStore, settings.datadir)
         cleanup.callback(runtime.in_thread, store.close)
         api = Api(runtime, api_settings)
         cleanup.callback(api.stop)

@@ -6,14 +6,14 @@ import stat
 
 import gevent
 import pytest
-from gevent import get_hub, socket
+from gevent import socket
 
 from kodectl.api import server as server_module
 from kodectl.api.listeners import listen_tcp, listen_unix
 from kodectl.api.server import ApiServer
 from kodectl.api.unixpath import socket_address
 from kodectl.errors import EnvironmentFault
-from kodectl.runtime.tasks import GreenScope
+from kodectl.runtime.green import GreenRuntime
 
 
 def application(environ, start_response):
@@ -34,7 +34,8 @@ def server(monkeypatch):
         monkeypatch.setattr(server_module, f"{name}_LIMIT_S", seconds)
     monkeypatch.setattr(server_module, "SWEEP_S", 0.05)
     monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 4)
-    scope = GreenScope(get_hub(), "api")
+    runtime = GreenRuntime()
+    scope = runtime.scope("api")
     running = ApiServer(listen_tcp(("127.0.0.1", 0)), application, unix=False)
     running.start_in(scope)
     yield running
@@ -42,6 +43,7 @@ def server(monkeypatch):
     scope.close()
     assert scope.join(2.0) == []
     assert not running.connections
+    runtime.close()
 
 
 def connect(server) -> socket.socket:
