@@ -9,7 +9,7 @@ import click
 from kodectl.cli.command import command, examples
 from kodectl.cli.options import Parsed, Seconds, setting, time_limits
 from kodectl.cli.output import Outcome, Output
-from kodectl.errors import Degraded, KodectlError, NegativeAnswer
+from kodectl.errors import DeadlineReached, Degraded, KodectlError, NegativeAnswer
 
 if TYPE_CHECKING:
     from kodectl.node.pinging import PingView, PongView
@@ -61,22 +61,33 @@ def ping(
     stage (resolve, udp, tcp, handshake, identity); 4: some answers, or through a relay only; 9: another identity.
     """
     from kodectl.cli.errand import terms_of, world
-    from kodectl.node.pinging import ping_target
+    from kodectl.node.pinging import ping_target, summary_of
     from kodectl.node.targets import parse_target
 
     whom = parse_target(target)
     output.start_logging()
     terms = terms_of(bootstrap, network, timeout_s, deadline_s)
+    pongs: list[PongView] = []
+
+    def report(pong: PongView) -> None:
+        pongs.append(pong)
+        output.emit({"event": "pong", **_fields(pong)}, _pong_line(pong))
+
     with world() as runtime:
-        view = ping_target(
-            runtime,
-            terms,
-            whom,
-            mode=mode,  # type: ignore[arg-type]  # click.Choice has checked it
-            count=count,
-            interval_s=interval_s,
-            report=lambda pong: output.emit({"event": "pong", **_fields(pong)}, _pong_line(pong)),
-        )
+        try:
+            view = ping_target(
+                runtime,
+                terms,
+                whom,
+                mode=mode,  # type: ignore[arg-type]  # click.Choice has checked it
+                count=count,
+                interval_s=interval_s,
+                report=report,
+            )
+        except (KeyboardInterrupt, SystemExit):
+            partial = summary_of(whom, pongs)
+            output.emit({"event": "summary", **_fields(partial)}, _summary_line(partial))
+            raise
     return Outcome({"event": "summary", **_fields(view)}, _summary_line(view), failure=_verdict(view))
 
 
@@ -101,10 +112,11 @@ def _summary_line(view: PingView) -> str:
 
 
 def _verdict(view: PingView) -> KodectlError | None:
+    if not view.sent:
+        return DeadlineReached("the deadline passed before the first ping")
     if not view.received:
-        why = f"at stage {view.stage}: {view.reason}" if view.stage else "before the deadline"
-        hint = f"kodectl explain {view.reason}" if view.reason else None
-        return NegativeAnswer(f"no answer from {view.target} {why}", code="unreachable", hint=hint)
+        message = f"no answer from {view.target} at stage {view.stage}: {view.reason}"
+        return NegativeAnswer(message, code="unreachable", hint=f"kodectl explain {view.reason}")
     if view.received < view.sent:
         return Degraded(f"{view.sent - view.received} of {view.sent} pings were not answered", code="packet_loss")
     if view.relayed == view.received:

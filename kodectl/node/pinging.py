@@ -64,9 +64,7 @@ def ping_target(
     auto: udp, and where that does not answer, handshake. tcp: connects and closes. handshake: Noise and the proof of
     the identity. Without any answer the view says so (received 0, stage, reason). Raises PeerFault (identity_mismatch),
     NodeUnreachable (no_bootstrap_answered) and NegativeAnswer (not_found) for an id that must be looked up."""
-    shown = str(target) if target.id_known and target.host else target.node_id.hex()
-    if not target.id_known:
-        shown = f"{target.host}:{target.tcp}"
+    asked = target
     with errand(runtime, terms) as this:
         pongs: list[PongView] = []
         if not target.host:
@@ -81,7 +79,7 @@ def ping_target(
             report(pong)
             if pong.rtt_ms is not None and mode == "auto":
                 mode = "udp" if pong.mode == "udp" else "handshake"
-    return _summary(shown, target, pongs)
+    return summary_of(asked, pongs)
 
 
 def _ping_once(this: Errand, target: Enode, mode: PingMode, seq: int) -> PongView:
@@ -155,13 +153,14 @@ def _reraise_identity(fault: PeerFault) -> None:
         raise fault
 
 
-def _summary(shown: str, target: Enode, pongs: list[PongView]) -> PingView:
+def summary_of(target: Enode, pongs: list[PongView]) -> PingView:
+    """What these pings say together; also for a command that is interrupted between them."""
     times = sorted(pong.rtt_ms for pong in pongs if pong.rtt_ms is not None)
     failed = [pong for pong in pongs if pong.rtt_ms is None]
     answered = next((pong for pong in pongs if pong.id is not None), None)
     last = pongs[-1] if pongs else None
     return PingView(
-        target=shown,
+        target=_shown(target),
         id=answered.id if answered else (target.node_id.hex() if target.id_known else None),
         addr=last.addr if last else None,
         sent=len(pongs),
@@ -175,3 +174,9 @@ def _summary(shown: str, target: Enode, pongs: list[PongView]) -> PingView:
         stage=failed[-1].stage if failed else None,
         reason=failed[-1].reason if failed else None,
     )
+
+
+def _shown(target: Enode) -> str:
+    if not target.id_known:
+        return f"{target.host}:{target.tcp}"
+    return str(target) if target.host else target.node_id.hex()
