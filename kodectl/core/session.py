@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hmac
-from typing import Any
-
 from kodectl.wire import packets
+from kodectl.wire.suite import Aead, Suite
 
 Address = tuple[str, int]
 
@@ -23,20 +22,23 @@ class Session:
 
     __slots__ = (
         "_highest",
+        "_iv_in",
+        "_iv_out",
+        "_key_in",
+        "_key_out",
+        "_opener",
+        "_sealer",
+        "_suite",
         "_window",
         "address",
         "confirmed",
         "counter",
         "flags",
-        "iv_in",
-        "iv_out",
         "last_used",
         "made",
         "node_id",
-        "open",
         "public_key",
         "recent_tags",
-        "seal",
         "sid_in",
         "sid_out",
         "supersedes",
@@ -55,6 +57,8 @@ class Session:
         self.supersedes: Session | None = None
         """The session that this one takes the place of, once it is confirmed."""
         self.recent_tags: list[bytes] = []
+        self._sealer: Aead | None = None
+        self._opener: Aead | None = None
         self._highest = -1
         self._window = 0
 
@@ -62,12 +66,28 @@ class Session:
     def is_client(self) -> bool:
         return bool(self.flags & packets.FLAG_CLIENT)
 
-    def set_keys(self, suite: Any, out: tuple[bytes, bytes, bytes], into: tuple[bytes, bytes, bytes]) -> None:
-        """Key, iv and session id of each direction."""
-        key_out, self.iv_out, self.sid_out = out
-        key_in, self.iv_in, self.sid_in = into
-        self.seal = suite.aead(key_out).encrypt
-        self.open = suite.aead(key_in).decrypt
+    def set_keys(self, suite: Suite, out: Direction, into: Direction) -> None:
+        self._suite = suite
+        self._key_out, self._iv_out, self.sid_out = out
+        self._key_in, self._iv_in, self.sid_in = into
+
+    def seal(self, counter: bytes, message: bytes, head: bytes) -> bytes:
+        """`counter`: 8 bytes, used once; `head`: the associated data."""
+        aead = self._sealer
+        if aead is None:
+            aead = self._sealer = self._suite.aead(self._key_out)
+        return aead.encrypt(self._iv_out + counter, message, head)
+
+    def open(self, counter: bytes, sealed: bytes, head: bytes) -> bytes:
+        """Raises AeadFailure."""
+        aead = self._opener
+        if aead is None:
+            aead = self._opener = self._suite.aead(self._key_in)
+        return aead.decrypt(self._iv_in + counter, sealed, head)
+
+    def cool(self) -> None:
+        """Keeps the keys and lets the ciphers go: they take 2.7 kB each, and 1.2 us to be made again."""
+        self._sealer = self._opener = None
 
     def is_new(self, counter: int) -> bool:
         """False for a counter that was seen, or is too old to tell."""

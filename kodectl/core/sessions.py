@@ -32,6 +32,7 @@ MAX_PENDING = 1024
 MAX_QUEUED = 16
 """Messages waiting for one handshake."""
 IDLE_LIMIT_S = 3600.0
+COOL_AFTER_S = 30.0
 UNCONFIRMED_LIMIT_S = 30.0
 CROSSING_S = 10.0
 """Two nodes may begin at once and then hold two sessions; a session this young is not thrown away for another."""
@@ -129,7 +130,7 @@ class Sessions:
         counter = session.counter
         session.counter = counter + 1
         head = packets.pack_message_head(session.sid_out, counter)
-        packet = head + session.seal(session.iv_out + head[9:], message, head)
+        packet = head + session.seal(head[9:], message, head)
         tags = session.recent_tags
         tags.append(packet[-16:])
         if len(tags) > RECENT_TAGS:
@@ -194,7 +195,7 @@ class Sessions:
         if not session.is_new(counter):
             return self._drop("replayed")
         try:
-            message = session.open(session.iv_in + data[9:17], data[17:], data[:17])
+            message = session.open(data[9:17], data[17:], data[:17])
         except AeadFailure:
             return self._drop("not authentic")
         session.note(counter)
@@ -243,7 +244,7 @@ class Sessions:
         ours, theirs = derive_keys(secret, challenge.cookie, challenge.nonce, self.identity.node_id, node_id)
         session.set_keys(self._suite, ours, theirs)
         first, *others = pending.queue
-        sealed = session.seal(session.iv_out + bytes(8), first, head)
+        sealed = session.seal(bytes(8), first, head)
         session.counter = 1
         self._add(session, pending.node_id, now)
         return Received((head + sealed, *[self._seal_message(session, message) for message in others]))
@@ -284,7 +285,7 @@ class Sessions:
         theirs, ours = derive_keys(secret, handshake.cookie, handshake.nonce, node_id, self.identity.node_id)
         session.set_keys(self._suite, ours, theirs)
         try:
-            message = session.open(session.iv_in + bytes(8), sealed, data[: packets.HANDSHAKE_HEAD])
+            message = session.open(bytes(8), sealed, data[: packets.HANDSHAKE_HEAD])
         except AeadFailure:
             return self._drop("not authentic")
         session.note(0)
@@ -308,8 +309,11 @@ class Sessions:
         self._expire_pending(now)
         self._used_nonces = {nonce: until for nonce, until in self._used_nonces.items() if until > now}
         for session in list(self._by_sid.values()):
-            if now - session.last_used > (IDLE_LIMIT_S if session.confirmed else UNCONFIRMED_LIMIT_S):
+            idle_s = now - session.last_used
+            if idle_s > (IDLE_LIMIT_S if session.confirmed else UNCONFIRMED_LIMIT_S):
                 self._remove(session)
+            elif idle_s > COOL_AFTER_S:
+                session.cool()
 
     def __len__(self) -> int:
         return len(self._by_sid)
