@@ -1,0 +1,271 @@
+"""The store of a node that lives on: one SQLite file in its data directory.
+
+A write is a transaction in a write-ahead log: killed at any instant, the file holds the last whole one. `synchronous =
+NORMAL` syncs at checkpoints only; a power cut may lose the last seconds, and never the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from kodectl.errors import EnvironmentFault
+from kodectl.node.persistence import StoredBan, StoredPeer, StoredSeed, record_owner
+
+T = TypeVar("T")
+
+DAMAGED_SUFFIX = ".damaged"
+"""A file that could not be read is kept under this name; the next one replaces it, so that two are the most."""
+FILE_MODE = 0o600
+_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+BUSY_LIMIT_S = 5.0
+"""For another writer of this process; a transaction takes milliseconds."""
+MAX_IDLE_CONNECTIONS = 2
+"""One thread writes peers while another writes records."""
+CHECKPOINT_PAGES = 1000
+"""The log goes back into the file after 4 MB (SQLite's default, made visible)."""
+
+MIGRATIONS = (
+    """
+    CREATE TABLE peers (
+        node_id BLOB PRIMARY KEY, host TEXT NOT NULL, tcp INTEGER NOT NULL, udp INTEGER NOT NULL,
+        static INTEGER NOT NULL, linked INTEGER NOT NULL, reached INTEGER NOT NULL, last_seen REAL NOT NULL,
+        linked_s REAL NOT NULL, observed_s REAL NOT NULL, response_ms REAL, succeeded REAL NOT NULL,
+        asked REAL NOT NULL, trust_time REAL NOT NULL, failures INTEGER NOT NULL, retry_at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE bans (node_id BLOB PRIMARY KEY, until REAL) WITHOUT ROWID;
+    CREATE TABLE records (
+        publisher BLOB NOT NULL, key BLOB NOT NULL, record BLOB NOT NULL, PRIMARY KEY (publisher, key)
+    );
+    CREATE TABLE seeds (enode TEXT PRIMARY KEY, last_seen REAL NOT NULL) WITHOUT ROWID;
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+    """,
+)
+"""From each schema version to the next; the file's `user_version` counts those that have run. Only ever appended to."""
+
+_PEER_COLUMNS = StoredPeer.__struct_fields__
+_SAVE_PEER = (
+    f"INSERT OR REPLACE INTO peers ({', '.join(_PEER_COLUMNS)}) VALUES ({', '.join('?' for _ in _PEER_COLUMNS)})"
+)
+_LOAD_PEERS = f"SELECT {', '.join(_PEER_COLUMNS)} FROM peers"
+_FLAGS = ("static", "linked", "reached")
+
+
+class SqliteStore:
+    """See `persistence.Store`. Any thread may call; SQLite's own lock puts writers in a row. That no other node uses the
+    data directory is for its holder to see to.
+
+    Raises EnvironmentFault: path_unwritable, store_too_new when opened; disk_full, store at any time."""
+
+    def __init__(self, path: Path) -> None:
+        self.warnings: list[str] = []
+        self._path = path
+        self._idle: list[sqlite3.Connection] = []
+        self._open_or_replace()
+
+    # -- peers and bans --------------------------------------------------------------------------------------------
+
+    def load_peers(self) -> list[StoredPeer]:
+        return [_peer_of(row) for row in self._read(_LOAD_PEERS)]
+
+    def save_peers(self, changed: Sequence[StoredPeer], removed: Sequence[bytes] = ()) -> None:
+        def write(connection: sqlite3.Connection) -> None:
+            connection.executemany("DELETE FROM peers WHERE node_id = ?", [(node_id,) for node_id in removed])
+            rows = [tuple(getattr(peer, column) for column in _PEER_COLUMNS) for peer in changed]
+            connection.executemany(_SAVE_PEER, rows)
+
+        self._write(write)
+
+    def load_bans(self) -> list[StoredBan]:
+        return [StoredBan(*row) for row in self._read("SELECT node_id, until FROM bans")]
+
+    def save_bans(self, bans: Sequence[StoredBan]) -> None:
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM bans")
+            connection.executemany("INSERT INTO bans VALUES (?, ?)", [(ban.node_id, ban.until) for ban in bans])
+
+        self._write(write)
+
+    # -- records of the DHT ----------------------------------------------------------------------------------------
+
+    def load_records(self) -> list[bytes]:
+        return [row[0] for row in self._read("SELECT record FROM records")]
+
+    def save_records(self, changed: Sequence[bytes], removed: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        def write(connection: sqlite3.Connection) -> None:
+            connection.executemany("DELETE FROM records WHERE publisher = ? AND key = ?", removed)
+            rows = [(*record_owner(raw), raw) for raw in changed]
+            connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", rows)
+
+        self._write(write)
+
+    # -- seeds and the rest ----------------------------------------------------------------------------------------
+
+    def load_seeds(self) -> list[StoredSeed]:
+        return [StoredSeed(*row) for row in self._read("SELECT enode, last_seen FROM seeds ORDER BY last_seen DESC")]
+
+    def save_seeds(self, seeds: Sequence[StoredSeed]) -> None:
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM seeds")
+            rows = [(seed.enode, seed.last_seen) for seed in seeds]
+            connection.executemany("INSERT OR REPLACE INTO seeds VALUES (?, ?)", rows)
+
+        self._write(write)
+
+    def load_meta(self, name: str) -> bytes | None:
+        rows = self._read("SELECT value FROM meta WHERE name = ?", name)
+        return rows[0][0] if rows else None
+
+    def save_meta(self, name: str, value: bytes) -> None:
+        self._write(lambda connection: connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value)))
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    # -- transactions ----------------------------------------------------------------------------------------------
+
+    def _read(self, query: str, *values: object) -> list[tuple]:
+        with self._connection() as connection:
+            return connection.execute(query, values).fetchall()
+
+    def _write(self, write: Callable[[sqlite3.Connection], object]) -> None:
+        """All of it or nothing."""
+        with self._connection() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                write(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                # A full disk has rolled back by itself, and then there is nothing to roll back.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """An idle one or a new one; one that met an error is not used again."""
+        try:
+            connection = self._idle.pop() if self._idle else _connect(self._path)
+        except sqlite3.Error as error:
+            raise _fault(error, self._path) from error
+        try:
+            yield connection
+        except sqlite3.Error as error:
+            connection.close()
+            raise _fault(error, self._path) from error
+        except BaseException:
+            connection.close()
+            raise
+        if len(self._idle) < MAX_IDLE_CONNECTIONS:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    # -- opening ---------------------------------------------------------------------------------------------------
+
+    def _open_or_replace(self) -> None:
+        """Opens the file, or, where it cannot be read, puts it aside and begins a new one."""
+        try:
+            self._idle.append(_open(self._path))
+        except sqlite3.OperationalError as error:
+            raise _fault(error, self._path) from error
+        except sqlite3.DatabaseError as error:
+            damaged = _put_aside(self._path)
+            self.warnings.append(f"{self._path} was damaged ({error}); it is kept as {damaged}, and a new one is begun")
+            self._open_new()
+
+    def _open_new(self) -> None:
+        try:
+            self._idle.append(_open(self._path))
+        except sqlite3.Error as error:
+            raise _fault(error, self._path) from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Raises DatabaseError for a damaged file, OperationalError where the disk stands in the way."""
+    try:
+        # Before SQLite does, with the mode of the umask.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    connection = _connect(path)
+    try:
+        with closing(connection.execute("PRAGMA quick_check(1)")) as check:
+            verdict = check.fetchone()[0]
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        _migrate(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Autocommit: transactions are written out. Used by one thread at a time, but not always the same one.
+    connection = sqlite3.connect(path, timeout=BUSY_LIMIT_S, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise EnvironmentFault(
+            f"{path} was written by a later kodectl (schema {version}, this one knows {len(MIGRATIONS)})",
+            code="store_too_new",
+            hint="run the later kodectl, or use another --datadir",
+        )
+    for number, script in enumerate(MIGRATIONS[version:], version + 1):
+        connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+
+
+def _put_aside(path: Path) -> Path:
+    damaged = path.with_name(path.name + DAMAGED_SUFFIX)
+    try:
+        os.replace(path, damaged)
+        # The log belongs to the damaged file; beside a new one SQLite would apply it.
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return damaged
+
+
+def _peer_of(row: tuple) -> StoredPeer:
+    fields = dict(zip(_PEER_COLUMNS, row, strict=True))
+    fields.update((flag, bool(fields[flag])) for flag in _FLAGS)
+    return StoredPeer(**fields)
+
+
+def _unwritable(path: Path, error: OSError) -> EnvironmentFault:
+    if error.errno in _FULL_ERRNOS:
+        return _disk_full(path)
+    return EnvironmentFault(
+        f"cannot use {path}: {error.strerror}",
+        code="path_unwritable",
+        hint="give a --datadir that this user may write to",
+    )
+
+
+def _fault(error: sqlite3.Error, path: Path) -> EnvironmentFault:
+    # Errors of the module itself, not of the library under it, carry no code.
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        return _disk_full(path)
+    return EnvironmentFault(f"{path}: {error}", code="store", hint=f"look at the disk under {path.parent}")
+
+
+def _disk_full(path: Path) -> EnvironmentFault:
+    return EnvironmentFault(f"{path}: no space left on the disk", code="disk_full", hint="free some space")
