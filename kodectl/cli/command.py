@@ -20,7 +20,8 @@ A command is parse, one call, print:
 The command is entered in `kodectl.cli.tree`, which is what `kodectl --help` and completion read: modules are imported
 when one of their commands is needed. It raises `KodectlError` for an answer that did not come (the class fixes the exit
 code), or returns an `Outcome` with `failure` for an answer that is not a good one. A command that streams calls
-`output.emit(record, text)` for each record and returns None; on KeyboardInterrupt it emits its summary and raises on.
+`output.emit(record, text)` for each record and returns None; on SystemExit (a signal, the deadline: see
+`kodectl.cli.interrupts`) it emits its summary and raises on.
 """
 
 from __future__ import annotations

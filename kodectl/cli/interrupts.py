@@ -1,8 +1,8 @@
-"""What ends a command from outside: SIGTERM and the deadline. (SIGINT is Python's KeyboardInterrupt.)
+"""What ends a command from outside: SIGINT, SIGTERM and the deadline.
 
-Both arrive as `SystemExit`: gevent's hub hands that to the main greenlet as it does with KeyboardInterrupt, `finally`
-blocks run, and no `except Exception` on the way swallows it. `node run`, which ends in an orderly way, sets handlers
-of its own.
+All arrive as `SystemExit`: gevent's hub hands that to the main greenlet and prints nothing (of a KeyboardInterrupt it
+prints the traceback), `finally` blocks run, and no `except Exception` on the way swallows it. `node run`, which ends in
+an orderly way, sets handlers of its own.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ DEADLINE_GRACE_S = 0.5
 """How long a procedure that minds the deadline itself has to hand over what it has."""
 
 
+class Interrupted(SystemExit, KeyboardInterrupt):
+    """SIGINT; a KeyboardInterrupt as well, for the code that waits for one."""
+
+
 class Terminated(SystemExit):
     """SIGTERM."""
-
-    def __init__(self) -> None:
-        super().__init__(int(ExitCode.SIGTERM))
 
 
 class DeadlineAlarm(SystemExit):
@@ -36,16 +37,22 @@ class DeadlineAlarm(SystemExit):
 
 
 @contextmanager
-def termination() -> Iterator[None]:
-    """SIGTERM unwinds the stack while inside. Only the main thread can have handlers; elsewhere nothing changes."""
+def signals() -> Iterator[None]:
+    """SIGINT and SIGTERM unwind the stack while inside. Only the main thread can have handlers; elsewhere nothing changes.
+
+    A signal that was ignored when the program started (nohup, a background job of a script) stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {number: signal.getsignal(number) for number in HANDLERS}
+    for number, handler in HANDLERS.items():
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 @contextmanager
@@ -67,5 +74,12 @@ def deadline(deadline_s: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(int(ExitCode.SIGINT))
+
+
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+    raise Terminated(int(ExitCode.SIGTERM))
+
+
+HANDLERS = {signal.SIGINT: _interrupt, signal.SIGTERM: _terminate}

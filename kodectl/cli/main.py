@@ -11,13 +11,13 @@ import click
 
 from kodectl import __version__
 from kodectl.cli.command import COMPLETION_VARIABLE, PROGRAM, Branch, LazyGroup
-from kodectl.cli.interrupts import DeadlineAlarm, Terminated, termination
+from kodectl.cli.interrupts import DeadlineAlarm, Terminated, signals
 from kodectl.cli.output import Format, Output, PipeClosed
 from kodectl.cli.tree import TREE
 from kodectl.errors import DeadlineReached, EnvironmentFault, ExitCode, KodectlError, LocalMisuse
 
 
-class Interrupted(KodectlError):
+class InterruptedBySignal(KodectlError):
     code = "interrupted"
     exit = ExitCode.SIGINT
 
@@ -42,7 +42,7 @@ class Root(LazyGroup):
             # Started with stdout closed. Descriptor 1 must not become the next file or socket that is opened.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         output = Output(_format_asked(arguments))
-        with termination():
+        with signals():
             code = _run(self, arguments, output)
         sys.exit(code)
 
@@ -76,7 +76,7 @@ def _failure_of(root: Root, arguments: list[str], output: Output) -> KodectlErro
     except click.ClickException as error:
         return _usage(error, output)
     except (KeyboardInterrupt, click.Abort) as error:
-        return _caused(Interrupted("interrupted"), error)
+        return _caused(InterruptedBySignal("interrupted"), error)
     except Terminated as error:
         return _caused(TerminatedBySignal("terminated"), error)
     except DeadlineAlarm as error:

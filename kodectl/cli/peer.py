@@ -84,7 +84,7 @@ def ping(
                 interval_s=interval_s,
                 report=report,
             )
-        except (KeyboardInterrupt, SystemExit):
+        except SystemExit:  # a signal, or the alarm of the deadline
             partial = summary_of(whom, pongs)
             output.emit({"event": "summary", **_fields(partial)}, _summary_line(partial))
             raise
