@@ -174,7 +174,7 @@ def _read_payload(file: str) -> bytes:
             with Path(file).open("rb") as stream:
                 payload = stream.read(MAX_PAYLOAD + 1)
     except OSError as error:
-        raise EnvironmentFault(f"cannot read {file}: {error.strerror}", code="path_unreadable") from error
+        raise EnvironmentFault(f"cannot read {file}: {error.strerror}", code="file_unreadable") from error
     if len(payload) > MAX_PAYLOAD:
         raise LocalMisuse(f"{file} has more than {MAX_PAYLOAD} bytes", code="payload_too_large")
     return payload

@@ -36,6 +36,7 @@ from kodectl.wire.suite import RealSuite
 log = logging.getLogger("kodectl.node")
 
 KEY_FILE = "node.key"
+STORE_FILE = "node.db"
 LOCK_FILE = "lock"
 LOOK_AGAIN_S = 1.0
 """How soon a node whose tasks have failed is noticed."""
@@ -75,9 +76,9 @@ def serve(output: Output, settings: NodeSettings, api_settings: ApiSettings, pas
         watch_signals(leaving, cleanup)
 
         cleanup.enter_context(hold(settings.datadir))
-        identity = runtime.in_thread(load_identity, settings.datadir / KEY_FILE, passphrase)
-        store = runtime.in_thread(SqliteStore, settings.datadir)
+        store = runtime.in_thread(SqliteStore, settings.datadir / STORE_FILE)
         cleanup.callback(runtime.in_thread, store.close)
+        identity = runtime.in_thread(load_identity, settings.datadir / KEY_FILE, passphrase)
         api = Api(runtime, api_settings)
         cleanup.callback(api.stop)
         node = Node(runtime, settings, identity, store)
@@ -135,7 +136,8 @@ def watch_signals(leaving: Event, cleanup: ExitStack) -> None:
 
 @contextmanager
 def hold(datadir: Path) -> Iterator[None]:
-    """Makes the data directory (0700) and keeps other nodes out of it while inside; a killed node's hold ends with it.
+    """Makes the data directory (0700) and keeps other nodes out of it while inside; the kernel lets go of it however
+    the process ends.
 
     Raises EnvironmentFault (path_unwritable, datadir_in_use)."""
     try:
@@ -144,19 +146,24 @@ def hold(datadir: Path) -> Iterator[None]:
     except OSError as error:
         raise EnvironmentFault(f"cannot use {datadir}: {error.strerror}", code="path_unwritable") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        lock(descriptor, datadir)
         yield
-    except BlockingIOError as error:
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int, datadir: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
         holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
         raise EnvironmentFault(
             f"{datadir} is in use by another node{f' (process {holder})' if holder.isdigit() else ''}",
             code="datadir_in_use",
             hint=f"give this one its own --datadir, or stop the other: kodectl node stop --datadir {datadir}",
         ) from error
-    finally:
-        os.close(descriptor)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
 
 
 def load_identity(path: Path, passphrase: bytes | None) -> Identity:
