@@ -15,7 +15,17 @@ from _socket import AI_NUMERICHOST, getaddrinfo
 from _socket import socket as KernelSocket
 from contextlib import ExitStack, closing
 from ipaddress import IPv6Address, ip_address
-from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, SO_REUSEADDR, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET
+from socket import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_IP,
+    IPPROTO_IPV6,
+    IPV6_V6ONLY,
+    SO_REUSEADDR,
+    SOCK_DGRAM,
+    SOCK_STREAM,
+    SOL_SOCKET,
+)
 from typing import Any
 
 from kodectl.errors import EnvironmentFault
@@ -23,6 +33,9 @@ from kodectl.runtime.base import Address
 
 SockAddr = tuple[Any, ...]
 """What the kernel calls take: (host, port), for IPv6 with flow and scope."""
+
+IP_MULTICAST_ALL = 49
+"""linux/in.h; Python has no name for it."""
 
 WILDCARDS = ("0.0.0.0", "::")
 
@@ -114,6 +127,8 @@ def bind_datagram(local: Address) -> KernelSocket:
     except OSError as error:
         raise bind_fault(error, "udp", local) from error
     sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+    # Else a socket on 0.0.0.0 hears every group that any program of this machine has joined.
+    sock.setsockopt(IPPROTO_IP, IP_MULTICAST_ALL, 0)
     return sock
 
 

@@ -23,7 +23,7 @@ from socket import (
 from gevent.hub import Hub
 
 from kodectl.runtime.base import Address
-from kodectl.runtime.binding import bind_fault, bound_socket, family_of, interface_addresses
+from kodectl.runtime.binding import IP_MULTICAST_ALL, bind_fault, bound_socket, family_of, interface_addresses
 from kodectl.runtime.datagrams import Inbox
 from kodectl.runtime.faults import CallbackFaults
 
@@ -40,9 +40,6 @@ INTERFACES_AGE_S = 30.0
 MAX_INTERFACES = 16
 """A socket of Linux joins a group at most 20 times (net.ipv4.igmp_max_memberships); machines with many container
 bridges have more interfaces than that."""
-
-IP_MULTICAST_ALL = 49
-"""linux/in.h; Python has no name for it."""
 
 
 class GreenLan:

@@ -35,7 +35,7 @@ class SimTasks:
         return SimWaiters(self)
 
     def start(self, name: str, run: Callable[[], None], ended: Callable[[], None]) -> None:
-        def whole() -> None:
+        def whole(_: bool) -> None:
             try:
                 run()
             finally:
@@ -54,8 +54,8 @@ class SimTasks:
         """Hands control back to the schedule until `resume`, and returns its value."""
         if self._ended:
             raise Stopped  # the world is being taken down, and what unwinds must not wait
-        if getcurrent() not in self._running:
-            raise LocalMisuse("a callback, or code outside this host's tasks, waits on virtual time")
+        if getcurrent() is self._hub:
+            raise LocalMisuse("a callback, or code outside the world's tasks, waits on virtual time")
         return self._hub.switch()
 
     @property

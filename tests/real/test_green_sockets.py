@@ -1,0 +1,296 @@
+"""The gevent runtime on loopback: fairness, exhaustion, addresses, and who holds a port."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import gevent
+import pytest
+
+from kodectl.errors import EnvironmentFault
+from kodectl.runtime.base import ConnectFailed, Stream
+from kodectl.runtime.binding import bind_datagram
+from kodectl.runtime.datagrams import DRAIN_LIMIT
+from kodectl.runtime.faults import MAX_KINDS, OTHER_KIND, CallbackFaults
+from kodectl.runtime.green import GreenRuntime
+
+HOST = "127.0.0.1"
+LIMIT_S = 20.0
+
+
+@pytest.fixture
+def runtime() -> Iterator[GreenRuntime]:
+    runtime = GreenRuntime()
+    with gevent.Timeout(LIMIT_S):
+        yield runtime
+    runtime.close()
+
+
+def ignore(*_: object) -> None:
+    pass
+
+
+def has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        return probe.connect_ex(("::1", 9)) != 99
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+
+
+class TestFairness:
+    def test_flooded_sockets_take_turns_with_each_other_and_with_timers(self, runtime: GreenRuntime) -> None:
+        heard: list[str] = []
+        done = runtime.event()
+
+        def tick() -> None:
+            heard.append("tick")
+            if len(heard) < 6 * DRAIN_LIMIT:
+                runtime.call_later(0.0, tick)
+            else:
+                done.set()
+
+        nodes = [runtime.open_datagram((HOST, 0), lambda *_, name=name: heard.append(name)) for name in "ab"]
+        for node in nodes:
+            for _ in range(3 * DRAIN_LIMIT):
+                node.send(b"flood", node.local)
+        runtime.call_later(0.0, tick)
+        assert done.wait(5.0)
+        assert {"a", "b", "tick"} <= set(heard[: 2 * DRAIN_LIMIT + 1])
+        assert heard.count("tick") >= 3
+        for node in nodes:
+            node.close()
+
+    def test_a_fast_sender_leaves_turns_to_others(self, runtime: GreenRuntime) -> None:
+        """All that the reader will ever want is there before it starts, and yet it does not read in one go."""
+        near, far = socket_pair(runtime)
+        size = 1_000_000
+        far.sendall(bytes(size))
+        turns: list[int] = []
+        unread = [size]
+
+        def tick() -> None:
+            turns.append(unread[0])
+            if unread[0]:
+                runtime.call_later(0.0, tick)
+
+        runtime.call_later(0.0, tick)
+        while unread[0]:
+            near.read_exactly(1_000)
+            unread[0] -= 1_000
+        assert len([left for left in turns if 0 < left < size]) >= 3
+        near.close()
+        far.close()
+
+
+def socket_pair(runtime: GreenRuntime, receive_buffer: int | None = None) -> tuple[Stream, socket.socket]:
+    """A stream of the runtime, and a plain blocking socket at its other end."""
+    accepted = runtime.mailbox(1)
+    listener = runtime.listen((HOST, 0), accepted.put)
+    far = socket.socket()
+    if receive_buffer is not None:
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    far.connect(listener.local)
+    near = accepted.get(5.0)
+    listener.close()
+    return near, far
+
+
+class TestStreams:
+    def test_last_words_get_through_although_input_was_left_unread(self, runtime: GreenRuntime) -> None:
+        near, far = socket_pair(runtime, receive_buffer=4_096)
+        far.sendall(b"never read")
+        near.write(bytes(100_000))  # most of it still waits in this side's kernel
+        near.close()
+        far.settimeout(5.0)
+        got = 0
+        while chunk := far.recv(65_536):
+            got += len(chunk)
+        assert got == 100_000
+        far.close()
+
+    def test_small_writes_go_out_at_once(self, runtime: GreenRuntime) -> None:
+        near, far = socket_pair(runtime)
+        assert near._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        near.close()
+        far.close()
+
+    def test_a_reset_ends_the_stream(self, runtime: GreenRuntime) -> None:
+        near, far = socket_pair(runtime)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        far.close()
+        with pytest.raises(Exception, match="reset") as ended:
+            near.read_exactly(1)
+        assert type(ended.value).__name__ == "StreamClosed"
+        near.close()
+
+    def test_a_silent_port_times_out(self, runtime: GreenRuntime) -> None:
+        with socket.socket() as deaf, socket.socket() as first:
+            deaf.bind((HOST, 0))
+            deaf.listen(0)
+            first.connect(deaf.getsockname())  # the only one that the queue takes
+            with pytest.raises(ConnectFailed) as failed:
+                runtime.connect(deaf.getsockname(), 0.1)
+        assert failed.value.reason == "timeout"
+
+    @pytest.mark.parametrize("remote", [("255.255.255.255", 9), ("example.invalid", 9), (HOST, 70_000)])
+    def test_what_is_no_address_of_a_host_is_unreachable(self, runtime: GreenRuntime, remote: tuple[str, int]) -> None:
+        with pytest.raises(ConnectFailed) as failed:
+            runtime.connect(remote, 1.0)
+        assert failed.value.reason == "unreachable"
+
+    def test_accepting_goes_on_after_descriptors_ran_out(self, runtime: GreenRuntime) -> None:
+        accepted = runtime.mailbox(10)
+        listener = runtime.listen((HOST, 0), accepted.put)
+        clients = [socket.create_connection(listener.local) for _ in range(3)]
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        next_descriptor = os.dup(0)
+        os.close(next_descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next_descriptor + 1, hard))
+        try:
+            streams = [accepted.get(5.0)]
+            assert not len(accepted)
+            assert runtime.faults.counts == {"accept: OSError": 1}
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        streams += [accepted.get(5.0), accepted.get(5.0)]
+        for closable in (*clients, *streams, listener):
+            closable.close()
+
+
+@needs_ipv6
+class TestDualStack:
+    def test_datagrams_of_both_families(self, runtime: GreenRuntime) -> None:
+        answers = runtime.mailbox(2)
+        node = runtime.open_datagram(("::", 0), lambda data, sender: node.send(b"answer", sender))
+        for host in (HOST, "::1"):
+            asker = runtime.open_datagram((host, 0), lambda data, sender: answers.put(sender))
+            asker.send(b"question", (host, node.local[1]))
+            assert answers.get(5.0) == (host, node.local[1])
+            asker.close()
+        node.close()
+
+    def test_ipv4_senders_are_shown_as_ipv4(self, runtime: GreenRuntime) -> None:
+        senders = runtime.mailbox(2)
+        node = runtime.open_datagram(("::", 0), lambda data, sender: senders.put(sender))
+        asker = runtime.open_datagram((HOST, 0), ignore)
+        asker.send(b"question", (HOST, node.local[1]))
+        assert senders.get(5.0) == asker.local
+        asker.close()
+        node.close()
+
+    def test_streams_of_both_families(self, runtime: GreenRuntime) -> None:
+        accepted = runtime.mailbox(2)
+        listener = runtime.listen(("::", 0), accepted.put)
+        for host in (HOST, "::1"):
+            near = runtime.connect((host, listener.local[1]), 5.0)
+            far = accepted.get(5.0)
+            assert (far.remote, far.local) == (near.local, near.remote)
+            near.close()
+            far.close()
+        listener.close()
+
+    def test_one_port_for_both_families(self, runtime: GreenRuntime) -> None:
+        node = runtime.open_datagram(("::", 0), ignore)
+        for host in (HOST, "0.0.0.0", "::1", "::"):
+            with pytest.raises(EnvironmentFault):
+                runtime.open_datagram((host, node.local[1]), ignore)
+        node.close()
+
+
+class TestPorts:
+    @pytest.mark.parametrize(("first", "second"), [(HOST, "0.0.0.0"), ("0.0.0.0", HOST), ("0.0.0.0", "0.0.0.0")])
+    def test_a_wildcard_and_one_of_its_addresses_share_no_port(
+        self, runtime: GreenRuntime, first: str, second: str
+    ) -> None:
+        node = runtime.open_datagram((first, 0), ignore)
+        with pytest.raises(EnvironmentFault) as refused:
+            runtime.open_datagram((second, node.local[1]), ignore)
+        assert refused.value.code == "port_in_use"
+        node.close()
+
+    def test_of_many_that_start_at_once_one_gets_the_port(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as chosen:
+            chosen.bind((HOST, 0))
+            local = ("0.0.0.0", chosen.getsockname()[1])
+        won: list[object] = []
+        gate = threading.Barrier(6)
+
+        def start() -> None:
+            gate.wait()
+            for _ in range(20):
+                try:
+                    won.append(bind_datagram(local))
+                except EnvironmentFault:
+                    continue
+
+        threads = [threading.Thread(target=start) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        won[0].close()
+
+    @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
+    def test_the_holder_of_a_port_is_named(self, runtime: GreenRuntime, kind: socket.SocketKind) -> None:
+        script = (
+            "import socket, sys; s = socket.socket(type=int(sys.argv[1])); s.bind(('127.0.0.1', 0));"
+            "s.type == socket.SOCK_STREAM and s.listen(); print(s.getsockname()[1], flush=True); sys.stdin.read()"
+        )
+        command = [sys.executable, "-c", script, str(int(kind))]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+            assert holder.stdout is not None
+            port = int(holder.stdout.readline())
+            opener = runtime.open_datagram if kind == socket.SOCK_DGRAM else runtime.listen
+            with pytest.raises(
+                EnvironmentFault, match=rf"port {port} is in use by process {holder.pid} \(\w+"
+            ) as refused:
+                opener((HOST, port), ignore)
+            assert refused.value.hint
+            assert holder.stdin is not None
+            holder.stdin.close()
+
+    def test_this_process_is_named_too(self, runtime: GreenRuntime) -> None:
+        node = runtime.open_datagram((HOST, 0), ignore)
+        with pytest.raises(EnvironmentFault, match=f"this very process \\({os.getpid()}\\)"):
+            runtime.open_datagram(node.local, ignore)
+        node.close()
+
+
+def test_faults_are_counted_by_kind_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    faults = CallbackFaults()
+    for _ in range(3):
+        faults.report("datagram", ValueError("x"))
+    faults.report("timer", ValueError("x"))
+    assert faults.counts == {"datagram: ValueError": 3, "timer: ValueError": 1}
+    assert [record.getMessage() for record in caplog.records] == [
+        "datagram: ValueError (1 so far)",
+        "timer: ValueError (1 so far)",
+    ]
+
+
+def test_kinds_of_faults_are_bounded() -> None:
+    faults = CallbackFaults()
+    for number in range(2 * MAX_KINDS):
+        faults.report(f"place {number}", ValueError("x"))
+    assert len(faults.counts) == MAX_KINDS + 1
+    assert faults.counts[OTHER_KIND] == MAX_KINDS
+
+
+def test_a_task_that_fails_is_logged_with_its_name(runtime: GreenRuntime, caplog: pytest.LogCaptureFixture) -> None:
+    scope = runtime.scope("owner")
+    scope.spawn("failing", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        scope.join(5.0)
+    assert [record.getMessage() for record in caplog.records] == ["task owner/failing failed"]
+
+
+def test_names_resolve_by_the_system(runtime: GreenRuntime) -> None:
+    assert HOST in runtime.resolve("localhost", 5.0)
