@@ -60,10 +60,12 @@ def run(ctx: click.Context, passphrase_file: Path | None, **given: Any) -> None:
     output.log_format = output.log_format or configuration_of(ctx).get("log_format").value
     # A node tells each change of state without being asked to.
     output.verbosity += 1
+    # What it tells about itself must hold wherever it is read.
+    datadir = given["datadir"].absolute()
     listen_host, tcp_port = given["listen"]
     api_host, api_port = given["api"]
     settings = NodeSettings(
-        datadir=given["datadir"],
+        datadir=datadir,
         listen_host=listen_host,
         tcp_port=tcp_port,
         udp_port=given["discovery_port"],
@@ -79,6 +81,6 @@ def run(ctx: click.Context, passphrase_file: Path | None, **given: Any) -> None:
         port=api_port,
         names=given["api_names"],
         token_required=given["api_token"] == "required",
-        datadir=given["datadir"],
+        datadir=datadir,
     )
     serve(output, settings, api_settings, read_passphrase(passphrase_file) if passphrase_file else None)
