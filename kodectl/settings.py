@@ -1,10 +1,15 @@
-"""Frozen settings of a node. How they come together (flag, variable, file, default) is the command line's business."""
+"""Frozen settings of a node. How they come together (flag, variable, file, default) is the command line's business.
+
+A dataclass: the defaults here are part of every command's options, and commands start without msgspec.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import msgspec
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEFAULT_TCP_PORT = 30303
 DEFAULT_UDP_PORT = 30301
@@ -13,12 +18,14 @@ DEFAULT_MAX_PEERS = 50
 DEFAULT_NETWORK = "kodechain"
 
 DEFAULT_BOOTSTRAP = tuple(
-    f"enode://{'0' * 64}@seed{number}.kodechain.io:{DEFAULT_TCP_PORT}?discport={DEFAULT_UDP_PORT}" for number in (1, 2, 3)
+    f"enode://{'0' * 64}@seed{number}.kodechain.io:{DEFAULT_TCP_PORT}?discport={DEFAULT_UDP_PORT}"
+    for number in (1, 2, 3)
 )
 """The documented placeholders. Their ids are not known yet: an id of zeros means "whoever answers there"."""
 
 
-class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class NodeSettings:
     """Everything that a node needs to be told; times of procedures are constants beside the procedures."""
 
     datadir: Path | None = None

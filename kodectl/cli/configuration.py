@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kodectl.cli.command import suggest
 from kodectl.errors import EnvironmentFault, LocalMisuse
@@ -23,7 +21,10 @@ from kodectl.settings import (
     DEFAULT_UDP_PORT,
 )
 
-SYSTEM_FILE = Path("/etc/kodectl/config.toml")
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SYSTEM_FILE = "/etc/kodectl/config.toml"
 MAX_FILE_SIZE = 1 << 20
 """A configuration of all settings has 2 kB; a million bytes are some other file."""
 MAX_PEERS_LIMIT = 10_000
@@ -33,8 +34,7 @@ MAX_NETWORK_LENGTH = 64
 MAPPING_METHODS = ("auto", "none", "upnp", "natpmp", "pcp")
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """`parse` makes the value of one text, and raises ValueError("what it should be"); `many` makes it a tuple."""
 
     key: str
@@ -55,8 +55,7 @@ class Setting:
         return self.flag or f"--{self.key.replace('_', '-')}"
 
 
-@dataclass(frozen=True)
-class Sourced:
+class Sourced(NamedTuple):
     """A value and where it came from: `default`, `KODECTL_X`, a file, or `command line`."""
 
     value: Any
@@ -127,6 +126,8 @@ def parse_nat(text: str) -> str:
 
 
 def parse_path(text: str) -> Path:
+    from pathlib import Path
+
     if not text:
         raise ValueError("a path")
     return Path(text).expanduser()
@@ -239,6 +240,8 @@ def load_configuration(asked: str | None, environ: Mapping[str, str] = os.enviro
     """Reads the file that was asked for, else the first that exists.
 
     Raises LocalMisuse (config_invalid, config_unknown_key) and EnvironmentFault (config_unreadable)."""
+    from pathlib import Path
+
     file = Path(asked) if asked else next((path for path in standard_files(environ) if path.is_file()), None)
     values = {} if file is None else _read(file)
     for key in values:
@@ -252,8 +255,10 @@ def load_configuration(asked: str | None, environ: Mapping[str, str] = os.enviro
 
 
 def standard_files(environ: Mapping[str, str]) -> tuple[Path, Path]:
+    from pathlib import Path
+
     base = environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(base) / "kodectl" / "config.toml", SYSTEM_FILE
+    return Path(base) / "kodectl" / "config.toml", Path(SYSTEM_FILE)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -93,11 +93,20 @@ def gen(
     `--ip auto` asks the running node; without one it takes the address of the default route's interface, and says so.
     """
     from kodectl.cli.identity import key_path, open_or_make
+    from kodectl.cli.own_address import told_by_node
     from kodectl.wire.enode import Enode
 
     key = open_or_make(output, key_path(key_file, datadir), passphrase_file)
-    host, source = (ip, "option") if ip != AUTO else _own_address(output, datadir)
-    enode = Enode(key.node_id, host, _first(tcp, listen[1]), _first(udp, discovery_port))
+    told = told_by_node(datadir) if ip == AUTO else None
+    if ip != AUTO:
+        host, source = ip, "option"
+    elif told is not None:
+        host, source = told.host, "node"
+    else:
+        host, source = _guessed_address(output), "default_route"
+    # The node's own ports, where the enode is the node's: it may have been told to take any that are free.
+    ports = (told.tcp, told.udp) if told and told.node_id == key.node_id else (listen[1], discovery_port)
+    enode = Enode(key.node_id, host, ports[0] if tcp is None else tcp, ports[1] if udp is None else udp)
     if enode.tcp == enode.udp == 0:
         raise LocalMisuse("neither a TCP nor a UDP port", hint="give --tcp and --udp")
     data = {
@@ -230,21 +239,13 @@ def _verdict_on(found: list[Description]) -> KodectlError | None:
     return (LocalMisuse if broken == len(found) else Degraded)(message, code="malformed")
 
 
-def _first(given: int | None, otherwise: int) -> int:
-    return otherwise if given is None else given
+def _guessed_address(output: Output) -> str:
+    from kodectl.cli.own_address import of_default_route
 
-
-def _own_address(output: Output, datadir: Path) -> tuple[str, str]:
-    """This machine's address, and who says so: node | default_route."""
-    from kodectl.cli.own_address import of_default_route, told_by_node
-
-    told = told_by_node(datadir)
-    if told is not None:
-        return told, "node"
     address, interface = of_default_route()
     output.warn(
         "address_guessed",
         f"no running node to ask: {address} is the address of {interface}, the interface of the default route",
         "others may see this machine at another address; give it with --ip",
     )
-    return address, "default_route"
+    return address

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +11,8 @@ from kodectl.cli.options import Function, setting
 from kodectl.cli.output import Outcome, Output, pairs
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kodectl.store.keyfile import StoredKey
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kodectl.errors import EnvironmentFault, KodectlError, WireError
+from kodectl.errors import EnvironmentFault, KodectlError
+
+if TYPE_CHECKING:
+    from kodectl.wire.enode import Enode
 
 ASK_LIMIT_S = 2.0
 """A node on this machine answers in milliseconds, or it hangs."""
@@ -14,8 +18,8 @@ ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 DISCARD_PORT = 9
 
 
-def told_by_node(datadir: Path) -> str | None:
-    """The address in the running node's enode; None without a node, or when it does not know better than us."""
+def told_by_node(datadir: Path) -> Enode | None:
+    """The running node's enode; None without a node, or when it does not know its address either."""
     from kodectl.api.unixpath import SOCKET_FILE
     from kodectl.cli.client import Endpoint, NodeClient
     from kodectl.node.views import StatusView
@@ -24,12 +28,12 @@ def told_by_node(datadir: Path) -> str | None:
 
     client = NodeClient(Endpoint(unix=datadir / SOCKET_FILE), ASK_LIMIT_S)
     try:
-        host = parse_enode(client.get("/api/network/status", StatusView).enode).host
-    except (WireError, KodectlError):
+        told = parse_enode(client.get("/api/network/status", StatusView).enode)
+    except KodectlError:
         return None
     finally:
         client.close()
-    return None if scope_of(host) in ("unspecified", "loopback") else host
+    return None if scope_of(told.host) == "unspecified" else told
 
 
 def of_default_route() -> tuple[str, str]:
