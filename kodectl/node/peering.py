@@ -324,6 +324,10 @@ class Peering:
         self._keeper.wake()
         return BanView(node_id.hex(), False, None)
 
+    def distrust(self, node_id: bytes) -> None:
+        """Another part of the node saw the peer misbehave, short of breaking the protocol."""
+        self._book.missed(node_id, self._runtime.now())
+
     # -- questions -------------------------------------------------------------------------------------------------
 
     def shareable(self, asker_id: bytes, asker_ip: str) -> list[Enode]:
@@ -331,7 +335,11 @@ class Peering:
         return self._exchange.shareable(asker_id, asker_ip)
 
     def peers(self) -> list[PeerView]:
-        return [self._peer_view(peer) for peer in self.links.values()]
+        return [self._peer_view(peer) for peer in self._alive()]
+
+    def _alive(self) -> list[Peer]:
+        """Without those that are saying goodbye."""
+        return [peer for peer in self.links.values() if not peer.link.closed]
 
     def _peer_view(self, peer: Peer) -> PeerView:
         now = self._runtime.now()
@@ -340,7 +348,7 @@ class Peering:
         return peer_views.peer_view(peer, trust, rank, now, self._runtime.unix_time())
 
     def latency(self) -> LatencyView:
-        return peer_views.latency_view(list(self.links.values()))
+        return peer_views.latency_view(self._alive())
 
     def totals(self) -> dict[str, int]:
         """bytes_sent, bytes_received, messages_sent, messages_received, of all links since the start."""
