@@ -171,8 +171,6 @@ def _read_noise(stream: Stream) -> bytes:
 def _verify(local: LocalEnd, proof: bytes, remote_static: bytes, expected_id: bytes | None) -> bytes:
     """The peer's public key, once it is sure that it is the peer's and that the peer is who was dialled."""
     public_key, signature = proof[:KEY_SIZE], proof[KEY_SIZE : KEY_SIZE + SIGNATURE_SIZE]
-    if len(signature) < SIGNATURE_SIZE:
-        raise PeerFault("handshake: proof of identity cut short", code="handshake_failed")
     if not local.identity.suite.verify(public_key, STATIC_KEY_CONTEXT + remote_static, signature):
         raise PeerFault("handshake: the identity did not sign this static key", code="handshake_failed")
     node_id = node_id_of(public_key)
