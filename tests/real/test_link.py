@@ -17,7 +17,8 @@ import zstandard
 from kodectl.core.identity import Identity
 from kodectl.errors import PeerFault
 from kodectl.node.handshake import PROLOGUE, open_inbound, open_outbound
-from kodectl.node.link import MAX_QUEUED_BYTES, Link, LinkClosed, LocalEnd, accept, dial
+from kodectl.node.link import Link, LinkClosed, LocalEnd, accept, dial
+from kodectl.node.outbox import MAX_QUEUED_BYTES
 from kodectl.runtime.base import Address, Stopped, Stream, StreamClosed
 from kodectl.runtime.green import GreenRuntime
 from kodectl.wire.announcement import Ports
@@ -374,6 +375,19 @@ def test_exception_of_a_handler_closes_only_its_link(world, failure, reason, tex
     good.send(MessageKind.TRANSACTION, b"good")
     world.until(lambda: good_end.messages_received == 1)
     assert not good.closed
+
+
+def test_failure_of_the_writer_closes_only_its_link(world, caplog):
+    (ours, theirs), (good, good_end) = world.links(), world.links(MALLORY, BOB)
+    running = [world.start(link.run, ignore) for link in (ours, theirs, good, good_end)]
+    ours._outbox._encoder._cipher._counter = 2**64 - 1
+    with caplog.at_level(logging.ERROR):
+        ours.send(MessageKind.TRANSACTION, b"not to be sealed")
+        assert [result() for result in running[:2]] == [DisconnectReason.UNSPECIFIED] * 2
+    assert "the key is used up" in caplog.text
+    assert (ours.close_text, ours.closed_by_peer) == ("internal error", False)
+    good.send(MessageKind.TRANSACTION, b"good")
+    world.until(lambda: good_end.messages_received == 1)
 
 
 class RawPeer:

@@ -11,7 +11,8 @@ import pytest
 from kodectl.core.identity import Identity
 from kodectl.errors import PeerFault
 from kodectl.node.handshake import HANDSHAKE_LIMIT_S
-from kodectl.node.link import CLOSING_LIMIT_S, WRITE_LIMIT_S, Link, LinkClosed, LocalEnd, accept, dial
+from kodectl.node.link import CLOSING_LIMIT_S, Link, LinkClosed, LocalEnd, accept, dial
+from kodectl.node.outbox import WRITE_LIMIT_S
 from kodectl.runtime.base import Runtime, Stream, StreamClosed, TimedOut
 from kodectl.sim.network import PathModel
 from kodectl.sim.suite import SimSuite
