@@ -65,19 +65,31 @@ class NodeProcess:
 class Nodes:
     def __init__(self, home: Path) -> None:
         self._home = home
+        self.environment = environment(home)
         self._started: list[NodeProcess] = []
 
+    def command(self, name: str, *options: str) -> list[str]:
+        """Options given here come last and win."""
+        command = [sys.executable, "-m", "kodectl", "node", "run", "--json", "--datadir", str(self._home / name)]
+        return [
+            *command,
+            "--no-lan",
+            "--listen",
+            "127.0.0.1:0",
+            "--discovery-port",
+            "0",
+            "--api",
+            "127.0.0.1:0",
+            *options,
+        ]
+
     def launch(self, name: str, *options: str) -> NodeProcess:
-        """Starts without waiting; options given here come last and win."""
-        datadir = self._home / name
+        """Starts without waiting."""
         output, log = self._home / f"{name}.out", self._home / f"{name}.log"
-        command = [sys.executable, "-m", "kodectl", "node", "run", "--json", "--datadir", str(datadir), "--no-lan"]
-        command += ["--listen", "127.0.0.1:0", "--discovery-port", "0", "--api", "127.0.0.1:0", *options]
+        command = self.command(name, *options)
         with output.open("w") as stdout, log.open("a") as stderr:
-            process = subprocess.Popen(
-                command, stdout=stdout, stderr=stderr, cwd=REPOSITORY, env=environment(self._home)
-            )
-        node = NodeProcess(datadir, process, output, log)
+            process = subprocess.Popen(command, stdout=stdout, stderr=stderr, cwd=REPOSITORY, env=self.environment)
+        node = NodeProcess(self._home / name, process, output, log)
         self._started.append(node)
         return node
 
@@ -103,7 +115,7 @@ class Nodes:
             input=input,
             capture_output=True,
             cwd=REPOSITORY,
-            env=environment(self._home),
+            env=self.environment,
             timeout=60,
         )
 

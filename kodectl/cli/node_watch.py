@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,17 +73,15 @@ def wait(output: Output, client: NodeClient, condition: Condition) -> Outcome:
     A node that does not run yet is waited for too. Exit code 8: not before the deadline; 5: no node has answered."""
     began = time.monotonic()
     until = began + click.get_current_context().params["deadline_s"]
-    pid: int | None = None
+    seen = False
     while True:
         status = _status_if_running(client)
-        pid = status.pid if status else pid
-        # A node takes its socket away before it has written everything; its process is there until then.
-        gone = status is None and not (client.endpoint.unix and pid and _is_running(pid))
-        if condition.holds(status) and (status is not None or gone):
+        seen = seen or status is not None
+        if condition.holds(status) and not (status is None and _is_leaving(client)):
             waited = Waited(condition.text, round(time.monotonic() - began, 3))
             return Outcome(waited, f"{condition.text} after {waited.waited_s:.1f} s")
         if time.monotonic() + LOOK_EVERY_S > until:
-            raise _gave_up(client, condition, seen=pid is not None)
+            raise _gave_up(client, condition, seen)
         output.progress(f"waiting for {condition.text}: " + ("no node yet" if status is None else status.state))
         time.sleep(LOOK_EVERY_S)
 
@@ -98,14 +95,11 @@ def _status_if_running(client: NodeClient) -> StatusView | None:
         return None
 
 
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+def _is_leaving(client: NodeClient) -> bool:
+    """A node takes its socket away before its process has ended."""
+    from kodectl.store.datadir import is_held
+
+    return client.endpoint.unix is not None and is_held(client.endpoint.unix.parent)
 
 
 def _gave_up(client: NodeClient, condition: Condition, seen: bool) -> KodectlError:
@@ -124,12 +118,10 @@ def stop(output: Output, client: NodeClient, waits: bool) -> Outcome:
     from kodectl.api.views import StopView
 
     until = time.monotonic() + click.get_current_context().params["deadline_s"]
-    status = _status_if_running(client)
     view = client.post("/api/node/stop", StopView)
     if not waits:
         return Outcome(view, "stopping")
-    local = client.endpoint.unix is not None and status is not None
-    while _status_if_running(client) is not None or (local and status and _is_running(status.pid)):
+    while _status_if_running(client) is not None or _is_leaving(client):
         if time.monotonic() + LOOK_EVERY_S > until:
             raise DeadlineReached("the node has not left before the deadline", hint="it still may; or kill it")
         time.sleep(LOOK_EVERY_S)

@@ -4,13 +4,11 @@ Imported by `node run` after gevent has patched the standard library."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import gevent
@@ -29,6 +27,7 @@ from kodectl.node.views import ListenerView, NatView
 from kodectl.runtime.base import Scope
 from kodectl.runtime.green import GreenRuntime
 from kodectl.settings import NodeSettings
+from kodectl.store.datadir import hold
 from kodectl.store.keyfile import create_key, load_key
 from kodectl.store.sqlite import SqliteStore
 from kodectl.wire.suite import RealSuite
@@ -37,7 +36,6 @@ log = logging.getLogger("kodectl.node")
 
 KEY_FILE = "node.key"
 STORE_FILE = "node.db"
-LOCK_FILE = "lock"
 LOOK_AGAIN_S = 1.0
 """How soon a node whose tasks have failed is noticed."""
 EVENTS_WAIT_S = 60.0
@@ -132,38 +130,6 @@ def watch_signals(leaving: Event, cleanup: ExitStack) -> None:
     for number, forced in ((signal.SIGTERM, ExitCode.SIGTERM), (signal.SIGINT, ExitCode.SIGINT)):
         watcher = gevent.signal_handler(number, on_signal, number, forced)
         cleanup.callback(watcher.cancel)
-
-
-@contextmanager
-def hold(datadir: Path) -> Iterator[None]:
-    """Makes the data directory (0700) and keeps other nodes out of it while inside; the kernel lets go of it however
-    the process ends.
-
-    Raises EnvironmentFault (path_unwritable, datadir_in_use)."""
-    try:
-        datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(datadir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise EnvironmentFault(f"cannot use {datadir}: {error.strerror}", code="path_unwritable") from error
-    try:
-        lock(descriptor, datadir)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def lock(descriptor: int, datadir: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-        raise EnvironmentFault(
-            f"{datadir} is in use by another node{f' (process {holder})' if holder.isdigit() else ''}",
-            code="datadir_in_use",
-            hint=f"give this one its own --datadir, or stop the other: kodectl node stop --datadir {datadir}",
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
 
 
 def load_identity(path: Path, passphrase: bytes | None) -> Identity:
