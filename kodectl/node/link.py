@@ -164,9 +164,7 @@ class Link:
             early, self._early = self._early, []
             self._dispatch(early, handle, self._runtime.now())
             while self.close_reason is None:
-                segment = self._read_segment()
-                began = self._runtime.now() - self._busy_s
-                self._dispatch(self._decoder.open(segment), handle, began)
+                self._open_segment(self._read_segment(), handle)
         except StreamClosed:
             raise
         except PeerFault as fault:
@@ -184,6 +182,11 @@ class Link:
         segment = self._stream.read_exactly(size)
         self.bytes_received += 2 + size
         return segment
+
+    def _open_segment(self, segment: bytes, handle: Handler) -> None:
+        """Not part of the loop above, where the last segment would be held while the next is waited for."""
+        began = self._runtime.now() - self._busy_s
+        self._dispatch(self._decoder.open(segment), handle, began)
 
     def _dispatch(self, messages: list[Message], handle: Handler, turn_began: float) -> None:
         """Hands messages over, and the hub its turn when this has taken TURN_S."""
