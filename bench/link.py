@@ -66,7 +66,7 @@ def in_child(serve: Callable[[Runtime, int], None]) -> tuple[int, int]:
 
 
 def serve_one(runtime: Runtime, announce_to: int, work: Callable[[Stream], None]) -> None:
-    """Accepts streams and works on each in turn, until one of them says that it was the last (by an exception)."""
+    """Listens, tells the port, and works on the first stream that comes."""
     arrived = runtime.mailbox(16)
     listener = runtime.listen(LOOPBACK, arrived.put)
     os.write(announce_to, b"%d\n" % listener.local[1])
