@@ -236,7 +236,7 @@ class Node:
             self.peering.add_candidate(enode, "lan")
 
     def _serve_peer_request(self, session: Session, question: rpc.PeerRequest) -> rpc.PeerResponse:
-        return serve_peer_request(self.peering.shareable(session.node_id), question)
+        return serve_peer_request(self.peering.shareable(session.node_id, session.address[0]), question)
 
     def _observed(self, node_id: bytes, ip: str, port: int) -> None:
         self.observed.vote(node_id, ip, self.runtime.now())
