@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+
 from kodectl.wire import packets
 from kodectl.wire.suite import Aead, Suite
 

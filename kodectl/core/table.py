@@ -1,8 +1,9 @@
 """The routing table: 20 buckets by shared leading bits, k = 16 (Maymounkov and Mazieres 2002, sections 2.2 and 2.4).
 
-The bucket of an id is the number of leading bits that it shares with ours; the last bucket takes every id that shares 19 or
-more. Only nodes that answered a question of ours enter. Deadness is found by asking, never assumed: a newcomer to a
-full bucket waits among the replacements while the node heard longest ago is asked (test before evict).
+The bucket of an id is the number of leading bits that it shares with ours; the last bucket takes every id that shares
+19 or more. Only nodes that proved id and address enter: they answered, or brought back our cookie. Deadness is found by
+asking, never assumed: a newcomer to a full bucket waits among the replacements while the node heard longest ago is
+asked (test before evict).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from enum import Enum
+from functools import lru_cache
 from heapq import nsmallest
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -66,6 +68,7 @@ class BucketState(NamedTuple):
     nodes: list[bytes]
 
 
+@lru_cache(maxsize=4096)
 def subnet_of(ip: str) -> str | None:
     """The /24 or /64 that an address belongs to; None where there is no scarcity (private, loopback, link-local)."""
     address = ip_address(ip.partition("%")[0])
@@ -103,7 +106,7 @@ class RoutingTable:
     # -- what was learned ------------------------------------------------------------------------------------------
 
     def heard(self, contact: Contact, now: float) -> Change:
-        """`contact` has answered a question of ours, with its identity proved."""
+        """`contact` is at its address: it has answered us, or brought back our cookie, with its identity proved."""
         node_id = contact.node_id
         bucket = self._buckets[self._index(contact.number)]
         entry = bucket.entries.get(node_id)
@@ -229,11 +232,6 @@ class RoutingTable:
     def contacts(self) -> list[Contact]:
         return [entry.contact for bucket in self._buckets for entry in bucket.entries.values()]
 
-    def wants(self, node_id: bytes) -> bool:
-        """Whether a node that is not in the table could be of use: its bucket has room, or few replacements."""
-        bucket = self._bucket_of(node_id)
-        return len(bucket.entries) < K or len(bucket.replacements) < REPLACEMENTS
-
     def oldest_in(self, index: int, heard_before: float) -> Contact | None:
         """The node of a bucket heard longest ago, if that was before the given time."""
         entries = self._buckets[index].entries.values()
@@ -249,6 +247,12 @@ class RoutingTable:
             if entry.failures or now - entry.heard > older_than_s
         ]
         return [entry.contact for entry in nsmallest(limit, stale, key=lambda entry: (not entry.failures, entry.heard))]
+
+    def thin_buckets(self) -> list[int]:
+        """Buckets not half full, down to where our neighbours begin: those hold whatever a lookup of ourselves found."""
+        neighbours = self.closest(self.own_id)
+        depth = self.bucket_index(neighbours[-1].node_id) if neighbours else 0
+        return [index for index in range(depth) if len(self._buckets[index].entries) < K // 2]
 
     def stale_buckets(self, now: float, older_than_s: float) -> list[int]:
         """Buckets in which nothing was heard for so long, down to the deepest that holds a node, and one more."""

@@ -40,8 +40,8 @@ Handler = Callable[[Session, Any], Any]
 
 
 class Discovery:
-    """Owns the socket. `handlers` by kind of request; `on_heard(session)` hears of every answer that a node gave us,
-    `on_contacted(session)` of every request, `on_failed(node_id)` of every request given up."""
+    """Owns the socket. `handlers` by kind of request; `on_heard(session)` hears of every request and answer of a proved
+    peer, `on_failed(node_id)` of every request given up."""
 
     def __init__(self, runtime: Runtime, identity: Identity, flags: int = 0) -> None:
         self._runtime = runtime
@@ -50,7 +50,6 @@ class Discovery:
         self.requests = Requests(int.from_bytes(runtime.random_bytes(4)))
         self.handlers: dict[int, Handler] = {}
         self.on_heard: Callable[[Session], None] = _ignore
-        self.on_contacted: Callable[[Session], None] = _ignore
         self.on_failed: Callable[[bytes], None] = _ignore
         self.other_traffic: Callable[[bytes, Address], None] = _ignore_datagram
         """Datagrams whose first byte is not discovery's: STUN, TURN, ICE and QUIC attach here."""
@@ -175,7 +174,7 @@ class Discovery:
         if len(packet) > packets.MAX_PACKET:
             raise AssertionError(f"an answer of {len(packet)} bytes to kind {kind}")
         self._send(packet, session.address)
-        self.on_contacted(session)
+        self.on_heard(session)
 
     def _answered(self, session: Session, kind: int, request_id: int, packed: bytes, now: float) -> None:
         request = self.requests.match(session.node_id, session.address, request_id, kind, now)

@@ -26,10 +26,14 @@ REVALIDATE_AFTER_S = 300.0
 REVALIDATE_AT_ONCE = 4
 REFRESH_EVERY_S = 60.0
 REFRESH_AFTER_S = 1800.0
+SELF_LOOKUP_FIRST_S = 10.0
+"""A node that joined through one that knew nobody yet would stay alone: it looks for its neighbours again after 10, 30, 90 s
+and so on, up to every half hour."""
 CHECK_OLDEST_AFTER_S = 30.0
 """A node heard so recently is taken for alive when a newcomer wants its place."""
+MAX_KNOWN = 2048
 MAX_CHECKS = 64
-"""Pings under way to nodes that contacted us or whose place is wanted."""
+"""Pings under way to nodes whose place is wanted, or that are to be asked again."""
 
 
 class Hop(NamedTuple):
@@ -66,10 +70,11 @@ class Kademlia:
         self.on_observed: Callable[[bytes, str, int], object] = _ignore_observation
         """Hears from each pong who saw us at which address; what that means is decided elsewhere."""
         self._checking: set[bytes] = set()
+        self._known: dict[bytes, Contact] = {}
+        """Contacts of recent answers, by their packed form."""
         discovery.handlers[rpc.Kind.PING] = self._serve_ping
         discovery.handlers[rpc.Kind.FIND_NODE] = self._serve_find_node
         discovery.on_heard = self._heard
-        discovery.on_contacted = self._contacted
         discovery.on_failed = self._failed
 
     def start(self) -> None:
@@ -92,6 +97,7 @@ class Kademlia:
     # -- what the table learns -------------------------------------------------------------------------------------
 
     def _heard(self, session: Session) -> None:
+        """Whoever brought back a cookie or answers us is at its address, whichever side asked first."""
         if session.is_client:
             return
         now = self._runtime.now()
@@ -111,11 +117,6 @@ class Kademlia:
         oldest = self.table.oldest_in(index, self._runtime.now() - CHECK_OLDEST_AFTER_S)
         if oldest is not None:
             self.check(oldest)
-
-    def _contacted(self, session: Session) -> None:
-        """Whoever asks us is a candidate; it enters when it answers a question of ours."""
-        if not session.is_client and session.node_id not in self.table and self.table.wants(session.node_id):
-            self.check(contact_of(session))
 
     def _failed(self, node_id: bytes) -> None:
         replacement = self.table.failed(node_id)
@@ -191,7 +192,7 @@ class Kademlia:
                     contact.node_id,
                     contact.address,
                     question,
-                    partial(_report, reports.put, contact),
+                    partial(self._report, reports.put, contact),
                     partial(_report_notice, reports.put, contact),
                 )
             if lookup.over:
@@ -204,6 +205,19 @@ class Kademlia:
                 break
         elapsed_s = self._runtime.now() - started
         return Found(target, lookup.found, lookup.closest(), lookup.questions_asked, lookup.rounds, elapsed_s)
+
+    def _report(self, put: Callable[[Any], bool], contact: Contact, kind: int, packed: bytes, rtt_s: float) -> None:
+        try:
+            answer = read_answer(kind, packed)
+            contacts = unpack_contacts(answer.contacts, MAX_CONTACTS, self._known)
+        except PeerFault as error:
+            put((contact, error, None))
+            return
+        if len(self._known) > MAX_KNOWN:
+            self._known.clear()
+        for named in contacts:
+            self._known[named.packed] = named
+        put((contact, (contacts, answer), rtt_s))
 
     def _take_report(
         self,
@@ -232,27 +246,32 @@ class Kademlia:
 
     def join(self) -> None:
         """With at least one node in the table: looks for ourselves, which tells our neighbours of us, and into every
-        bucket. Waits."""
+        bucket with room that is not our neighbourhood. Waits."""
         self.find(self.table.own_id, stop_at_target=False)
-        self.refresh(everything=True)
+        for index in self.table.thin_buckets():
+            self._look_into(index)
 
-    def refresh(self, everything: bool = False) -> None:
-        """Looks up a random id in each bucket where nothing was heard for long."""
-        now = self._runtime.now()
-        for index in self.table.stale_buckets(now, 0.0 if everything else REFRESH_AFTER_S):
-            self.table.refreshed(index, now)
-            self.find(self.table.random_id_in(index, self._runtime.rng), stop_at_target=False)
+    def _look_into(self, index: int) -> None:
+        self.table.refreshed(index, self._runtime.now())
+        self.find(self.table.random_id_in(index, self._runtime.rng), stop_at_target=False)
 
     def _upkeep(self) -> None:
         refreshed = self._runtime.now()
+        pause_s = SELF_LOOKUP_FIRST_S
+        look_for_self = refreshed + pause_s
         while True:
             self._scope.sleep(REVALIDATE_EVERY_S * self._runtime.rng.uniform(0.8, 1.2))
             now = self._runtime.now()
             for contact in self.table.to_revalidate(now, REVALIDATE_AFTER_S, REVALIDATE_AT_ONCE):
                 self.check(contact)
-            if now - refreshed > REFRESH_EVERY_S:
+            if now >= look_for_self and len(self.table):
+                pause_s = min(pause_s * 3, REFRESH_AFTER_S)
+                look_for_self = now + pause_s
+                self.find(self.table.own_id, stop_at_target=False)
+            elif now - refreshed > REFRESH_EVERY_S:
                 refreshed = now
-                self.refresh()
+                for index in self.table.stale_buckets(now, REFRESH_AFTER_S):
+                    self._look_into(index)
 
 
 ANSWERS_WAITING = 256
@@ -261,14 +280,6 @@ ANSWERS_WAITING = 256
 
 def contact_of(session: Session) -> Contact:
     return Contact(session.node_id, session.address[0], session.address[1], session.tcp_port)
-
-
-def _report(put: Callable[[Any], bool], contact: Contact, kind: int, packed: bytes, rtt_s: float) -> None:
-    try:
-        answer = read_answer(kind, packed)
-        put((contact, (unpack_contacts(answer.contacts, MAX_CONTACTS), answer), rtt_s))
-    except PeerFault as error:
-        put((contact, error, None))
 
 
 def _report_notice(put: Callable[[Any], bool], contact: Contact, notice: Notice | PeerFault) -> None:

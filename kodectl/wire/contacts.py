@@ -6,6 +6,7 @@ family (1: 4 or 6) | ip (4 or 16) | udp port (2) | tcp port (2) | node id (32)
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from kodectl.errors import WireError
@@ -43,6 +44,7 @@ class Contact:
         return f"Contact({self.node_id.hex()[:16]} at {self.ip}:{self.address[1]} tcp {self.tcp_port})"
 
 
+@lru_cache(maxsize=4096)  # the same few hundred addresses, for every answer
 def pack_ip(ip: str) -> bytes:
     """4 or 16 bytes of a numeric address. Raises WireError; an IPv6 zone has no meaning elsewhere and is dropped."""
     try:
@@ -70,8 +72,11 @@ def pack_contacts(contacts: Iterable[Contact]) -> bytes:
     return b"".join([contact.packed for contact in contacts])
 
 
-def unpack_contacts(data: bytes, limit: int) -> list[Contact]:
-    """At most `limit` contacts; more are an error, and so is a cut one. A contact without a UDP port is skipped."""
+def unpack_contacts(data: bytes, limit: int, known: dict[bytes, Contact] | None = None) -> list[Contact]:
+    """At most `limit` contacts; more are an error, and so is a cut one. A contact without a UDP port is skipped.
+
+    `known`: contacts by their packed form, to be taken instead of made: most of what an answer names was named before."""
+    known = known if known is not None else {}
     contacts: list[Contact] = []
     offset, end = 0, len(data)
     while offset < end:
@@ -83,10 +88,12 @@ def unpack_contacts(data: bytes, limit: int) -> list[Contact]:
         entry = data[offset : offset + size]
         if len(entry) < size:
             raise WireError("contact cut short")
-        udp_port = entry[-36] << 8 | entry[-35]
-        if udp_port:
-            contacts.append(
-                Contact(entry[-ID_SIZE:], unpack_ip(entry[1:-_TAIL]), udp_port, entry[-34] << 8 | entry[-33], entry)
-            )
         offset += size
+        contact = known.get(entry)
+        if contact is None:
+            udp_port, tcp_port = entry[-36] << 8 | entry[-35], entry[-34] << 8 | entry[-33]
+            if not udp_port:
+                continue
+            contact = Contact(entry[-ID_SIZE:], unpack_ip(entry[1:-_TAIL]), udp_port, tcp_port, entry)
+        contacts.append(contact)
     return contacts
