@@ -57,7 +57,7 @@ def init(output: Output, file: str | None, to_stdout: bool, force: bool) -> Outc
 
     from kodectl.cli.configuration import standard_files
     from kodectl.cli.identity import make_directory
-    from kodectl.store.keyfile import write_whole
+    from kodectl.store.whole_file import write_whole
 
     path = Path(file or output.config_path or standard_files(os.environ)[0])
     if file is None:

@@ -253,6 +253,12 @@ _KEYS = {
     "passphrase_unreadable": Explanation(
         "The passphrase file cannot be read.", "Opening it failed.", "Check its name and permissions.", "ls -l FILE"
     ),
+    "file_exists": Explanation(
+        "There is a file of this name already.",
+        "The name was taken when the file should get it.",
+        "Choose another name, or give --force: then the old file is lost.",
+        "ls -l FILE",
+    ),
     "path_unwritable": Explanation(
         "A file cannot be written there.",
         "Making it, writing it, syncing it or naming it failed; nothing was replaced.",

@@ -122,15 +122,22 @@ class Errand:
         Raises ConnectFailed, PeerFault, TimedOut."""
         started = self.runtime.now()
         stream = self.runtime.connect(address, self.limit_s())
+        # A dial has a limit of its own, but this errand's may be shorter.
+        ends = self.runtime.now() + self.limit_s()
+        cut = self.runtime.call_later(self.limit_s(), stream.close)
         local = LocalEnd(self.identity, self.runtime.random_bytes(32))
         hello = Hello(PROTOCOL_VERSIONS, CLIENT, self.terms.network, (), Ports(0, 0))
         try:
             link = dial(self.runtime, local, stream, enode.node_id if enode.id_known else None, hello)
         except LinkClosed as closed:
+            if self.runtime.now() >= ends:
+                raise TimedOut from closed
             if closed.reason is DisconnectReason.UNSPECIFIED:
                 raise
             # A reason comes sealed, after the proof: it is who it should be, and has no place for us.
             return None, closed.code, self.runtime.now() - started
+        finally:
+            cut.cancel()
         took_s = self.runtime.now() - started
         link.disconnect(DisconnectReason.REQUESTED)
         self.scope.spawn("goodbye", link.run, lambda *_: None)

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-import errno
 import hashlib
 import os
 import stat
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from kodectl.errors import EnvironmentFault, LocalMisuse
+from kodectl.store.whole_file import FileTaken, write_whole
 
 SEED_SIZE = 32
 MAX_KEY_FILE_SIZE = 16_384
@@ -97,24 +94,10 @@ def save_seed(path: Path, seed: bytes, passphrase: bytes | None = None, force: b
     """Writes an identity that exists; errors as of `create_key`."""
     if not force and path.exists():
         raise _exists(path)
-    write_whole(path, _export(seed, passphrase), replace=force)
-
-
-def write_whole(path: Path, content: bytes, *, replace: bool) -> None:
-    """The file appears whole, synced and 0600, or not at all: written beside its place, then moved there.
-
-    Raises EnvironmentFault: key_exists (unless `replace`), path_unwritable."""
     try:
-        with _written_beside(path, content) as beside:
-            if replace:
-                os.replace(beside, path)
-            else:
-                _link(beside, path, content)
-        _sync_directory(path.parent)
-    except FileExistsError as error:
+        write_whole(path, _export(seed, passphrase), replace=force)
+    except FileTaken as error:
         raise _exists(path) from error
-    except OSError as error:
-        raise EnvironmentFault(f"cannot write {path}: {error.strerror}", code="path_unwritable") from error
 
 
 def read_passphrase(path: Path) -> bytes:
@@ -204,50 +187,6 @@ def _unarmour(content: bytes, path: Path) -> tuple[str, bytes]:
         return label, base64.b64decode("".join(lines[begin + 1 : end]), validate=True)
     except binascii.Error as error:
         raise _malformed(path, "the PEM is not base64") from error
-
-
-@contextmanager
-def _written_beside(path: Path, content: bytes) -> Iterator[str]:
-    """A synced file of mode 0600 in the same directory, gone at the end unless it was moved."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(descriptor)
-        yield name
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _link(beside: str, path: Path, content: bytes) -> None:
-    """Gives the file its name only if the name is free; `rename` would take it in any case."""
-    try:
-        os.link(beside, path)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        _write_exclusively(path, content)  # a file system without hard links
-
-
-def _write_exclusively(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(descriptor)
-    except BaseException:
-        path.unlink()
-        raise
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _exists(path: Path) -> EnvironmentFault:

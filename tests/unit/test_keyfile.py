@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from kodectl.errors import EnvironmentFault, LocalMisuse
 from kodectl.store import keyfile
 from kodectl.store.keyfile import create_key, load_key, load_seed, read_passphrase, save_seed
+from kodectl.store.whole_file import write_whole
 
 RFC_8410_KEY = """-----BEGIN PRIVATE KEY-----
 MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC
@@ -97,8 +98,8 @@ def test_the_name_is_taken_exclusively_even_after_the_first_look(tmp_path: Path)
     path = tmp_path / "node.key"
     path.write_bytes(b"somebody was faster")
     with pytest.raises(EnvironmentFault) as raised:
-        keyfile.write_whole(path, b"mine", replace=False)
-    assert raised.value.code == "key_exists"
+        write_whole(path, b"mine", replace=False)
+    assert raised.value.code == "file_exists"
     assert path.read_bytes() == b"somebody was faster"
 
 
@@ -112,7 +113,7 @@ def test_without_hard_links_it_is_still_exclusive(tmp_path: Path, monkeypatch: p
     assert load_seed(path) == seed
     assert path.stat().st_mode & 0o777 == 0o600
     with pytest.raises(EnvironmentFault):
-        keyfile.write_whole(path, b"mine", replace=False)
+        write_whole(path, b"mine", replace=False)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,81 @@
+"""Files that appear whole or not at all, whatever happens meanwhile. Blocking (fsync)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kodectl.errors import EnvironmentFault
+
+
+class FileTaken(EnvironmentFault):
+    """The name belongs to another file, which stays."""
+
+    code = "file_exists"
+
+
+def write_whole(path: Path, content: bytes, *, replace: bool) -> None:
+    """The file appears whole, synced and 0600, or not at all: written beside its place, then moved there.
+
+    Raises FileTaken (unless `replace`), also when somebody else takes the name meanwhile, and EnvironmentFault
+    (path_unwritable)."""
+    try:
+        with _written_beside(path, content) as beside:
+            if replace:
+                os.replace(beside, path)
+            else:
+                _link(beside, path, content)
+        _sync_directory(path.parent)
+    except FileExistsError as error:
+        hint = "choose another name, or replace it with --force"
+        raise FileTaken(f"{path} exists and is not overwritten", hint=hint) from error
+    except OSError as error:
+        raise EnvironmentFault(f"cannot write {path}: {error.strerror}", code="path_unwritable") from error
+
+
+@contextmanager
+def _written_beside(path: Path, content: bytes) -> Iterator[str]:
+    """A synced file of mode 0600 in the same directory, gone at the end unless it was moved."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(descriptor)
+        yield name
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _link(beside: str, path: Path, content: bytes) -> None:
+    """Gives the file its name only if the name is free; `rename` would take it in any case."""
+    try:
+        os.link(beside, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        _write_exclusively(path, content)  # a file system without hard links
+
+
+def _write_exclusively(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        path.unlink()
+        raise
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,298 @@
+"""Command x situation x {text, --json}: the exit code, the error's code, and who gets which stream."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from kodectl.cli.explanations import EXPLANATIONS
+from kodectl.cli.main import cli
+from kodectl.store import keyfile
+
+ENODE = f"enode://{'ab' * 32}@127.0.0.1:{{closed}}?discport={{silent}}"
+OTHER_ID = "cd" * 32
+
+
+class Case(NamedTuple):
+    """`{name}` in the arguments is filled in from the fixture `places`."""
+
+    situation: str
+    command: str
+    exit: int
+    code: str | None = None
+    """Of the error; None: no error."""
+    stdin: str = ""
+    variables: dict[str, str] = {}  # noqa: RUF012  # a NamedTuple's default, never changed
+
+
+OFFLINE = [
+    Case("ok", "key gen {new}", 0),
+    Case("ok, default place", "key gen", 0),
+    Case("ok, encrypted", "key gen {new} --passphrase-file {passphrase}", 0),
+    Case("exists", "key gen {plain}", 7, "key_exists"),
+    Case("no directory", "key gen {home}/absent/node.key", 7, "path_unwritable"),
+    Case("ok, forced", "key gen {plain} --force", 0),
+    Case("no passphrase in the file", "key gen {new} --passphrase-file {empty}", 2, "passphrase_invalid"),
+    Case("no passphrase file", "key gen {new} --passphrase-file {absent}", 7, "passphrase_unreadable"),
+    Case("ok", "key show {plain}", 0),
+    Case("ok, encrypted", "key show {sealed} --passphrase-file {passphrase}", 0),
+    Case("ok, revealed", "key show {plain} --reveal", 0),
+    Case("absent", "key show {absent}", 7, "key_missing"),
+    Case("absent, default place", "key show", 7, "key_missing"),
+    Case("encrypted", "key show {sealed}", 7, "key_encrypted"),
+    Case("wrong passphrase", "key show {sealed} --passphrase-file {wrong}", 7, "key_wrong_passphrase"),
+    Case("malformed", "key show {empty}", 7, "key_malformed"),
+    Case("a directory", "key show {home}", 7, "key_unreadable"),
+    Case("two files", "key show {plain} {sealed}", 2, "usage"),
+    Case("ok", "key id {plain}", 0),
+    Case("absent", "key id {absent}", 7, "key_missing"),
+    Case("ok", "key passwd {plain} --new-passphrase-file {passphrase}", 0),
+    Case("ok, decrypted", "key passwd {sealed} --passphrase-file {passphrase} --decrypt", 0),
+    Case("nothing to do", "key passwd {plain}", 2, "usage"),
+    Case("both", "key passwd {plain} --decrypt --new-passphrase-file {passphrase}", 2, "usage"),
+    Case("wrong passphrase", "key passwd {sealed} --passphrase-file {wrong} --decrypt", 7, "key_wrong_passphrase"),
+    Case("ok", "enode gen --key {plain} --ip 192.0.2.7", 0),
+    Case("ok, made", "enode gen --key {new} --ip ::1 --tcp 1 --udp 2", 0),
+    Case("no address", "enode gen --key {plain} --ip 192.0.2.256", 2, "usage"),
+    Case("no port", "enode gen --key {plain} --ip ::1 --tcp 65536", 2, "usage"),
+    Case("no ports", "enode gen --key {plain} --ip ::1 --tcp 0 --udp 0", 2, "usage"),
+    Case("bad key", "enode gen --key {empty} --ip ::1", 7, "key_malformed"),
+    Case("ok", f"enode parse {ENODE}", 0),
+    Case("malformed", "enode parse enode://x@127.0.0.1:1", 2, "malformed"),
+    Case("ok, several", f"enode parse {ENODE} {ENODE}", 0),
+    Case("some malformed", f"enode parse {ENODE} x", 4, "malformed"),
+    Case("all malformed", "enode parse x y", 2, "malformed"),
+    Case("ok, stdin", "enode parse -", 0, stdin=f"{ENODE}\n"),
+    Case("malformed, stdin", "enode parse -", 2, "malformed", stdin="x\n"),
+    Case("bad JSON, stdin", "enode parse -", 2, "input_malformed", stdin="{{\n"),
+    Case("none", "enode parse", 2, "usage"),
+    Case("malformed", "enode verify x", 2, "bad_target"),
+    Case("no id", f"enode verify enode://{'0' * 64}@127.0.0.1:1", 2, "bad_target"),
+    Case("no TCP port", f"enode verify enode://{'ab' * 32}@127.0.0.1:0?discport=1", 2, "bad_target"),
+    Case("negative", f"enode verify {ENODE}", 3, "unreachable"),
+    Case("silent", f"enode verify enode://{'ab' * 32}@127.0.0.1:{{mute}} --timeout 0.2", 3, "unreachable"),
+    Case("bad limit", f"enode verify {ENODE} --timeout 0", 2, "usage"),
+    Case("negative", "peer ping 127.0.0.1:{silent} -c 1 --timeout 0.2", 3, "unreachable"),
+    Case("negative", "peer ping 127.0.0.1:{closed} -c 2 -i 0.01 --mode tcp", 3, "unreachable"),
+    Case("negative", "peer ping 127.0.0.1:{closed} -c 1 --mode handshake", 3, "unreachable"),
+    Case("malformed", "peer ping nobody", 2, "bad_target"),
+    Case("bad count", "peer ping 127.0.0.1:1 -c 0", 2, "usage"),
+    Case("no bootstrap", f"peer ping {OTHER_ID}", 5, "no_bootstrap_answered"),
+    Case("none", "peer ping", 2, "usage"),
+    Case("no bootstrap", f"dht find-node {OTHER_ID}", 5, "no_bootstrap_answered"),
+    Case("silent bootstrap", f"dht find-node {OTHER_ID} --bootstrap {ENODE} --timeout 0.2", 5, "no_bootstrap_answered"),
+    Case("malformed", "dht find-node nobody", 2, "bad_target"),
+    Case("no id", "dht find-node 127.0.0.1:1", 2, "bad_target"),
+    Case("bad bootstrap", f"dht find-node {OTHER_ID} --bootstrap x", 2, "usage"),
+    Case("bad variable", f"dht find-node {OTHER_ID}", 2, "config_invalid_value", variables={"KODECTL_BOOTSTRAP": "x"}),
+    Case("no bootstrap", "dht put motd hello", 5, "no_bootstrap_answered"),
+    Case("no value", "dht put motd", 2, "usage"),
+    Case("two values", "dht put motd hello --file {plain}", 2, "usage"),
+    Case("too large", "dht put motd -", 2, "value_too_large", stdin="x" * 1001),
+    Case("too long", "dht put motd hello --ttl 172801", 2, "ttl_too_long"),
+    Case("no file", "dht put motd --file {absent}", 7, "file_unreadable"),
+    Case("bad key", "dht put motd hello --key {empty}", 7, "key_malformed"),
+    Case("no bootstrap", "dht get motd", 5, "no_bootstrap_answered"),
+    Case("no key", "dht get", 2, "usage"),
+    Case("ok", "config show", 0),
+    Case("ok", "config show --origin", 0),
+    Case("bad variable", "config show", 2, "config_invalid_value", variables={"KODECTL_MAX_PEERS": "many"}),
+    Case("unknown variable", "config check", 2, "config_unknown_key", variables={"KODECTL_MAXPEERS": "5"}),
+    Case("ok", "config check", 0),
+    Case("ok, file", "config check --config {configuration}", 0),
+    Case("unknown key", "config check --config {misspelt}", 2, "config_unknown_key"),
+    Case("not TOML", "config check --config {passphrase}", 2, "config_invalid"),
+    Case("no file", "config check --config {absent}", 7, "config_unreadable"),
+    Case("ok", "config init {new}", 0),
+    Case("ok, default place", "config init", 0),
+    Case("ok, printed", "config init --stdout", 0),
+    Case("exists", "config init {configuration}", 7, "file_exists"),
+    Case("ok", "explain exit-codes", 0),
+    Case("ok", "explain", 0),
+    Case("ok", "explain key_exists", 0),
+    Case("negative", "explain nonsense", 3, "not_found"),
+    Case("ok", "completion bash", 0),
+    Case("unknown shell", "completion tcsh", 2, "usage"),
+    Case("ok", "man", 0),
+    Case("ok", "man key gen", 0),
+    Case("no such page", "man key sing", 2, "usage"),
+    Case("ok", "--version", 0),
+    Case("ok", "--help", 0),
+    Case("none", "", 2, "usage"),
+    Case("unknown", "nod run", 2, "usage"),
+]
+
+ONLINE = [
+    Case("ok", "enode verify {node}", 0),
+    Case("another identity", "enode verify {impostor}", 9, "identity_mismatch"),
+    Case("ok", "peer ping {node} -c 2 -i 0.01", 0),
+    Case("ok", "peer ping {node} -c 1 --mode tcp", 0),
+    Case("ok", "peer ping {node} -c 1 --mode handshake", 0),
+    Case("ok, id", "peer ping {id} -c 1 --bootstrap {node}", 0),
+    Case("another identity", "peer ping {impostor} -c 1 --mode handshake", 9, "identity_mismatch"),
+    Case("not found", f"peer ping {OTHER_ID} --bootstrap {{node}}", 3, "not_found"),
+    Case("deadline", "peer ping {node} -c 1000 -i 10 --deadline 0.5", 0),
+    Case("ok", "dht find-node {id} --trace --bootstrap {node}", 0),
+    Case("negative", f"dht find-node {OTHER_ID} --bootstrap {{node}}", 3, "not_found"),
+    Case("ok", "dht put motd hello --key {plain} --bootstrap {node}", 0),
+    Case("negative", "dht get nothing-there --bootstrap {node}", 3, "not_found"),
+    Case("deadline", "node wait --for peers=9 --datadir {datadir} --deadline 0.4", 8, "deadline"),
+    Case("bad auth", "node status --api {guarded} --datadir {absent}", 6, "not_authorised"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _cheap_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyfile, "SCRYPT_COST", 1 << 4)
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Iterator[dict[str, str]]:
+    files = {
+        "passphrase": "correct horse\n",
+        "wrong": "battery staple\n",
+        "empty": "",
+        "configuration": "max_peers = 7\nlan = false\n",
+        "misspelt": "max_peer = 7\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    found = {name: str(tmp_path / name) for name in (*files, "new", "absent", "plain", "sealed")}
+    found["home"] = str(tmp_path)
+    for name, passphrase in (("plain", None), ("sealed", found["passphrase"])):
+        made = ["key", "gen", found[name], *(["--passphrase-file", passphrase] if passphrase else [])]
+        assert CliRunner().invoke(cli, made).exit_code == 0
+    with socket.socket() as mute, socket.socket(type=socket.SOCK_DGRAM) as silent, socket.socket() as closed:
+        for bound in (mute, silent, closed):
+            bound.bind(("127.0.0.1", 0))
+        mute.listen()
+        yield found | {
+            "mute": str(mute.getsockname()[1]),
+            "silent": str(silent.getsockname()[1]),
+            "closed": str(closed.getsockname()[1]),  # bound, so that nobody else listens there; not listening
+        }
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name in [name for name in os.environ if name.startswith("KODECTL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+    def invoke(case: Case, places: dict[str, str], *more: str) -> Any:
+        words = [word.format_map(places) for word in case.command.split()]
+        variables = {"KODECTL_BOOTSTRAP": "", **case.variables}
+        return CliRunner().invoke(cli, [*words, *more], input=case.stdin.format_map(places), env=variables)
+
+    return invoke
+
+
+def name_of(case: Case) -> str:
+    return f"{case.command[:60]} [{case.situation}]"
+
+
+def check(case: Case, result: Any, structured: bool) -> None:
+    assert result.exit_code == case.exit, result.output
+    assert "Traceback" not in result.output
+    if case.code is None:
+        assert "error:" not in result.stderr
+        assert result.stdout
+        return
+    assert case.code in EXPLANATIONS
+    assert "kodectl: error: " in result.stderr
+    if structured:
+        last = json.loads(result.stdout.splitlines()[-1])
+        assert last["ok"] is False
+        assert (last["error"]["code"], last["error"]["exit"]) == (case.code, case.exit)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("case", OFFLINE, ids=name_of)
+def test_without_a_network(case: Case, form: str, places: dict[str, str], run: Any) -> None:
+    structured = form == "json"
+    check(case, run(case, places, *(["--json"] if structured else [])), structured)
+
+
+@pytest.fixture(scope="module")
+def online(shared_nodes: Any) -> dict[str, str]:
+    node = shared_nodes.start("a")
+    peer = shared_nodes.start("b", "--bootstrap", node.enode)
+    token = peer.datadir.parent / "c" / "api.token"
+    token.parent.mkdir()
+    token.write_text("f" * 64)
+    token.chmod(0o600)
+    guarded = shared_nodes.start("c", "--api-token", "required")
+    done = shared_nodes.kodectl("node", "wait", "--for", "peers=1", "--datadir", str(peer.datadir))
+    assert done.returncode == 0, done.stderr
+    return {
+        "node": node.enode,
+        "id": peer.id,
+        "impostor": node.enode.replace(node.id, OTHER_ID),
+        "datadir": str(node.datadir),
+        "guarded": guarded.api,
+    }
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("case", ONLINE, ids=name_of)
+def test_with_nodes(case: Case, form: str, places: dict[str, str], online: dict[str, str], shared_nodes: Any) -> None:
+    structured = form == "json"
+    words = [word.format_map(places | online) for word in case.command.split()]
+    done = shared_nodes.kodectl(*words, *(["--json"] if structured else []))
+    result = click.testing.Result(
+        CliRunner(), done.stdout, done.stderr, done.stdout + done.stderr, None, done.returncode, None
+    )
+    check(case, result, structured)
+
+
+def test_a_value_comes_back_as_it_was_put(online: dict[str, str], shared_nodes: Any, places: dict[str, str]) -> None:
+    value = bytes(range(256))
+    Path(places["new"]).write_bytes(value)
+    publish = ["dht", "put", "bytes", "--file", places["new"], "--key", places["plain"], "--bootstrap", online["node"]]
+    first, second = (json.loads(shared_nodes.kodectl(*publish, "--json").stdout)["data"] for _ in range(2))
+    assert second["sequence"] > first["sequence"]
+    assert shared_nodes.kodectl("dht", "get", "bytes", "--bootstrap", online["node"]).stdout == value
+
+
+def test_no_secret_is_shown_unless_asked_for(run: Any, places: dict[str, str]) -> None:
+    seed = json.loads(run(Case("", "key show {plain} --reveal --json", 0), places).stdout)["data"]["seed"]
+    assert len(seed) == 64
+    for command in ("key show {plain}", "key id {plain}", "enode gen --key {plain} --ip ::1", "key passwd {plain}"):
+        for form in ([], ["--json"], ["--debug"], ["-vv"]):
+            assert seed not in run(Case("", command, 0), places, *form).output
+
+
+# -- every leaf of the tree ------------------------------------------------------------------------------------------
+
+
+def leaves(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    ctx = click.Context(group)
+    for name in group.list_commands(ctx):
+        found = group.get_command(ctx, name)
+        if isinstance(found, click.Group):
+            yield from leaves(found, (*words, name))
+        else:
+            yield (*words, name)
+
+
+@pytest.mark.parametrize("words", list(leaves(cli)), ids=" ".join)
+def test_every_command_has_help_and_refuses_what_it_does_not_know(words: tuple[str, ...]) -> None:
+    runner = CliRunner()
+    shown = runner.invoke(cli, [*words, "--help"])
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert shown.stdout.startswith(f"Usage: kodectl {' '.join(words)}")
+    refused = runner.invoke(cli, [*words, "--frobnicate", "--json"])
+    assert refused.exit_code == 2
+    error = json.loads(refused.stdout)["error"]
+    assert error["code"] == "usage"
+    assert error["hint"] == f"kodectl {' '.join(words)} --help"
+    assert json.loads(refused.stdout)["schema"] == f"kodectl.{'.'.join(words)}/1"
