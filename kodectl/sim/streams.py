@@ -144,6 +144,10 @@ class SimStream:
     def _give_credit(self, size: int) -> None:
         self._unread_credit += size
         if self._unread_credit >= CREDIT_STEP and not self._ended:
+            self._send_credit()
+
+    def _send_credit(self) -> None:
+        if self._unread_credit:
             self._lane.send(Kind.CREDIT, self._unread_credit.to_bytes(4, "big"))
             self._unread_credit = 0
 
@@ -170,9 +174,12 @@ class SimStream:
         if self._closed:
             return
         self._closed = True
-        self._inbox.clear()
         if not self._broken:
+            # Unread input is thrown away, which makes room: a writer that waited for it goes on, to its reset.
+            self._unread_credit += len(self._inbox)
+            self._send_credit()
             self._lane.send(Kind.END)
+        self._inbox.clear()
         self._wake_all()
 
     def accept(self) -> None:

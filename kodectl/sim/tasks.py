@@ -114,10 +114,12 @@ class SimWaiters:
             self.wake_one()
 
 
-def _place(frame: FrameType | None) -> str:
-    """File and line of the innermost frame that is not plumbing."""
+def _place(innermost: FrameType | None) -> str:
+    """Function, file and line of the innermost frame that is not plumbing."""
+    if innermost is None:
+        return "not started"
+    frame: FrameType | None = innermost
     while frame is not None and any(part in frame.f_code.co_filename for part in PLUMBING):
         frame = frame.f_back
-    if frame is None:
-        return "not started"
+    frame = frame or innermost
     return f"waiting in {frame.f_code.co_name} ({frame.f_code.co_filename}:{frame.f_lineno})"
