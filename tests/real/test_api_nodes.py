@@ -187,6 +187,12 @@ def raw(node, request: bytes) -> bytes:
             "body_too_large",
         ),
         (
+            b"POST /api/network/connect HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n" + (b"400\r\n" + b" " * 1024 + b"\r\n") * 17,
+            413,
+            "body_too_large",
+        ),
+        (
             b"POST /api/node/stop HTTP/1.0\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}",
             415,
             "media_type_not_supported",

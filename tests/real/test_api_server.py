@@ -147,6 +147,10 @@ def test_a_header_that_is_cut_off_is_no_request(server):
         problem(read_all(client), 400, "malformed_request")
 
 
+def test_a_refusal_reaches_a_client_that_is_still_sending(server):
+    problem(ask(server, b"garbage\r\n" + bytes(200_000)), 400, "malformed_request")
+
+
 def test_slow_headers_are_cut_off(server):
     with connect(server) as client:
         client.sendall(b"GET / HTTP/1.1\r\n")
