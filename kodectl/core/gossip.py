@@ -36,6 +36,8 @@ MANY_PULLED = 1024
 """After so many pulled from one peer, there may be more than fitted into its announcements: compare again."""
 ORIGIN_RATE, ORIGIN_BURST = 8 << 20, 80 << 20
 """New messages of one origin: 2,000 small ones or two blocks a second; 20,000 or twenty at once."""
+OWN_SHARE = 0.9
+"""Of that, what this node publishes itself: messages that the way has pushed together must not be over the limit."""
 MAX_ORIGINS = 4096
 """Origins whose rate is remembered, about 200 bytes each; the one not heard for longest is forgotten."""
 UPKEEP_EVERY_S = 2.0
@@ -63,6 +65,7 @@ class Gossip:
         self._spreading = Spreading(rng, self._neighbours, self._cache)
         self._serving = Serving(self._neighbours, self._cache, self._spreading)
         self._origins: OrderedDict[bytes, TokenBucket] = OrderedDict()
+        self._own = TokenBucket(OWN_SHARE * ORIGIN_RATE, OWN_SHARE * ORIGIN_BURST)
         self._offences: list[Effect] = []
         self._turn = 0
         self._digest_at = self._upkeep_at = float("inf")
@@ -129,28 +132,26 @@ class Gossip:
         """A NEW message whose signature holds: it is to be delivered, and passed on as the value says."""
         self._counts["accepted"] += 1
         holders = self._pulls.arrived(message_id, peer_id, now)
-        self._keep(message_id, origin, time_ms, message, now)
+        self._origin(origin).spend(now, len(message) + MESSAGE_COST)
+        self._keep(message_id, time_ms, message, now)
         if flood:
             return self._spreading.flood(peer_id, message_id, message)
         return self._spreading.gossip(peer_id, holders, message_id, message, now)
 
-    def publish(
-        self, message_id: bytes, origin: bytes, time_ms: int, message: bytes, now: float, *, flood: bool
-    ) -> Relay | None:
+    def publish_wait_s(self, size: int, now: float, unix_time: float) -> float:
+        """How long to wait before peers accept a message of `size` from this node; infinity when so much was seen in
+        the last minute that no more can be remembered."""
+        self._window.observe(now, unix_time)
+        return self._own.wait_s(now, size + MESSAGE_COST) if self._seen.has_room() else float("inf")
+
+    def publish(self, message_id: bytes, time_ms: int, message: bytes, now: float, *, flood: bool) -> Relay | None:
         """A message of this node."""
         self._counts["published"] += 1
-        self._keep(message_id, origin, time_ms, message, now)
+        self._own.spend(now, len(message) + MESSAGE_COST)
+        self._keep(message_id, time_ms, message, now)
         if flood:
             return self._spreading.flood(None, message_id, message)
         return self._spreading.gossip_own(message_id, message, now)
-
-    def publish_wait_s(self, origin: bytes, size: int, now: float, unix_time: float) -> float:
-        """How long this node has to wait before its peers accept a message of `size` from it; infinity when so much was
-        seen in the last minute that no more can be remembered."""
-        self._window.observe(now, unix_time)
-        if not self._seen.has_room():
-            return float("inf")
-        return self._origin(origin).wait_s(now, size + MESSAGE_COST)
 
     def postpone(self, peer_id: bytes, message_id: bytes, now: float) -> None:
         """The peer's link has no room for the message: it gets the id, and pulls when it can."""
@@ -239,8 +240,7 @@ class Gossip:
             return Verdict.OVER_RATE
         return Verdict.NEW
 
-    def _keep(self, message_id: bytes, origin: bytes, time_ms: int, message: bytes, now: float) -> None:
-        self._origin(origin).take(now, len(message) + MESSAGE_COST)
+    def _keep(self, message_id: bytes, time_ms: int, message: bytes, now: float) -> None:
         self._seen.add(message_id, time_ms)
         self._cache.add(message_id, message, now)
         self._upkeep_at = min(self._upkeep_at, now + UPKEEP_EVERY_S)

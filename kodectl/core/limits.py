@@ -17,15 +17,24 @@ class TokenBucket:
     def take(self, now: float, amount: float = 1.0) -> bool:
         """Whether `amount` may pass now; if so, it is taken."""
         if now > self._time:
-            gained = (now - self._time) * self._rate
-            self._level = min(self._burst, self._level + gained)
-            self._time = now
+            self._gain(now)
         if self._level < amount:
             return False
         self._level -= amount
         return True
 
+    def spend(self, now: float, amount: float = 1.0) -> None:
+        """Takes `amount` in any case: for what was found to be within the limit before it was known to count."""
+        if now > self._time:
+            self._gain(now)
+        self._level -= amount
+
     def wait_s(self, now: float, amount: float = 1.0) -> float:
         """How long until `amount` may pass, if nothing else does meanwhile; 0 for now. Takes nothing."""
         gained = max(0.0, now - self._time) * self._rate
         return max(0.0, amount - min(self._burst, self._level + gained)) / self._rate
+
+    def _gain(self, now: float) -> None:
+        gained = (now - self._time) * self._rate
+        self._level = min(self._burst, self._level + gained)
+        self._time = now

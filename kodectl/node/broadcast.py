@@ -18,6 +18,8 @@ from kodectl.core.identity import Identity
 from kodectl.errors import DeadlineReached, PeerFault
 from kodectl.node.events import Events
 from kodectl.node.handshake import LinkClosed
+from kodectl.node.link import Link
+from kodectl.node.outbox import ROOM_BYTES
 from kodectl.node.peering import Peer, Peering
 from kodectl.runtime.base import Runtime, Scope, TimedOut
 from kodectl.wire.frames import encode_message
@@ -50,9 +52,9 @@ TICK_REST_S = 0.02
 IDLE_TICK_S = 2.0
 """The longest sleep, so that the end of the scope is noticed."""
 PUBLISH_LIMIT_S = 10.0
-"""A publisher waits no longer for the links; the rate of one origin alone asks for half a second a block."""
-ROOM_WAIT_S = 2.0
-"""For a crowded link to drain before a publisher goes on without it."""
+"""A publisher waits no longer for its turn; the rate of one origin alone asks for half a second a block."""
+LEAST_WAIT_S = 0.001
+"""Shorter waits may round to none, and then come round for ever."""
 EVENT_PAYLOAD_BYTES = 1024
 """Payloads up to here are in the event; a full ring of them is 6 MB."""
 LARGE_BYTES = 256 << 10
@@ -111,8 +113,8 @@ class Broadcast:
         return {**self._counts, **self._gossip.counters()}
 
     def publish(self, kind: MessageKind, payload: bytes, mode: BroadcastMode) -> Envelope:
-        """Signs a message and sends it out. Waits while the links are congested, or faster than peers accept from one
-        origin. Raises LocalMisuse (payload_too_large), DeadlineReached (congested), Stopped."""
+        """Signs a message and sends it out. Waits while most links are congested, or while peers would take no more of
+        this origin. Raises LocalMisuse (payload_too_large), DeadlineReached (nothing was published), Stopped."""
         self._wait_turn(len(payload) + ENVELOPE_SIZE)
         envelope = new_envelope(
             kind,
@@ -126,7 +128,7 @@ class Broadcast:
         message = encode_message(kind, pack_envelope(envelope))
         flood = mode is BroadcastMode.FLOOD
         now = self._runtime.now()
-        relay = self._gossip.publish(envelope.id, envelope.origin, envelope.time_ms, message, now, flood=flood)
+        relay = self._gossip.publish(envelope.id, envelope.time_ms, message, now, flood=flood)
         self._relay(relay)
         self._deliver(envelope)
         self._rouse()
@@ -278,24 +280,30 @@ class Broadcast:
         """Until the network takes one more message of this node."""
         deadline = self._runtime.now() + PUBLISH_LIMIT_S
         while True:
-            self._wait_for_links()
             now = self._runtime.now()
-            wait_s = self._gossip.publish_wait_s(self._identity.public_key, size, now, self._runtime.unix_time())
-            if wait_s <= 0:
+            wait_s = self._gossip.publish_wait_s(size, now, self._runtime.unix_time())
+            link = self._middle_link()
+            if wait_s <= 0 and (link is None or link.queued_bytes <= ROOM_BYTES):
                 return
-            if now + wait_s > deadline:
+            if now + wait_s >= deadline:
                 raise DeadlineReached("peers take no more messages of this node now", hint="publish more slowly")
-            self._scope.sleep(wait_s)
+            if wait_s > 0:
+                self._scope.sleep(max(wait_s, LEAST_WAIT_S))
+            elif link is not None:
+                _wait_room(link, deadline - now)
 
-    def _wait_for_links(self) -> None:
-        """A publisher goes at the pace of the better half of the links. The others get ids, and pull."""
-        if not self._peers:
-            return
-        peers = sorted(self._peers.values(), key=lambda peer: peer.link.queued_bytes)
-        try:
-            peers[len(peers) // 2].link.wait_room(ROOM_WAIT_S)
-        except (TimedOut, LinkClosed):
-            return
+    def _middle_link(self) -> Link | None:
+        """Half of the links have less to send. A publisher goes at their pace; the others get ids, and pull."""
+        links = sorted((peer.link for peer in self._peers.values()), key=lambda link: link.queued_bytes)
+        return links[(len(links) - 1) // 2] if links else None
+
+
+def _wait_room(link: Link, timeout_s: float) -> None:
+    try:
+        link.wait_room(timeout_s)
+    except (TimedOut, LinkClosed):
+        # Whoever waits looks at links and time again.
+        return
 
 
 def _room(peer: Peer) -> int:

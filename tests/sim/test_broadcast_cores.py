@@ -70,7 +70,7 @@ class Net:
         number = next(self._number)
         message_id = hashlib.sha256(number.to_bytes(8, "big")).digest()
         message = message_id + time_ms.to_bytes(8, "big") + bytes([flood]) + bytes(size)
-        relay = member.core.publish(message_id, ORIGIN, time_ms, message, self.now, flood=flood)
+        relay = member.core.publish(message_id, time_ms, message, self.now, flood=flood)
         member.delivered[message_id] = self.now
         self.perform(member, [relay] if relay else [])
         return message_id

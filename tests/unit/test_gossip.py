@@ -42,7 +42,7 @@ def tick(core, now):
 
 @pytest.mark.parametrize(("peers", "copies"), [(1, 1), (5, 5), (6, 6), (12, 6), (20, 6), (30, 9), (50, 15)])
 def test_an_origin_hands_its_message_to_a_share_and_to_six_at_least(peers, copies):
-    relay = a_core(peers).publish(an_id(1), ORIGIN, TIME_MS, b"message", NOW, flood=False)
+    relay = a_core(peers).publish(an_id(1), TIME_MS, b"message", NOW, flood=False)
     assert relay.message == b"message"
     assert len(set(relay.peers)) == copies
 
@@ -80,7 +80,7 @@ def test_duplicates_are_recognised():
     core = a_core(4)
     receive(core, b"\0", an_id(1))
     assert receive(core, b"\1", an_id(1)) is Verdict.DUPLICATE
-    core.publish(an_id(2), ORIGIN, TIME_MS, b"own", NOW, flood=False)
+    core.publish(an_id(2), TIME_MS, b"own", NOW, flood=False)
     assert receive(core, b"\1", an_id(2)) is Verdict.DUPLICATE
 
 
@@ -138,7 +138,7 @@ def test_what_is_announced_and_does_not_come_is_asked_for():
 def test_a_want_is_answered_as_far_as_there_is_room_and_then_goes_on():
     core = a_core(2)
     for number in range(3):
-        core.publish(an_id(number), ORIGIN, TIME_MS, bytes(1000), NOW, flood=False)
+        core.publish(an_id(number), TIME_MS, bytes(1000), NOW, flood=False)
     ids = [an_id(number) for number in range(3)]
     assert [effect.message_id for effect in core.on_want(b"\0", [an_id("?"), *ids], 2500, NOW)] == ids[:2]
     assert core.indebted() == [b"\0"]
@@ -151,7 +151,7 @@ def test_a_want_is_answered_as_far_as_there_is_room_and_then_goes_on():
 
 def test_wants_of_one_peer_are_limited_in_number_and_in_bytes_a_second():
     core = a_core(1)
-    core.publish(an_id(1), ORIGIN, TIME_MS, bytes(1 << 20), NOW, flood=False)
+    core.publish(an_id(1), TIME_MS, bytes(1 << 20), NOW, flood=False)
     served = core.on_want(b"\0", [an_id(1)] * 2000, 1 << 40, NOW)
     assert len(served) == neighbour.SERVE_BURST // ((1 << 20) + neighbour.MESSAGE_COST)
     assert core.counters()["want_over_limit"] == 2000 - serving.MAX_OWED
@@ -165,14 +165,14 @@ def digests(effects):
 
 def test_a_new_link_starts_with_a_digest():
     core = a_core(0)
-    core.publish(an_id(1), ORIGIN, TIME_MS, b"message", NOW, flood=False)
+    core.publish(an_id(1), TIME_MS, b"message", NOW, flood=False)
     expected = DigestSlot(TIME_MS // SLOT_MS, 1, an_id(1))
     assert core.connected(b"\0", NOW) == [SendDigest(b"\0", (expected,))]
 
 
 def test_a_digest_that_differs_is_answered_with_ids_and_an_equal_one_is_not():
     core = a_core(1)
-    core.publish(an_id(1), ORIGIN, TIME_MS, b"message", NOW, flood=False)
+    core.publish(an_id(1), TIME_MS, b"message", NOW, flood=False)
     tick(core, NOW + 1)
     equal = DigestSlot(TIME_MS // SLOT_MS, 1, an_id(1))
     assert core.on_digest(b"\0", [equal], NOW + 3, UNIX + 3) == []
@@ -194,7 +194,7 @@ def test_many_ids_leave_in_messages_of_bounded_size():
     core = a_core(1)
     core.disconnected(b"\0", NOW)
     for number in range(5000):
-        core.publish(an_id(number), ORIGIN, TIME_MS, b"", NOW, flood=False)
+        core.publish(an_id(number), TIME_MS, b"", NOW, flood=False)
     core.connected(b"\0", NOW)
     core.on_digest(b"\0", [], NOW, UNIX)
     told = []
@@ -210,7 +210,7 @@ def test_slots_that_still_fill_up_are_compared_on_a_fresh_link_only():
     core = a_core(1)
     later = NOW + 100
     time_ms = int((UNIX + 100) * 1000)
-    core.publish(an_id(1), ORIGIN, time_ms, b"message", later, flood=False)
+    core.publish(an_id(1), time_ms, b"message", later, flood=False)
     tick(core, later + 0.1)
     core.on_digest(b"\0", [], later + 1, UNIX + 101)
     assert not any(isinstance(effect, SendHave) for effect in tick(core, later + 2))
@@ -258,14 +258,13 @@ def test_one_origin_is_limited_without_blame_for_who_relays_it():
 
 def test_a_publisher_learns_how_long_to_wait():
     core = a_core(1)
-    size = 4 << 20
-    for number in range(25):
-        wait_s = core.publish_wait_s(ORIGIN, size, NOW, UNIX)
-        if wait_s:
-            break
-        core.publish(an_id(number), ORIGIN, TIME_MS, bytes(size), NOW, flood=False)
-    assert 0 < wait_s <= 0.51
-    assert core.publish_wait_s(ORIGIN, size, NOW + wait_s, UNIX + wait_s) == pytest.approx(0, abs=1e-6)
+    size, now = 4 << 20, NOW
+    for number in range(60):
+        wait_s = core.publish_wait_s(size, now, UNIX)
+        assert wait_s < 0.6
+        now += wait_s
+        core.publish(an_id(number), TIME_MS, bytes(size + 5), now, flood=False)
+    assert now - NOW == pytest.approx((60 * 4.004 - 72) / 7.2, abs=1)
 
 
 def test_the_origins_remembered_are_bounded():
@@ -277,7 +276,7 @@ def test_the_origins_remembered_are_bounded():
 
 def test_a_message_for_a_crowded_link_becomes_an_announcement():
     core = a_core(1)
-    core.publish(an_id(1), ORIGIN, TIME_MS, b"message", NOW, flood=True)
+    core.publish(an_id(1), TIME_MS, b"message", NOW, flood=True)
     core.postpone(b"\0", an_id(1), NOW)
     assert SendHave(b"\0", (an_id(1),)) in tick(core, NOW + 0.1)
 
@@ -320,7 +319,7 @@ def test_when_nothing_more_can_be_remembered_new_messages_are_refused():
     for number in range(10):
         receive(core, b"\0", an_id(number))
     assert receive(core, b"\0", an_id("one more")) is Verdict.FULL
-    assert core.publish_wait_s(ORIGIN, 1, NOW, UNIX) == float("inf")
+    assert core.publish_wait_s(1, NOW, UNIX) == float("inf")
     assert receive(core, b"\0", an_id(1)) is Verdict.DUPLICATE
 
 
