@@ -29,13 +29,17 @@ class BackgroundStream:
         """Handlers ask for it after each line, and must not wait."""
 
     def run(self, scope: Scope) -> None:
-        while True:
-            scope.sleep(WRITE_EVERY_S)
-            if self._waiting:
-                self._runtime.in_thread(self.drain)
+        """Writes until the scope is closed, and then what is left."""
+        try:
+            while True:
+                scope.sleep(WRITE_EVERY_S)
+                if self._waiting:
+                    self._runtime.in_thread(self._drain)
+        finally:
+            self._runtime.in_thread(self._drain)
 
-    def drain(self) -> None:
-        """Writes what waits; blocks. A stream that cannot be written any more takes the log with it, not the node."""
+    def _drain(self) -> None:
+        """Blocks. A stream that cannot be written any more takes the log with it, not the node."""
         lines = []
         try:
             while True:

@@ -67,11 +67,12 @@ def serve(output: Output, settings: NodeSettings, api_settings: ApiSettings, pas
     with ExitStack() as cleanup:
         runtime = GreenRuntime()
         cleanup.callback(runtime.close)
-        scope = runtime.scope("run")
-        cleanup.callback(end, scope)
-        start_logging(output, runtime, scope, cleanup)
         leaving = Event()
         watch_signals(leaving, cleanup)
+        scope = runtime.scope("run")
+        log_stream = start_logging(output, runtime, cleanup)
+        cleanup.callback(end, scope)
+        scope.spawn("log", log_stream.run, scope)
 
         cleanup.enter_context(hold(settings.datadir))
         store = runtime.in_thread(SqliteStore, settings.datadir / STORE_FILE)
@@ -100,7 +101,7 @@ def serve(output: Output, settings: NodeSettings, api_settings: ApiSettings, pas
         raise PipeClosed
 
 
-def start_logging(output: Output, runtime: GreenRuntime, scope: Scope, cleanup: ExitStack) -> None:
+def start_logging(output: Output, runtime: GreenRuntime, cleanup: ExitStack) -> BackgroundStream:
     """The log goes to stderr from a thread: a terminal that has been paused must not stop the node."""
     output.start_logging()
     stream = BackgroundStream(runtime, sys.stderr)
@@ -108,14 +109,15 @@ def start_logging(output: Output, runtime: GreenRuntime, scope: Scope, cleanup: 
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(stream)
             cleanup.callback(handler.setStream, sys.stderr)
-    scope.spawn("log", stream.run, scope)
-    cleanup.callback(stream.drain)
+    return stream
 
 
 def end(scope: Scope) -> None:
     scope.close()
-    for name in scope.join(JOIN_LIMIT_S):
-        log.error("still running after %s s: %s", JOIN_LIMIT_S, name)
+    if scope.join(JOIN_LIMIT_S):
+        # Only writing to a reader that stands still takes so long, and no thread can be called back from that. The node
+        # has left and saved by now.
+        os._exit(int(ExitCode.SIGPIPE))
 
 
 def watch_signals(leaving: Event, cleanup: ExitStack) -> None:

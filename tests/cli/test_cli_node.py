@@ -1,5 +1,6 @@
 """`kodectl node ...` against real nodes: what it prints, and what it exits with."""
 
+import fcntl
 import http.server
 import json
 import os
@@ -373,6 +374,23 @@ def test_when_nobody_reads_its_events_the_node_leaves(nodes):
     with open(reading, "rb") as stream:
         assert json.loads(stream.readline())["data"]["type"] == "ready"
     assert process.wait(20) == 141
+
+
+def test_a_reader_that_stands_still_does_not_hold_up_the_node(nodes):
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    command = nodes.command("a")
+    datadir = command[command.index("--datadir") + 1]
+    process = subprocess.Popen(command, stdout=writing, stderr=writing, env=nodes.environment, cwd=REPOSITORY)
+    os.close(writing)
+    assert nodes.kodectl("node", "wait", "--for", "ready", "--datadir", datadir).returncode == ANSWERED
+    for _ in range(6):
+        sent = nodes.kodectl("node", "broadcast", "--type", "transaction", "-", "--datadir", datadir, input=bytes(1000))
+        assert sent.returncode == DEGRADED
+    assert nodes.kodectl("node", "health", "--datadir", datadir).returncode == ANSWERED
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 141
+    os.close(reading)
 
 
 def test_as_text_the_node_says_where_it_is(nodes):
