@@ -197,7 +197,7 @@ class RoutingTable:
                 del self._subnets[entry.subnet]
 
     def _subnet_has_room(self, bucket: Bucket, entry: Entry) -> bool:
-        if entry.subnet is None:
+        if entry.subnet is None or entry.subnet not in self._subnets:
             return True
         in_bucket = sum(other.subnet == entry.subnet for other in bucket.entries.values())
         return in_bucket < MAX_PER_SUBNET_IN_BUCKET and self._subnets[entry.subnet] < MAX_PER_SUBNET

@@ -26,6 +26,8 @@ REVALIDATE_AFTER_S = 300.0
 REVALIDATE_AT_ONCE = 4
 REFRESH_EVERY_S = 60.0
 REFRESH_AFTER_S = 1800.0
+REFRESH_K = 8
+"""A look into a bucket is after nodes for it, not after the very closest to anything."""
 SELF_LOOKUP_FIRST_S = 10.0
 """A node that joined through one that knew nobody yet would stay alone: it looks for its neighbours again after 10, 30, 90 s
 and so on, up to every half hour."""
@@ -179,12 +181,13 @@ class Kademlia:
         stop_at_target: bool = False,
         trace: Callable[[Hop], None] | None = None,
         take: Callable[[Contact, Any], bool] | None = None,
+        k: int = K,
     ) -> Found:
         """Asks ever closer nodes `question`. Each answer has `contacts`; `take(contact, answer)` sees it too and ends
         the lookup by returning true."""
         started = self._runtime.now()
         seeds = [*self.table.closest(target), *seeds]
-        lookup = Lookup(target, self._discovery.identity.node_id, seeds, stop_at_target=stop_at_target)
+        lookup = Lookup(target, self._discovery.identity.node_id, seeds, k, stop_at_target=stop_at_target)
         reports = self._runtime.mailbox(2 * ANSWERS_WAITING)
         while True:
             for contact in lookup.questions():
@@ -253,7 +256,8 @@ class Kademlia:
 
     def _look_into(self, index: int) -> None:
         self.table.refreshed(index, self._runtime.now())
-        self.find(self.table.random_id_in(index, self._runtime.rng), stop_at_target=False)
+        target = self.table.random_id_in(index, self._runtime.rng)
+        self.iterate(target, rpc.FindNode(target), k=REFRESH_K)
 
     def _upkeep(self) -> None:
         refreshed = self._runtime.now()
