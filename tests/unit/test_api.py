@@ -2,9 +2,12 @@
 
 import base64
 import json
+import re
+from pathlib import Path
 
 import falcon.testing
 import pytest
+from falcon.inspect import inspect_routes
 
 from kodectl.api.access import AccessRules
 from kodectl.api.app import make_app
@@ -443,3 +446,12 @@ def test_waiting_requests_are_bounded(client, node):
     assert problem(refused[0], 503, "busy")["exit"] == 7
     assert client.simulate_get("/api/network/stats").status_code == 200
     assert json.loads(inner[-1].content)["outcome"] == "timeout"
+
+
+def test_the_documentation_names_every_route_and_no_other(node):
+    app = make_app(node, AccessRules(), lambda: None)
+    served = {re.sub(r"\{\w+_id\}", "{id}", route.path) for route in inspect_routes(app)}
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    # Every route stands in backquotes at the beginning of a table's row, or of a sentence, after its method.
+    named = set(re.findall(r"`(?:GET |POST |PUT )?(/(?:api/|livez|readyz|startupz)[^`?\s]*)", text))
+    assert named == served
