@@ -296,7 +296,7 @@ class Node:
             raise LocalMisuse("direction is inbound or outbound", code="bad_direction")
         peers = [peer for peer in self.peering.peers() if direction in (None, peer.direction)]
         if sort is not None:
-            peers.sort(key=PEER_SORTS[sort])  # type: ignore[arg-type]
+            peers.sort(key=PEER_SORTS[sort])
         return PeersView(peers, len(peers))
 
     def stats(self) -> StatsView:
