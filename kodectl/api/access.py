@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
+from kodectl.api.files import TOKEN_FILE
 from kodectl.errors import EnvironmentFault, NotAuthorised
 
-TOKEN_FILE = "api.token"
 MIN_TOKEN_CHARS = 32
 """128 bits in hex; what is shorter can be guessed over the network."""
 MAX_TOKEN_BYTES = 4096

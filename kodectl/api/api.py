@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kodectl.api.access import TOKEN_FILE, AccessRules, is_loopback, load_token
+from kodectl.api.access import AccessRules, is_loopback, load_token
 from kodectl.api.app import make_app
+from kodectl.api.files import SOCKET_FILE, TOKEN_FILE
 from kodectl.api.listeners import listen_tcp, listen_unix
 from kodectl.api.server import ApiServer
-from kodectl.api.unixpath import SOCKET_FILE
 from kodectl.errors import EnvironmentFault
 from kodectl.runtime.base import Runtime
 

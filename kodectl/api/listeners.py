@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gevent import socket
 
-from kodectl.api.unixpath import socket_address
+from kodectl.api.files import socket_address
 from kodectl.errors import EnvironmentFault
 from kodectl.runtime.base import Address
 from kodectl.runtime.binding import bind_stream

@@ -15,6 +15,7 @@ from kodectl.api.problems import encode
 from kodectl.api.requests import Gate, check_seconds, one_of, read_json
 from kodectl.api.views import EnodeView
 from kodectl.errors import LocalMisuse, NegativeAnswer
+from kodectl.wire.messages import MAX_BLOCK
 
 if TYPE_CHECKING:
     from kodectl.node.node import Node
@@ -27,7 +28,6 @@ HEX = re.compile(r"[0-9a-f]*")
 MIN_PREFIX = 8
 """Hex digits of a peer id that stand for the whole id: 32 bits, never ambiguous by chance among 50 peers."""
 
-MAX_BLOCK = 4 * 1024 * 1024
 MAX_BROADCAST_BODY = (MAX_BLOCK + 2) // 3 * 4 + 4096
 """A block in base64, and the JSON around it."""
 MAX_LARGE_BODIES = 4

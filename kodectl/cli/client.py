@@ -14,7 +14,8 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from kodectl.api.unixpath import SOCKET_FILE, socket_address
+from kodectl.api.files import SOCKET_FILE, TOKEN_FILE, socket_address
+from kodectl.api.problems import PROBLEM_TYPE
 from kodectl.errors import (
     DeadlineReached,
     Degraded,
@@ -33,9 +34,7 @@ MAX_ANSWER = 64 * 1024 * 1024
 """Far above any answer of a node; what sends more is none."""
 WAIT_MARGIN_S = 5.0
 """What a request may take beyond the wait that it asks the node for."""
-TOKEN_FILE = "api.token"
 
-PROBLEM_TYPE = "application/problem+json"
 BRANCHES: dict[int, type[KodectlError]] = {
     int(branch.exit): branch
     for branch in (

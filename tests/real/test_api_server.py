@@ -9,9 +9,9 @@ import pytest
 from gevent import socket
 
 from kodectl.api import server as server_module
+from kodectl.api.files import socket_address
 from kodectl.api.listeners import listen_tcp, listen_unix
 from kodectl.api.server import ApiServer
-from kodectl.api.unixpath import socket_address
 from kodectl.errors import EnvironmentFault
 from kodectl.runtime.green import GreenRuntime
 

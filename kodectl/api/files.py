@@ -1,4 +1,4 @@
-"""Where the unix socket of a node is, and how to name it when its path is too long for a socket address.
+"""The API's files in a data directory: the unix socket and the token.
 
 Imported by the node and by its clients: no gevent here."""
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SOCKET_FILE = "api.sock"
+TOKEN_FILE = "api.token"
 MAX_PATH_BYTES = 107 if sys.platform == "linux" else 103
 """sun_path without its final zero (unix(7))."""
 
