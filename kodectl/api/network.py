@@ -37,7 +37,7 @@ CONNECT_TIMEOUT_S = 10.0
 MAX_CONNECT_TIMEOUT_S = 60.0
 """The API's longest wait; clients and proxies give up around there."""
 MAX_BAN_S = 366 * 86_400.0
-"""Longer means: without an end."""
+"""For longer there is the ban without an end: no `seconds`."""
 
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
 
