@@ -298,7 +298,8 @@ class Keeper:
     def _choose(self, wanted: int) -> list[Known]:
         """The best to dial that the limit per subnet leaves."""
         now = self._runtime.now()
-        ips = [peer.remote[0] for peer in self._roster]
+        ips = [peer.remote[0] for peer in self._roster.links.values()]
+        ips += [dial.target.host for dial in self._dialler.pending.values()]
         chosen: list[Known] = []
         for known in self._book.to_dial(wanted + len(ips), self._busy(), now):
             if len(chosen) == wanted:

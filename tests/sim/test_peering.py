@@ -252,6 +252,8 @@ class TestConnecting:
         one.knows(*(town.settle(f"193.0.14.{number}") for number in range(1, 8)))
         town.world.run_for(60.0)
         assert len(one.linked) == 3
+        assert one.peering.dials["connected"] == 3
+        assert "subnet_limit" not in one.peering.dials
 
 
 class TestGoing:
@@ -279,6 +281,15 @@ class TestGoing:
         town.connect(one, other.enode)
         town.world.call(other.runtime, other.stop)
         assert one.happened("peer_disconnected")[0]["reason"] == "shutting_down"
+
+    @pytest.mark.parametrize("moment_s", [0.01, 0.06, 0.12, 0.18, 0.24, 0.3, 0.36])
+    def test_a_node_may_stop_at_any_moment_of_a_dial(self, town: Town, moment_s: float) -> None:
+        one, other = town.settle_many(2)
+        one.knows(other)
+        town.world.run_for(moment_s)
+        town.world.call(one.runtime, one.stop)
+        town.world.run_for(10.0)
+        assert one.linked == other.linked == set()
 
     def test_a_lost_peer_is_redialled(self, town: Town) -> None:
         one, other = town.settle_many(2)
@@ -469,6 +480,7 @@ class TestStrangers:
         )
         view = town.connect(one, Enode(ZERO_ID, "10.0.0.2", PORT, PORT), timeout_s=30.0)
         assert view.outcome == "timeout"
+        assert town.world.now < 12.0
         assert one.happened("peer_connected") == []
 
 

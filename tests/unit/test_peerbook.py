@@ -224,6 +224,16 @@ class TestSaving:
         assert again.last_seen == pytest.approx(20.0 - 3700.0)
         assert again.backoff.is_over(20.0)
 
+    def test_who_was_linked_at_the_end_is_dialled_at_once(self, book: PeerBook) -> None:
+        """Even where an earlier failure, read on a clock that was set back, seems to lie in the future."""
+        known = book.link_up(enode(1), 0.0, dialled=True)
+        known.backoff = known.backoff.paused(0.0, 60.0)
+        again = known_of(stored_of(known, 2e9), 0.0, 1e9)
+        assert again.anchor
+        assert again.backoff.is_over(0.0)
+        known.linked = False
+        assert not known_of(stored_of(known, 2e9), 0.0, 2e9).backoff.is_over(0.0)
+
     def test_a_clock_set_back_by_years_holds_nobody_off(self, book: PeerBook) -> None:
         known = book.link_up(enode(1), 0.0, dialled=True)
         book.link_down(known.node_id, 1.0, 0.0, lost=True)
