@@ -20,7 +20,7 @@ DISCARD_PORT = 9
 
 def told_by_node(datadir: Path) -> Enode | None:
     """The running node's enode; None without a node, or when it does not know its address either."""
-    from kodectl.api.unixpath import SOCKET_FILE
+    from kodectl.api.files import SOCKET_FILE
     from kodectl.cli.client import Endpoint, NodeClient
     from kodectl.node.views import StatusView
     from kodectl.wire.addresses import scope_of

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import gevent
 import msgspec
-from gevent import socket
 from gevent.event import Event
 
 from kodectl import __version__
 from kodectl.api.api import Api, ApiSettings
 from kodectl.cli.background import BackgroundStream
 from kodectl.cli.output import Output, PipeClosed, pairs
+from kodectl.cli.own_address import of_default_route
 from kodectl.core.identity import Identity
 from kodectl.errors import EnvironmentFault, ExitCode
 from kodectl.node.node import Node
@@ -40,8 +40,6 @@ LOOK_AGAIN_S = 1.0
 """How soon a node whose tasks have failed is noticed."""
 EVENTS_WAIT_S = 60.0
 JOIN_LIMIT_S = 2.0
-ROUTE_PROBES = (("192.0.2.1", socket.AF_INET), ("2001:db8::1", socket.AF_INET6))
-"""Documentation addresses (RFC 5737, RFC 3849): the route to them is the default route, and nothing is sent."""
 
 
 class ReadyView(msgspec.Struct, frozen=True):
@@ -148,15 +146,11 @@ def load_identity(path: Path, passphrase: bytes | None) -> Identity:
 
 
 def address_of_default_route() -> str | None:
-    """The address that this machine uses towards the internet; None without a route."""
-    for destination, family in ROUTE_PROBES:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect((destination, 9))
-                return str(probe.getsockname()[0])
-            except OSError:
-                continue
-    return None
+    """None on a machine without network, where a node still serves its own neighbours."""
+    try:
+        return of_default_route()[0]
+    except EnvironmentFault:
+        return None
 
 
 def ready_view(node: Node, datadir: Path) -> ReadyView:
