@@ -7,7 +7,7 @@ from collections import deque
 MAX_BYTES = 64 << 20
 """Sixteen blocks of full size, or the small messages of some minutes."""
 MAX_MESSAGES = 131_072
-"""Bounds the bookkeeping where messages are tiny (about 250 bytes each)."""
+"""Bounds the bookkeeping where messages are tiny (about 200 bytes each)."""
 MAX_AGE_S = 600.0
 """Nobody accepts a message older than that (docs/protocol.md, envelope)."""
 

@@ -13,7 +13,7 @@ from kodectl.wire.messages import ID_SIZE, MAX_DIGEST_SLOTS, DigestSlot
 SLOT_MS = 10_000
 """Message time per slot (docs/protocol.md, sync)."""
 MAX_SEEN = 1_000_000
-"""About 110 MB, 1,500 messages a second over the whole window. At higher rates the oldest slots are forgotten earlier."""
+"""About 130 MB, 1,500 messages a second over the whole window. At higher rates the oldest slots are forgotten earlier."""
 LEAST_SLOTS = 6
 """The window never shrinks below a minute; past that, new messages are refused instead."""
 MAX_CLOSED = 8640
