@@ -23,9 +23,9 @@ from kodectl.wire.messages import DisconnectReason, Hello
 
 log = logging.getLogger(__name__)
 
-RESOLVE_LIMIT_S = 5.0
-CONNECT_LIMIT_S = 5.0
-"""A SYN and two repetitions; who needs longer would be a bad peer."""
+RESOLVE_LIMIT_S = 4.0
+CONNECT_LIMIT_S = 4.0
+"""A SYN, two repetitions after 1 and 3 s, and a second for the last to be answered. A node that stops waits as long."""
 MAX_ADDRESSES = 4
 """Of one name: two families, two of each."""
 MAX_ASKED_DIALS = 16
