@@ -60,6 +60,8 @@ CAPABILITIES = ("gossip", "sync")
 SAVE_RECORDS_EVERY_S = 1.0
 """A killed node loses at most the writes of this time; the other 15 holders have them."""
 SAVE_SEEDS_EVERY_S = 30.0
+SAVE_SEEDS_FIRST_S = 3.0
+"""A node killed soon after its first start shall find back as well."""
 MAX_SEEDS = 200
 STOP_LIMIT_S = 5.0
 FIND_LIMIT_S = 10.0
@@ -172,12 +174,12 @@ class Node:
         return [Contact(enode.node_id, enode.host, enode.udp, enode.tcp) for enode in enodes]
 
     def _save_for_ever(self) -> None:
-        seeds_saved = self.runtime.now()
+        seeds_due = self.runtime.now() + SAVE_SEEDS_FIRST_S
         while True:
             self.scope.sleep(SAVE_RECORDS_EVERY_S)
             self._save(self._save_records)
-            if self.runtime.now() - seeds_saved > SAVE_SEEDS_EVERY_S:
-                seeds_saved = self.runtime.now()
+            if self.runtime.now() > seeds_due:
+                seeds_due = self.runtime.now() + SAVE_SEEDS_EVERY_S
                 self._save(self._save_seeds)
 
     def _save_all(self) -> None:

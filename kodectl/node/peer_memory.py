@@ -15,7 +15,7 @@ from kodectl.wire.enode import Enode
 
 log = logging.getLogger(__name__)
 
-SAVE_S = 5.0
+SAVE_S = 2.0
 """What a killed node loses at most."""
 RETRY_S = 30.0
 """After a fault of the disk; nothing is lost meanwhile, it stays in memory."""
