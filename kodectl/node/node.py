@@ -77,7 +77,7 @@ PEER_SORTS = {
 class Node:
     """One node of the network. `start` binds and returns; from then on it keeps itself going until `stop`.
 
-    Everything is safe to call from any task. Methods that wait say so."""
+    Everything is safe to call from any task. Methods that wait say so. Raises WireError for a broken bootstrap enode."""
 
     def __init__(
         self, runtime: Runtime, settings: NodeSettings, identity: Identity, store: Store | None = None
@@ -121,7 +121,7 @@ class Node:
 
     def start(self) -> None:
         """Loads what is kept, binds, begins. Waits for the disk only. Raises EnvironmentFault (a port is taken, the
-        store is unreadable) and WireError (a bootstrap enode is broken); nothing is left behind then."""
+        store is unreadable); nothing is left behind then."""
         try:
             for warning in self._store.warnings:
                 self._warn("store", warning)
