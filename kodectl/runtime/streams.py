@@ -103,6 +103,8 @@ class GreenStream:
         """Reads what goes past the end of the chunk at hand."""
         parts = [self._chunk[self._offset :]]
         missing = size - len(parts[0])
+        # While it waits for more, an idle stream holds no spent chunk: that would be most of its memory.
+        self._chunk, self._offset = b"", 0
         while missing > 0:
             self._chunk = self._receive()
             self._offset = min(missing, len(self._chunk))
