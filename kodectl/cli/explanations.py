@@ -322,6 +322,15 @@ _MACHINE = {
         "Check free space and permissions; the node goes on with what it has in memory.",
         "df -h",
     ),
+    "store_too_new": Explanation(
+        "The data directory was used by a later kodectl.",
+        "The schema of its store is newer than this program.",
+        "Update kodectl, or take another data directory.",
+        "kodectl --version",
+    ),
+    "disk_full": Explanation(
+        "No space is left on the disk.", "A write of the store says so.", "Free some space.", "df -h"
+    ),
     "lan": Explanation(
         "The local network cannot be used for announcements.",
         "Opening the broadcast and multicast socket failed.",
@@ -378,6 +387,24 @@ _NODE = {
         "No connection of this id is open.",
         "List the peers; connect to it first.",
         "kodectl node peers",
+    ),
+    "not_connected": Explanation(
+        "A target was not connected.",
+        "The node tried; each target has its outcome: refused, timeout, too_many_peers, identity_mismatch, ...",
+        "Explain the outcome.",
+        "kodectl node connect ENODE --jsonl",
+    ),
+    "no_peers": Explanation(
+        "The node has nobody to send it to.",
+        "No peer is connected.",
+        "Connect to one, or wait until the node has found some.",
+        "kodectl node wait --for peers=1",
+    ),
+    "unhealthy": Explanation(
+        "A check of the node failed.",
+        "The probe that was asked for (live, ready, startup) has a check that is not ok; the message names it.",
+        "Mend what the check names.",
+        "kodectl node status",
     ),
     "busy": Explanation(
         "The node has too many requests in hand.",
@@ -559,6 +586,12 @@ _DISCONNECTS = {
         "A peer sent what the protocol does not have.",
         "A frame or message did not decode.",
         "It runs other or broken software; that peer alone was disconnected.",
+        "",
+    ),
+    "flooding": Explanation(
+        "A peer sent more control messages than it may.",
+        "Its allowance was used up.",
+        "That peer alone was disconnected.",
         "",
     ),
     "slow": Explanation(
