@@ -1,4 +1,4 @@
-"""Everybody this node has met or heard of: where they are, what they are worth, when to dial them, who is banned."""
+"""Everybody this node has met or heard of: where they are, what they are worth, when to dial them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from operator import attrgetter
 
 from kodectl.core.admission import scarce_subnet
 from kodectl.core.backoff import Backoff
+from kodectl.core.bans import Bans
 from kodectl.core.exchange import Reach, is_worth_telling, reach_of
 from kodectl.core.trust import FAULT_COST, Presence, Rank, Trust
 from kodectl.wire.enode import Enode
@@ -17,7 +18,6 @@ MAX_KNOWN = 1000
 """Twenty times the peers one node has; about 600 kB, and milliseconds to sort."""
 MAX_STRANGERS_PER_SUBNET = 8
 """Never linked and of one /24 (IPv6: /64): invented ids of one network do not crowd out the rest."""
-MAX_BANS = 1000
 FORGET_S = 14 * 24 * 3600.0
 """Two weeks unseen: gone, not on holiday."""
 STRANGER_FAILURES = 6
@@ -81,11 +81,10 @@ class PeerBook:
         self._privileged = set(privileged)
         self._rng = rng
         self._known: dict[bytes, Known] = {}
-        self._bans: dict[bytes, float] = {}
+        self.bans = Bans()
         # Dictionaries for their order: with sets, what a restarted node loads first would differ from run to run.
         self._changed: dict[bytes, None] = {}
         self._removed: dict[bytes, None] = {}
-        self.bans_changed = False
 
     def __len__(self) -> int:
         return len(self._known)
@@ -199,7 +198,7 @@ class PeerBook:
         if known := self._known.get(node_id):
             known.trust.failed(now, FAULT_COST)
             self._changed[node_id] = None
-        self.ban(node_id, max(self._bans.get(node_id, -inf), now + FAULT_BAN_S))
+        self.bans.add(node_id, max(self.bans.until(node_id, now) or -inf, now + FAULT_BAN_S))
 
     def set_static(self, node_id: bytes, static: bool) -> None:
         if known := self._known.get(node_id):
@@ -245,30 +244,6 @@ class PeerBook:
             default=None,
         )
 
-    # -- bans ------------------------------------------------------------------------------------------------------
-
-    def ban(self, node_id: bytes, until: float) -> None:
-        """`until` infinity: for ever. With too many bans the one that ends first makes room."""
-        if node_id not in self._bans and len(self._bans) >= MAX_BANS:
-            del self._bans[min(self._bans, key=lambda banned: self._bans[banned])]
-        self._bans[node_id] = until
-        self.bans_changed = True
-
-    def unban(self, node_id: bytes) -> bool:
-        self.bans_changed |= node_id in self._bans
-        return self._bans.pop(node_id, None) is not None
-
-    def banned_until(self, node_id: bytes, now: float) -> float | None:
-        """None: not banned."""
-        until = self._bans.get(node_id)
-        if until is not None and until <= now:
-            self.unban(node_id)
-            return None
-        return until
-
-    def bans(self, now: float) -> dict[bytes, float]:
-        return {node_id: until for node_id, until in self._bans.items() if until > now}
-
     # -- choices ---------------------------------------------------------------------------------------------------
 
     def to_dial(self, count: int, busy: Collection[bytes], now: float) -> list[Known]:
@@ -280,7 +255,7 @@ class PeerBook:
             if known.tcp
             and known.node_id not in busy
             and known.backoff.is_over(now)
-            and self.banned_until(known.node_id, now) is None
+            and self.bans.until(known.node_id, now) is None
         ]
         self._rng.shuffle(ready)
         ready.sort(key=lambda known: self._dial_order(known, now), reverse=True)
@@ -308,13 +283,13 @@ class PeerBook:
         ]
         return self._rng.choice(sorted(strangers, key=attrgetter("node_id"))) if strangers else None
 
-    def next_retry(self, busy: Collection[bytes]) -> float:
+    def next_retry(self, busy: Collection[bytes], now: float) -> float:
         """When the next back-off ends; infinity when nobody is left to dial."""
         return min(
             (
                 known.backoff.retry_at
                 for known in self._known.values()
-                if known.tcp and known.node_id not in busy and known.node_id not in self._bans
+                if known.tcp and known.node_id not in busy and self.bans.until(known.node_id, now) is None
             ),
             default=inf,
         )
@@ -331,7 +306,7 @@ class PeerBook:
         proven = known.linked or (known.reached and not known.backoff.failures)
         if not proven or not known.tcp or known.node_id == asker_id:
             return False
-        return is_worth_telling(known.host, reach) and self.banned_until(known.node_id, now) is None
+        return is_worth_telling(known.host, reach) and self.bans.until(known.node_id, now) is None
 
     # -- saving ----------------------------------------------------------------------------------------------------
 

@@ -44,13 +44,13 @@ class PeerMemory:
         for stored in peers:
             self._book.restore(known_of(stored, now, ahead))
         for ban in bans:
-            self._book.ban(ban.node_id, inf if ban.until is None else ban.until - ahead)
-        self._book.bans_changed = False
+            self._book.bans.add(ban.node_id, inf if ban.until is None else ban.until - ahead)
+        self._book.bans.changed = False
 
     def save(self) -> bool:
         """Waits. False when the disk did not take it: it is kept for the next time, and told once."""
         changed, removed = self._book.take_changes()
-        bans_changed, self._book.bans_changed = self._book.bans_changed, False
+        bans_changed, self._book.bans.changed = self._book.bans.changed, False
         ahead = self._unix_ahead()
         try:
             if changed or removed:
@@ -60,7 +60,7 @@ class PeerMemory:
                 self._runtime.in_thread(self._store.save_bans, self._stored_bans(ahead))
         except EnvironmentFault as error:
             self._book.put_back_changes(changed, removed)
-            self._book.bans_changed |= bans_changed
+            self._book.bans.changed |= bans_changed
             self._trouble(error)
             return False
         self._in_trouble = False
@@ -78,7 +78,7 @@ class PeerMemory:
             saved = self.save()
 
     def _stored_bans(self, ahead: float) -> list[StoredBan]:
-        bans = self._book.bans(self._runtime.now())
+        bans = self._book.bans.all(self._runtime.now())
         return [StoredBan(node_id, None if until == inf else until + ahead) for node_id, until in bans.items()]
 
     def _unix_ahead(self) -> float:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kodectl.core.peerbook import PeerBook
 from kodectl.core.trust import Rank
 from kodectl.node.events import rfc3339
 from kodectl.node.peer import Peer
 from kodectl.node.views import LatencyEntry, LatencyView, PeerView, Priority
+from kodectl.runtime.base import Runtime
 
 _PRIORITY: dict[Rank, Priority] = {Rank.HIGH: "high", Rank.MEDIUM: "medium", Rank.LOW: "low"}
 
@@ -25,8 +27,8 @@ def address_text(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def peer_view(peer: Peer, trust: float, rank: Rank, now: float, unix_now: float) -> PeerView:
-    link = peer.link
+def peer_view(peer: Peer, book: PeerBook, runtime: Runtime) -> PeerView:
+    link, now = peer.link, runtime.now()
     host, port = peer.remote
     connected_s = now - link.opened_at
     return PeerView(
@@ -39,15 +41,15 @@ def peer_view(peer: Peer, trust: float, rank: Rank, now: float, unix_now: float)
         addr=address_text(host, port),
         ip=host,
         port=port,
-        since=rfc3339(unix_now - connected_s),
+        since=rfc3339(runtime.unix_time() - connected_s),
         connected_s=round(connected_s, 3),
         latency_ms=_ms(peer.last_rtt_s),
         bytes_sent=link.bytes_sent,
         bytes_received=link.bytes_received,
         messages_sent=link.messages_sent,
         messages_received=link.messages_received,
-        trust=round(trust, 4),
-        priority=_PRIORITY[rank],
+        trust=round(book.score(peer.node_id, now), 4),
+        priority=_PRIORITY[book.rank(peer.node_id, now)],
         static=peer.static,
     )
 

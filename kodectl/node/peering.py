@@ -16,16 +16,18 @@ from kodectl.core.identity import Identity
 from kodectl.core.limits import TokenBucket
 from kodectl.core.peerbook import PeerBook
 from kodectl.errors import KodectlError, PeerFault
-from kodectl.node import peer_views
-from kodectl.node.dialling import CONNECTED, MAX_ASKED_DIALS, REDIAL_SPACING_S, Dial, Dialler, Keeper, place_of
+from kodectl.node.connecting import Connector
+from kodectl.node.dialling import CONNECTED, Dial, Dialler, place_of
 from kodectl.node.events import Events, rfc3339
 from kodectl.node.handshake import LocalEnd
 from kodectl.node.heartbeat import Heartbeats
+from kodectl.node.keeper import Keeper
 from kodectl.node.link import Link
 from kodectl.node.link import accept as accept_link
 from kodectl.node.peer import Peer
 from kodectl.node.peer_exchange import PeerExchange
 from kodectl.node.peer_memory import PeerMemory
+from kodectl.node.peer_views import latency_view, peer_view
 from kodectl.node.persistence import Store
 from kodectl.node.roster import Roster
 from kodectl.node.views import BanView, ConnectView, LatencyView, PeerView
@@ -82,6 +84,7 @@ class Peering:
         self._exchange = PeerExchange(runtime, self._own_id, self._roster, self._book, scope)
         self._dialler = Dialler(runtime, self._local, hello_of, self._roster, self._book, scope, self._serve)
         self._keeper = Keeper(runtime, self._roster, self._book, self._dialler, candidates)
+        self._connector = Connector(runtime, self._own_id, self._roster, self._book, self._dialler)
         self._listener: Listener | None = None
         self._handshakes: dict[Stream, str] = {}
         self._handshake_rate = TokenBucket(HANDSHAKES_PER_S, HANDSHAKE_BURST)
@@ -219,72 +222,7 @@ class Peering:
     def connect(self, target: Enode, timeout_s: float) -> ConnectView:
         """Connects now, whatever the back-off says, and waits for the outcome. A peer that an operator has asked for is
         static from then on: exempt from limits and redialled, until `disconnect` or `ban`."""
-        answer = self._answer_at_once(target)
-        if answer is not None:
-            return answer
-        try:
-            dial = self._dialler.dial(target, static=True)
-        except Stopped:
-            return self._connect_view("no_route", target.node_id, "this node is stopping")
-        if not dial.done.wait(timeout_s):
-            return self._connect_view("timeout", target.node_id, f"no answer within {timeout_s:g} s")
-        return self._outcome_view(dial, target)
-
-    def _answer_at_once(self, target: Enode) -> ConnectView | None:
-        """The outcome where there is nothing to dial."""
-        now = self._runtime.now()
-        node_id = target.node_id
-        peer = self.links.get(node_id) if target.id_known else self._linked_at(target)
-        if node_id == self._own_id:
-            return self._connect_view("self", node_id, "that is this node itself")
-        if target.id_known and self._book.banned_until(node_id, now) is not None:
-            return self._connect_view("banned", node_id, "banned by this node; lift it with unban")
-        if peer is not None and not peer.link.closed:
-            self._make_static(peer)
-            return self._connect_view("already_connected", peer.node_id)
-        if not target.tcp:
-            return self._connect_view("no_route", node_id, "it does not listen for connections")
-        return self._too_soon(target, now)
-
-    def _too_soon(self, target: Enode, now: float) -> ConnectView | None:
-        last = self._dialler.recent.get(place_of(target))
-        if last is not None and last.static and last.outcome != CONNECTED and now - last.settled_at < REDIAL_SPACING_S:
-            detail = f"dialled {now - last.settled_at:.1f} s ago: {last.outcome}; wait {REDIAL_SPACING_S:g} s"
-            return self._connect_view("recently_dialed", target.node_id, detail)
-        under_way = self._dialler.pending.get(place_of(target))
-        if under_way is not None and target.id_known and under_way.node_id not in (None, target.node_id):
-            return self._connect_view(
-                "recently_dialed", target.node_id, "another node is being dialled at this address"
-            )
-        if under_way is None and sum(dial.static for dial in self._dialler.pending.values()) >= MAX_ASKED_DIALS:
-            return self._connect_view("too_many_peers", target.node_id, f"{MAX_ASKED_DIALS} such dials are under way")
-        return None
-
-    def _linked_at(self, target: Enode) -> Peer | None:
-        place = place_of(target)
-        return next((peer for peer in self.links.values() if place_of(peer.enode) == place), None)
-
-    def _outcome_view(self, dial: Dial, target: Enode) -> ConnectView:
-        node_id = dial.node_id or target.node_id
-        peer = self.links.get(node_id)
-        if peer is not None and dial.outcome in (CONNECTED, "duplicate_connection"):
-            # Also when the dial lost against one from the other side: the link stands.
-            self._make_static(peer)
-            return self._connect_view("connected", node_id)
-        outcome = dial.outcome or "timeout"
-        shown = peer_views.connect_outcome(outcome)
-        detail = dial.detail if shown == outcome else f"{outcome}: {dial.detail}"
-        return self._connect_view(shown, node_id, detail)
-
-    def _connect_view(self, outcome: str, node_id: bytes, detail: str | None = None) -> ConnectView:
-        peer = self.links.get(node_id)
-        return ConnectView(
-            outcome, node_id.hex() if any(node_id) else None, self._peer_view(peer) if peer else None, detail or None
-        )
-
-    def _make_static(self, peer: Peer) -> None:
-        peer.static = True
-        self._book.set_static(peer.node_id, True)
+        return self._connector.connect(target, timeout_s)
 
     def _dial_settled(self, dial: Dial) -> None:
         place = place_of(dial.target)
@@ -312,14 +250,14 @@ class Peering:
     def ban(self, node_id: bytes, seconds: float | None) -> BanView:
         """Ends the link, and accepts and dials none until the time has passed (None: until `unban`)."""
         now = self._runtime.now()
-        self._book.ban(node_id, inf if seconds is None else now + seconds)
+        self._book.bans.add(node_id, inf if seconds is None else now + seconds)
         self.disconnect(node_id, DisconnectReason.BANNED)
         until = None if seconds is None else rfc3339(self._runtime.unix_time() + seconds)
         return BanView(node_id.hex(), True, until)
 
     def unban(self, node_id: bytes) -> BanView:
         """Back to normal; the pause that came with the ban ends too."""
-        self._book.unban(node_id)
+        self._book.bans.lift(node_id)
         self._book.end_pause(node_id)
         self._keeper.wake()
         return BanView(node_id.hex(), False, None)
@@ -335,20 +273,14 @@ class Peering:
         return self._exchange.shareable(asker_id, asker_ip)
 
     def peers(self) -> list[PeerView]:
-        return [self._peer_view(peer) for peer in self._alive()]
+        return [peer_view(peer, self._book, self._runtime) for peer in self._alive()]
 
     def _alive(self) -> list[Peer]:
         """Without those that are saying goodbye."""
         return [peer for peer in self.links.values() if not peer.link.closed]
 
-    def _peer_view(self, peer: Peer) -> PeerView:
-        now = self._runtime.now()
-        trust = self._book.score(peer.node_id, now)
-        rank = self._book.rank(peer.node_id, now)
-        return peer_views.peer_view(peer, trust, rank, now, self._runtime.unix_time())
-
     def latency(self) -> LatencyView:
-        return peer_views.latency_view(self._alive())
+        return latency_view(self._alive())
 
     def totals(self) -> dict[str, int]:
         """bytes_sent, bytes_received, messages_sent, messages_received, of all links since the start."""

@@ -79,7 +79,7 @@ class Roster:
         now = self._runtime.now()
         if self._closing:
             return DisconnectReason.SHUTTING_DOWN
-        if self._book.banned_until(peer.node_id, now) is not None:
+        if self._book.bans.until(peer.node_id, now) is not None:
             return DisconnectReason.BANNED
         older = self.get(peer.node_id)
         if older is not None and not older.link.closed and not self._replaces(peer, older):

@@ -7,11 +7,11 @@ from math import inf
 
 import pytest
 
+from kodectl.core.bans import MAX_BANS
 from kodectl.core.exchange import MAX_SHARED, Reach, is_worth_telling, reach_of, usable_enodes
 from kodectl.core.peerbook import (
     FAULT_BAN_S,
     FORGET_S,
-    MAX_BANS,
     MAX_KNOWN,
     MAX_STRANGERS_PER_SUBNET,
     NEWCOMER_SHARE,
@@ -120,33 +120,33 @@ class TestDialOrder:
     def test_not_the_busy_the_banned_nor_who_waits(self, book: PeerBook) -> None:
         for number in range(1, 5):
             book.hear_of(enode(number), 0.0)
-        book.ban(enode(2).node_id, inf)
+        book.bans.add(enode(2).node_id, inf)
         book.dial_failed(enode(3).node_id, 0.0, blame=True)
         chosen = book.to_dial(9, {enode(1).node_id}, 0.0)
         assert [known.node_id for known in chosen] == [enode(4).node_id]
-        assert 0.0 < book.next_retry({enode(1).node_id, enode(4).node_id}) < 3.0
+        assert 0.0 < book.next_retry({enode(1).node_id, enode(4).node_id}, 0.0) < 3.0
 
 
 class TestBans:
     def test_end_by_themselves(self, book: PeerBook) -> None:
-        book.ban(b"b" * 32, 10.0)
-        assert book.banned_until(b"b" * 32, 9.9) == 10.0
-        assert book.banned_until(b"b" * 32, 10.0) is None
-        assert book.bans(10.0) == {}
+        book.bans.add(b"b" * 32, 10.0)
+        assert book.bans.until(b"b" * 32, 9.9) == 10.0
+        assert book.bans.until(b"b" * 32, 10.0) is None
+        assert book.bans.all(10.0) == {}
 
     def test_a_fault_never_shortens_a_ban(self, book: PeerBook) -> None:
-        book.ban(b"b" * 32, inf)
+        book.bans.add(b"b" * 32, inf)
         book.broke_protocol(b"b" * 32, 0.0)
-        assert book.banned_until(b"b" * 32, 1e9) == inf
+        assert book.bans.until(b"b" * 32, 1e9) == inf
         book.broke_protocol(b"c" * 32, 0.0)
-        assert book.banned_until(b"c" * 32, 0.0) == FAULT_BAN_S
+        assert book.bans.until(b"c" * 32, 0.0) == FAULT_BAN_S
 
     def test_bounded(self, book: PeerBook) -> None:
-        book.ban(b"b" * 32, inf)
+        book.bans.add(b"b" * 32, inf)
         for number in range(2 * MAX_BANS):
-            book.ban(number.to_bytes(32), 1000.0 + number)
-        assert len(book.bans(0.0)) == MAX_BANS
-        assert book.banned_until(b"b" * 32, 0.0) == inf
+            book.bans.add(number.to_bytes(32), 1000.0 + number)
+        assert len(book.bans.all(0.0)) == MAX_BANS
+        assert book.bans.until(b"b" * 32, 0.0) == inf
 
 
 class TestSharing:
