@@ -180,7 +180,8 @@ def endpoint_of(
     """The unix socket of the data directory; the API's address when it was given, or when there is no such socket and
     no data directory was asked for (one that was asked for must not be answered by some other node)."""
     socket_path = datadir / SOCKET_FILE
-    if not api_given and (datadir_given or socket_path.exists()):
+    # An API on any free port (0) is found through its socket only, also while the node is about to make that.
+    if not api_given and (datadir_given or api[1] == 0 or socket_path.exists()):
         return Endpoint(unix=socket_path)
     host, port = api
     if token_file is None and _is_this_machine(host) and (datadir / TOKEN_FILE).exists():
