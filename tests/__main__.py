@@ -1,4 +1,4 @@
-"""Everything that has to pass, one after the other: `python -m tests`. What fails first does not hide the rest."""
+"""Everything that has to pass, one after the other: `python tests`. What fails first does not hide the rest."""
 
 from __future__ import annotations
 
