@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from kodectl.core.identity import Identity
+from kodectl.errors import EnvironmentFault
 from kodectl.node.events import Events
 from kodectl.node.handshake import LocalEnd
 from kodectl.node.link import accept, dial
 from kodectl.node.peering import Peering
-from kodectl.node.persistence import MemoryStore
+from kodectl.node.persistence import MemoryStore, StoredPeer
 from kodectl.node.views import ConnectView
 from kodectl.runtime.base import StreamClosed
 from kodectl.settings import NodeSettings
@@ -105,11 +106,11 @@ class Town:
 
     def end(self) -> None:
         """Everybody leaves, and no task stays behind."""
-        for resident in self.residents:
-            if resident.runtime.host.alive:
-                self.world.call(resident.runtime, resident.stop)
+        here = [resident for resident in self.residents if resident.runtime.host.alive]
         with self.world:
-            pass
+            for resident in here:
+                self.world.spawn(resident.runtime, "stop", resident.stop)
+            assert self.world.run(lambda: not any(resident.runtime.host.tasks.running for resident in here), 60.0)
 
 
 @pytest.fixture
@@ -450,22 +451,21 @@ class TestStrangers:
         host, honest = town.settle("193.0.14.1"), town.settle("192.33.4.1")
         sitter = town.world.host("198.41.0.4")
 
-        def sit() -> int:
-            closed = 0
-            for _ in range(40):
+        def sit() -> None:
+            for _ in range(10):
                 stream = sitter.connect((host.runtime.ip, PORT), 5.0)
                 sitter.call_later(0.5, stream.close)
                 try:
                     stream.read_exactly(1)
                 except StreamClosed:
-                    closed += 1
-            return closed
+                    continue
 
         for _ in range(10):
             town.world.spawn(sitter, "sit", sit)
         town.world.run_for(2.0)
         assert town.connect(honest, host.enode).outcome == "connected"
         assert host.peering.dials["inbound_turned_away"] > 0
+        town.world.run_for(10.0)
 
     def test_a_silent_acceptor_is_a_timeout(self, town: Town) -> None:
         """It finishes the handshake and gives no sign after that."""
@@ -564,6 +564,15 @@ def all_met(residents: list[Resident], everybody: set[bytes]) -> Callable[[], bo
     return lambda: all(resident.linked == everybody - {resident.node_id} for resident in residents)
 
 
+class FailingDisk(MemoryStore):
+    full = False
+
+    def save_peers(self, changed: Sequence[StoredPeer], removed: Sequence[bytes] = ()) -> None:
+        if self.full:
+            raise EnvironmentFault("no space left on the disk", code="disk_full")
+        super().save_peers(changed, removed)
+
+
 class TestRestart:
     def test_a_killed_node_returns_to_its_peers_by_itself(self, town: Town) -> None:
         """No bootstrap node, no announcement: it has only what it saved, at most five seconds before."""
@@ -611,6 +620,41 @@ class TestRestart:
         assert "refused" not in again.peering.dials
         town.world.run_for(20.0)
         assert again.peering.dials["refused"] == 1
+
+    def test_surrounded_at_its_restart_it_still_finds_the_honest(self, town: Town) -> None:
+        """A hundred strangers of as many networks press in; what it dials itself they cannot take."""
+        honest = [town.settle(f"11.{number}.0.1") for number in range(20)]
+        victim = town.settle("193.0.14.129")
+        victim.knows(*honest)
+        town.world.run(lambda: len(victim.linked) >= 16, 20.0)
+        town.world.run_for(6.0)
+        town.world.crash(victim.runtime.ip)
+        attackers = [town.settle(f"12.{number}.0.1") for number in range(100)]
+        again = Resident(town.world.restart(victim.runtime.ip), 21, victim.store)
+        town.residents[20] = again
+        for attacker in attackers:
+            attacker.knows(again)
+        town.world.run_for(10.0)
+        town.world.call(again.runtime, again.peering.start)
+        town.world.run_for(60.0)
+        outbound = {peer.node_id for peer in again.peering.links.values() if peer.outbound}
+        assert len(outbound & {one.node_id for one in honest}) >= 8
+        assert len(again.linked) <= 50
+        assert again.linked & {one.node_id for one in attackers}
+
+    def test_a_disk_that_fails_for_a_while_loses_nothing(self, town: Town) -> None:
+        disk = FailingDisk()
+        one, other = town.settle("10.0.0.1", store=disk), town.settle("10.0.0.2")
+        disk.full = True
+        town.connect(one, other.enode)
+        one.peering.ban(b"b" * 32, None)
+        town.world.run_for(100.0)
+        assert disk.load_peers() == []
+        assert [data["code"] for data in one.happened("warning")] == ["disk_full"]
+        disk.full = False
+        town.world.run_for(40.0)
+        assert [peer.node_id for peer in disk.load_peers()] == [other.node_id]
+        assert [ban.node_id for ban in disk.load_bans()] == [b"b" * 32]
 
     def test_it_runs_the_same_twice(self) -> None:
         def course() -> str:
