@@ -33,7 +33,6 @@ SELF_LOOKUP_FIRST_S = 10.0
 and so on, up to every half hour."""
 CHECK_OLDEST_AFTER_S = 30.0
 """A node heard so recently is taken for alive when a newcomer wants its place."""
-MAX_KNOWN = 2048
 MAX_CHECKS = 64
 """Pings under way to nodes whose place is wanted, or that are to be asked again."""
 
@@ -72,8 +71,6 @@ class Kademlia:
         self.on_observed: Callable[[bytes, str, int], object] = _ignore_observation
         """Hears from each pong who saw us at which address; what that means is decided elsewhere."""
         self._checking: set[bytes] = set()
-        self._known: dict[bytes, Contact] = {}
-        """Contacts of recent answers, by their packed form."""
         discovery.handlers[rpc.Kind.PING] = self._serve_ping
         discovery.handlers[rpc.Kind.FIND_NODE] = self._serve_find_node
         discovery.on_heard = self._heard
@@ -189,13 +186,14 @@ class Kademlia:
         seeds = [*self.table.closest(target), *seeds]
         lookup = Lookup(target, self._discovery.identity.node_id, seeds, k, stop_at_target=stop_at_target)
         reports = self._runtime.mailbox(2 * ANSWERS_WAITING)
+        named: dict[bytes, Contact] = {}
         while True:
             for contact in lookup.questions():
                 self._discovery.request(
                     contact.node_id,
                     contact.address,
                     question,
-                    partial(self._report, reports.put, contact),
+                    partial(_report, reports.put, contact, named),
                     partial(_report_notice, reports.put, contact),
                 )
             if lookup.over:
@@ -208,19 +206,6 @@ class Kademlia:
                 break
         elapsed_s = self._runtime.now() - started
         return Found(target, lookup.found, lookup.closest(), lookup.questions_asked, lookup.rounds, elapsed_s)
-
-    def _report(self, put: Callable[[Any], bool], contact: Contact, kind: int, packed: bytes, rtt_s: float) -> None:
-        try:
-            answer = read_answer(kind, packed)
-            contacts = unpack_contacts(answer.contacts, MAX_CONTACTS, self._known)
-        except PeerFault as error:
-            put((contact, error, None))
-            return
-        if len(self._known) > MAX_KNOWN:
-            self._known.clear()
-        for named in contacts:
-            self._known[named.packed] = named
-        put((contact, (contacts, answer), rtt_s))
 
     def _take_report(
         self,
@@ -284,6 +269,20 @@ ANSWERS_WAITING = 256
 
 def contact_of(session: Session) -> Contact:
     return Contact(session.node_id, session.address[0], session.address[1], session.tcp_port)
+
+
+def _report(
+    put: Callable[[Any], bool], contact: Contact, named: dict[bytes, Contact], kind: int, packed: bytes, rtt_s: float
+) -> None:
+    """`named`: the contacts of earlier answers, by their packed form; those of one lookup overlap for the most part."""
+    try:
+        answer = read_answer(kind, packed)
+        contacts = unpack_contacts(answer.contacts, MAX_CONTACTS, named)
+    except PeerFault as error:
+        put((contact, error, None))
+        return
+    named.update((one.packed, one) for one in contacts)
+    put((contact, (contacts, answer), rtt_s))
 
 
 def _report_notice(put: Callable[[Any], bool], contact: Contact, notice: Notice | PeerFault) -> None:

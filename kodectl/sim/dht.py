@@ -46,10 +46,11 @@ class DhtNetwork:
         self.rng = random.Random(f"{seed} dht")
         self.suite = suite or SimSuite()
         self.nodes: list[DhtNode] = []
-        for number in range(size):
-            self._add(number)
+        self._made = 0
+        for _ in range(size):
+            self._add()
 
-    def build(self, settle_s: float = 30.0) -> None:
+    def build(self, settle_s: float = 15.0) -> None:
         """Lets everybody join, and the network come to rest."""
         for number, node in enumerate(self.nodes[1:], 1):
             entry = self.nodes[self.rng.randrange(number)]
@@ -57,7 +58,9 @@ class DhtNetwork:
             self.world.spawn(node.runtime, "join", _join, node, entry, start)
         self.world.run_for(len(self.nodes) * JOIN_INTERVAL_S + settle_s)
 
-    def _add(self, number: int) -> DhtNode:
+    def _add(self) -> DhtNode:
+        number = self._made
+        self._made += 1
         runtime = self.world.host(public_ip(number))
         identity = Identity(self.suite, hashlib.sha256(b"dht node %d" % number + self.rng.randbytes(8)).digest())
         scope = runtime.scope("dht")
@@ -73,7 +76,7 @@ class DhtNetwork:
 
     def join_newcomer(self, entry: DhtNode) -> DhtNode:
         """One more node, which joins through `entry` now."""
-        node = self._add(len(self.nodes))
+        node = self._add()
         self.world.spawn(node.runtime, "join", _join, node, entry, 0.0)
         return node
 
