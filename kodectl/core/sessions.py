@@ -32,7 +32,7 @@ MAX_PENDING = 1024
 MAX_QUEUED = 16
 """Messages waiting for one handshake."""
 IDLE_LIMIT_S = 3600.0
-COOL_AFTER_S = 30.0
+COOL_AFTER_S = 10.0
 UNCONFIRMED_LIMIT_S = 30.0
 CROSSING_S = 10.0
 """Two nodes may begin at once and then hold two sessions; a session this young is not thrown away for another."""

@@ -16,29 +16,38 @@ from kodectl.sim.network import PathModel
 LOSSY = PathModel(loss=0.02)
 
 
-@pytest.fixture(scope="module")
-def thousand():
-    network = DhtNetwork(1000, seed=1, model=LOSSY)
-    network.build()
-    yield network
-    network.world.close()
+@pytest.fixture
+def hundred():
+    network = DhtNetwork(100, seed=1, model=LOSSY)
+    with network.world:
+        network.build()
+        yield network
 
 
 def share_found(results) -> float:
     return sum(result.found for result in results) / len(results)
 
 
-def test_thousand_lookups_find_the_exact_node(thousand):
-    results = thousand.lookups(1000, thousand.nodes)
-    assert share_found(results) >= 0.999
-    assert statistics.median(result.messages for result in results) <= 25
-    assert sorted(result.rounds for result in results)[950] <= 8
+def test_thousand_nodes_find_each_other_and_still_do_when_thirty_percent_are_dead():
+    network = DhtNetwork(1000, seed=1, model=LOSSY)
+    with network.world:
+        network.build()
+        results = network.lookups(1000, network.nodes)
+        assert share_found(results) >= 0.999
+        assert statistics.median(result.messages for result in results) <= 25
+        assert sorted(result.rounds for result in results)[950] <= 8
+        network.rng.shuffle(network.nodes)
+        network.crash(network.nodes[:300])
+        results = network.lookups(1000, network.nodes[300:])
+        assert share_found(results) >= 0.999
+        assert statistics.median(result.messages for result in results) <= 30
+        assert sorted(result.elapsed_s for result in results)[950] <= 3.0
 
 
-def test_value_put_anywhere_is_found_anywhere(thousand):
-    world, rng = thousand.world, thousand.rng
+def test_value_put_anywhere_is_found_anywhere(hundred):
+    world, rng = hundred.world, hundred.rng
     for number in range(20):
-        writer, reader = rng.sample(thousand.nodes, 2)
+        writer, reader = rng.sample(hundred.nodes, 2)
         key, value = hashlib.sha256(b"key %d" % number).digest(), b"value %d" % number
         _, stored, asked = world.call(writer.runtime, writer.values.put, key, value, 3600.0)
         assert asked == 16
@@ -47,27 +56,13 @@ def test_value_put_anywhere_is_found_anywhere(thousand):
         assert (record.value, record.publisher) == (value, writer.identity.public_key)
 
 
-def test_values_lie_with_the_closest(thousand):
+def test_values_lie_with_the_closest(hundred):
     key = hashlib.sha256(b"where").digest()
-    writer = thousand.nodes[5]
-    thousand.world.call(writer.runtime, writer.values.put, key, b"here", 3600.0)
-    holders = {node.identity.node_id for node in thousand.nodes if node.values.store.get(key)}
-    closest = sorted((node.identity.node_id for node in thousand.nodes), key=lambda node_id: distance(node_id, key))[
-        :16
-    ]
+    writer = hundred.nodes[5]
+    hundred.world.call(writer.runtime, writer.values.put, key, b"here", 3600.0)
+    holders = {node.identity.node_id for node in hundred.nodes if node.values.store.get(key)}
+    closest = sorted((node.identity.node_id for node in hundred.nodes), key=lambda node_id: distance(node_id, key))[:16]
     assert len(holders & set(closest)) >= 14
-
-
-def test_with_thirty_percent_dead_the_living_are_found():
-    network = DhtNetwork(1000, seed=2, model=LOSSY)
-    with network.world:
-        network.build()
-        network.rng.shuffle(network.nodes)
-        network.crash(network.nodes[:300])
-        results = network.lookups(1000, network.nodes[300:])
-    assert share_found(results) >= 0.999
-    assert statistics.median(result.messages for result in results) <= 30
-    assert sorted(result.elapsed_s for result in results)[950] <= 3.0
 
 
 def test_a_mutant_with_equal_slices_fails(monkeypatch):
@@ -85,6 +80,8 @@ def test_a_mutant_with_equal_slices_fails(monkeypatch):
         everybody = [contact for slice_ in range(BUCKETS) for contact in table._live(slice_)]
         return nsmallest(count, everybody, key=lambda contact: contact.number ^ number)
 
+    thin_buckets = RoutingTable.thin_buckets
+    monkeypatch.setattr(RoutingTable, "thin_buckets", lambda table: thin_buckets(table)[:6])  # as many as the original
     monkeypatch.setattr(RoutingTable, "_index", index)
     monkeypatch.setattr(RoutingTable, "random_id_in", random_id_in)
     monkeypatch.setattr(RoutingTable, "closest", closest)
