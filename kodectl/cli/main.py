@@ -83,6 +83,8 @@ def _failure_of(root: Root, arguments: list[str], output: Output) -> KodectlErro
         return _caused(DeadlineReached(f"no answer within the deadline of {error.deadline_s:g} s"), error)
     except PipeClosed:
         raise
+    except BrokenPipeError as error:  # of click, which prints help by itself; commands translate those of sockets
+        raise PipeClosed from error
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
         return _caused(EnvironmentFault(f"{named}{error.strerror or error}"), error)

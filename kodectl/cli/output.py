@@ -167,7 +167,6 @@ class Output:
         try:
             _write_all(text)
         except OSError as error:
-            _abandon_stdout()
             if error.errno == errno.EPIPE:
                 raise PipeClosed from error
             raise EnvironmentFault(f"cannot write to stdout: {error.strerror}", code="output_failed") from error
@@ -265,17 +264,6 @@ def _write_all(text: str | bytes) -> None:
     else:
         stream.write(f"{text}\n")
     stream.flush()
-
-
-def _abandon_stdout() -> None:
-    """Lets the interpreter's last flush go nowhere instead of failing once more."""
-    try:
-        descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
 
 
 def _is_terminal(stream: Any) -> bool:

@@ -54,6 +54,12 @@ def raw() -> Outcome:
     return Outcome({"size": 3}, b"\x00\xff\n")
 
 
+@command("hostile")
+def hostile() -> Outcome:
+    """Answer with what a peer chose."""
+    return Outcome({"client": "a\x1b]0;b\x07"}, "a\x1b]0;b\x07")
+
+
 @command("fail")
 @click.argument("how")
 def fail(how: str) -> None:
@@ -83,7 +89,7 @@ def targets(targets: tuple[str, ...]) -> Outcome:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Any:
-    names = ("answer", "partly", "stream", "raw", "fail", "hang", "targets")
+    names = ("answer", "partly", "stream", "raw", "hostile", "fail", "hang", "targets")
     module = types.ModuleType(PROBES)
     module.__dict__.update({name: globals()[name] for name in names})
     monkeypatch.setitem(sys.modules, PROBES, module)
@@ -262,6 +268,12 @@ def test_colour_only_where_it_is_wanted(run: Any, monkeypatch: pytest.MonkeyPatc
 def test_what_peers_choose_cannot_steer_the_terminal() -> None:
     assert clean("a\x1b[2Jb\u202ec\x07\r\n") == "a\\x1b[2Jb\\u202ec\\x07\\r\n"
     assert "\x1b]" not in click.unstyle(table(["name"], [["\x1b]0;title\x07"]]))
+
+
+def test_nor_in_text_that_a_command_did_not_clean(run: Any) -> None:
+    assert run("probe", "hostile").stdout == "a\\x1b]0;b\\x07\n"
+    assert document(run("probe", "hostile", "--json"))["data"] == {"client": "a\x1b]0;b\x07"}
+    assert "\x1b" not in run("probe", "hostile", "--json").stdout
 
 
 def test_unknown_shows_as_a_dash() -> None:

@@ -67,21 +67,24 @@ def test_a_closed_pipe_ends_it_without_a_word(nodes: Any) -> None:
         assert process.stderr.read() == ""
 
 
-@pytest.mark.parametrize("form", [[], ["--json"]])
-def test_a_pipe_that_nobody_reads(form: list[str]) -> None:
+@pytest.mark.parametrize("words", ["explain", "explain --json", "explain busy", "--help", "--version", "key --help"])
+def test_a_pipe_that_nobody_reads(words: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [*KODECTL, "explain", *form], stdout=writer, stderr=subprocess.PIPE, cwd=REPOSITORY, check=False
+        [*KODECTL, *words.split()], stdout=writer, stderr=subprocess.PIPE, cwd=REPOSITORY, check=False
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk() -> None:
+@pytest.mark.parametrize("words", ["explain", "explain --json", "explain busy"])
+def test_a_full_disk(words: str) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run([*KODECTL, "explain"], stdout=full, stderr=subprocess.PIPE, cwd=REPOSITORY, check=False)
+        done = subprocess.run(
+            [*KODECTL, *words.split()], stdout=full, stderr=subprocess.PIPE, cwd=REPOSITORY, check=False
+        )
     assert done.returncode == 7
     assert done.stderr == b"kodectl: error: cannot write to stdout: No space left on device\n"
 
