@@ -32,6 +32,7 @@ RUNTIME = [
 TEST = [
     "hypothesis>=6.100",
     "mypy>=1.10",
+    "noiseprotocol>=0.3.1",
     "pytest>=8.2",
     "pytest-timeout>=2.3",
     "ruff>=0.6",
