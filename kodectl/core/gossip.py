@@ -22,6 +22,7 @@ from kodectl.core.seen import SLOT_MS, Seen
 from kodectl.core.serving import Serving
 from kodectl.core.spreading import Spreading
 from kodectl.core.time_window import TimeWindow
+from kodectl.errors import PeerFault
 from kodectl.wire.messages import DigestSlot
 
 DIGEST_EVERY_S = 5.0
@@ -97,12 +98,16 @@ class Gossip:
     # Messages
 
     def allow(self, peer_id: bytes, size: int, now: float) -> bool:
-        """Whether a broadcast or sync message of `size` bytes from this peer may be looked at; False: drop it."""
+        """Whether a broadcast or sync message of `size` bytes from this peer may be looked at; False: drop it.
+
+        Raises PeerFault (code flooding) when so much was dropped that the peer cannot mean well."""
         neighbour = self._neighbours.get(peer_id)
         if neighbour is None:
             return False
         if neighbour.allowance.take(now, size + MESSAGE_COST):
             return True
+        if not neighbour.patience.take(now, size + MESSAGE_COST):
+            raise PeerFault("too many broadcasts", code="flooding")
         self._counts["over_peer_rate"] += 1
         self._note_offence(neighbour, Offence.FLOODING, now)
         return False

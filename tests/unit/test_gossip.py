@@ -10,6 +10,7 @@ from kodectl.core.gossip import Gossip
 from kodectl.core.gossip_effects import Distrust, Offence, Relay, SendDigest, SendHave, SendWant, Verdict
 from kodectl.core.pulls import WANT_DELAY_S
 from kodectl.core.seen import SLOT_MS
+from kodectl.errors import PeerFault
 from kodectl.wire.messages import DigestSlot
 
 NOW, UNIX = 1000.0, 1_790_000_000.0
@@ -243,6 +244,25 @@ def test_a_flooding_peer_is_cut_short_and_told_on():
     assert core.next_deadline() <= NOW
     assert tick(core, NOW) == [Distrust(b"\0", Offence.FLOODING)]
     assert core.allow(b"\0", 200, NOW + 1)
+
+
+def test_a_peer_that_never_stops_flooding_breaks_the_protocol():
+    core = a_core(2)
+    heard = 0
+    with pytest.raises(PeerFault) as caught:
+        for _ in range(1_000_000):
+            core.allow(b"\0", 0, NOW)
+            heard += 1
+    assert caught.value.code == "flooding"
+    assert heard == (neighbour.PEER_BURST + neighbour.PATIENCE) // neighbour.MESSAGE_COST
+    assert core.allow(b"\1", 0, NOW), "the others are heard"
+
+
+def test_a_burst_twice_as_fast_as_allowed_costs_no_link():
+    core = a_core(1)
+    pause_s = neighbour.MESSAGE_COST / (2 * neighbour.PEER_RATE)
+    allowed = sum(core.allow(b"\0", 0, NOW + number * pause_s) for number in range(200_000))
+    assert 100_000 < allowed < 200_000
 
 
 def test_one_origin_is_limited_without_blame_for_who_relays_it():
