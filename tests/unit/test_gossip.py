@@ -248,13 +248,11 @@ def test_a_flooding_peer_is_cut_short_and_told_on():
 
 def test_a_peer_that_never_stops_flooding_breaks_the_protocol():
     core = a_core(2)
-    heard = 0
+    for _ in range((neighbour.PEER_BURST + neighbour.PATIENCE) // neighbour.MESSAGE_COST):
+        core.allow(b"\0", 0, NOW)
     with pytest.raises(PeerFault) as caught:
-        for _ in range(1_000_000):
-            core.allow(b"\0", 0, NOW)
-            heard += 1
+        core.allow(b"\0", 0, NOW)
     assert caught.value.code == "flooding"
-    assert heard == (neighbour.PEER_BURST + neighbour.PATIENCE) // neighbour.MESSAGE_COST
     assert core.allow(b"\1", 0, NOW), "the others are heard"
 
 
