@@ -32,7 +32,8 @@ FAILURES_TO_EVICT = 2
 class Change(Enum):
     ADDED = "added"
     REFRESHED = "refreshed"
-    MOVED = "moved"
+    ELSEWHERE = "elsewhere"
+    """In the table, at another address, which is to be asked: if that one is dead, the node has moved."""
     WAITING = "waiting"
     """Among the replacements: ask `RoutingTable.oldest_in(bucket)`."""
     REFUSED = "refused"
@@ -41,13 +42,18 @@ class Change(Enum):
 class Entry:
     """A node of the table. `heard` is when it last answered us; `failures` in a row since then."""
 
-    __slots__ = ("contact", "failures", "heard", "subnet")
+    __slots__ = ("contact", "elsewhere", "failures", "heard", "subnet")
 
     def __init__(self, contact: Contact, now: float) -> None:
         self.contact = contact
         self.subnet = subnet_of(contact.ip)
         self.heard = now
         self.failures = 0
+        self.elsewhere: Contact | None = None
+        """Where the same node was heard since: if it has moved, or if somebody between us hands its packets on."""
+
+    def alive(self, now: float) -> None:
+        self.heard, self.failures, self.elsewhere = now, 0, None
 
 
 class Bucket:
@@ -110,14 +116,17 @@ class RoutingTable:
         node_id = contact.node_id
         bucket = self._buckets[self._index(contact.number)]
         entry = bucket.entries.get(node_id)
-        if entry is not None and entry.contact.packed == contact.packed:
-            entry.heard, entry.failures, bucket.updated = now, 0, now
+        if entry is not None and entry.contact.address == contact.address:
+            entry.contact = contact  # the TCP port may be another
+            entry.alive(now)
+            bucket.updated = now
             return Change.REFRESHED
         if node_id == self.own_id:
             return Change.REFUSED
-        newcomer = Entry(contact, now)
         if entry is not None:
-            return self._move(bucket, entry, newcomer)
+            entry.elsewhere = contact
+            return Change.ELSEWHERE
+        newcomer = Entry(contact, now)
         if not self._subnet_has_room(bucket, newcomer):
             return Change.REFUSED
         if len(bucket.entries) < K:
@@ -136,44 +145,42 @@ class RoutingTable:
         entry = bucket.entries.get(node_id)
         if entry is None or entry.contact.address != address or entry.contact.tcp_port != tcp_port:
             return False
-        entry.heard, entry.failures, bucket.updated = now, 0, now
+        entry.alive(now)
+        bucket.updated = now
         return True
 
-    def _move(self, bucket: Bucket, entry: Entry, newcomer: Entry) -> Change:
-        """The same identity answers at another address or port: it lives there now."""
-        self._remove(bucket, entry)
-        if not self._subnet_has_room(bucket, newcomer):
-            return Change.REFUSED
-        self._insert(bucket, newcomer)
-        return Change.MOVED
-
-    def failed(self, node_id: bytes) -> Contact | None:
-        """A question got no answer in all attempts. Returns a replacement to be asked, if one takes the place."""
+    def failed(self, node_id: bytes, address: tuple[str, int]) -> Contact | None:
+        """A question to a node at an address got no answer in all attempts. Returns a replacement to be asked, if one
+        takes the place. Where somebody says that a node is, and it is not, says nothing about the node."""
         bucket = self._bucket_of(node_id)
-        bucket.replacements.pop(node_id, None)
+        waiting = bucket.replacements.get(node_id)
+        if waiting is not None and waiting.contact.address == address:
+            del bucket.replacements[node_id]
         entry = bucket.entries.get(node_id)
-        if entry is None:
+        if entry is None or entry.contact.address != address:
             return None
         entry.failures += 1
+        heirs = [Entry(entry.elsewhere, entry.heard)] if entry.elsewhere is not None else []
         # With nobody to take the place, a node that may be back in a minute is worth more than a hole.
-        if entry.failures < FAILURES_TO_EVICT and not bucket.replacements:
+        if entry.failures < FAILURES_TO_EVICT and not heirs and not bucket.replacements:
             return None
         self._remove(bucket, entry)
-        return self._promote(bucket)
+        return self._promote(bucket, heirs)
 
     def remove(self, node_id: bytes) -> Contact | None:
-        """Takes a node out at once (banned, client, wrong identity); returns a replacement to be asked."""
+        """Takes a node out at once (banned, turned client); returns a replacement to be asked."""
         bucket = self._bucket_of(node_id)
         bucket.replacements.pop(node_id, None)
         entry = bucket.entries.get(node_id)
         if entry is None:
             return None
         self._remove(bucket, entry)
-        return self._promote(bucket)
+        return self._promote(bucket, [])
 
-    def _promote(self, bucket: Bucket) -> Contact | None:
-        while bucket.replacements:
-            _, entry = bucket.replacements.popitem()
+    def _promote(self, bucket: Bucket, heirs: list[Entry]) -> Contact | None:
+        """Gives a free place to the first of `heirs`, or else to the replacement heard last, whom the limits allow."""
+        while heirs or bucket.replacements:
+            entry = heirs.pop() if heirs else bucket.replacements.popitem()[1]
             if self._subnet_has_room(bucket, entry):
                 # It answered once, but that may be long ago: not told to others until it answers again.
                 entry.failures = 1

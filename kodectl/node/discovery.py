@@ -42,7 +42,7 @@ Handler = Callable[[Session, Any], Any]
 
 class Discovery:
     """Owns the socket. `handlers` by kind of request; `on_heard(session)` hears of every request and answer of a proved
-    peer, `on_failed(node_id)` of every request given up."""
+    peer, `on_failed(node_id, address)` of every request given up."""
 
     def __init__(self, runtime: Runtime, identity: Identity, flags: int = 0) -> None:
         self._runtime = runtime
@@ -51,7 +51,7 @@ class Discovery:
         self.requests = Requests(int.from_bytes(runtime.random_bytes(4)))
         self.handlers: dict[int, Handler] = {}
         self.on_heard: Callable[[Session], None] = _ignore
-        self.on_failed: Callable[[bytes], None] = _ignore
+        self.on_failed: Callable[[bytes, Address], None] = _ignore_failure
         self.other_traffic: Callable[[bytes, Address], None] = _ignore_datagram
         """Datagrams whose first byte is not discovery's: STUN, TURN, ICE and QUIC attach here."""
         self.counters: Counter[str] = Counter()
@@ -204,7 +204,7 @@ class Discovery:
         for request in requests:
             request.tell_notice(fault)
         if node_id != ANY_ID:
-            self.on_failed(node_id)
+            self.on_failed(node_id, address)
 
     def _send(self, packet: bytes | None, address: Address) -> None:
         if packet is not None and self._socket is not None:
@@ -240,7 +240,7 @@ class Discovery:
                 request.tell_notice(Notice.SLOW)
         for request in due.given_up:
             self.counters["timeouts"] += 1
-            self.on_failed(request.node_id)
+            self.on_failed(request.node_id, request.address)
             request.tell_notice(Notice.TIMEOUT)
         self._arm(now)
 
@@ -254,6 +254,10 @@ def read_answer(kind: int, packed: bytes) -> Any:
 
 
 def _ignore(_: object) -> None:
+    pass
+
+
+def _ignore_failure(node_id: bytes, address: Address) -> None:
     pass
 
 

@@ -13,7 +13,7 @@ from kodectl.core.sessions import Session
 from kodectl.core.table import Change, K, RoutingTable
 from kodectl.errors import PeerFault
 from kodectl.node.discovery import ANSWER_LIMIT_S, Discovery, read_answer
-from kodectl.runtime.base import Runtime, Scope, TimedOut
+from kodectl.runtime.base import Address, Runtime, Scope, TimedOut
 from kodectl.wire import rpc
 from kodectl.wire.contacts import Contact, pack_contacts, pack_ip, unpack_contacts, unpack_ip
 
@@ -97,18 +97,28 @@ class Kademlia:
 
     def _heard(self, session: Session) -> None:
         """Whoever brought back a cookie or answers us is at its address, whichever side asked first."""
-        if session.is_client:
-            return
         now = self._runtime.now()
+        if session.is_client:
+            self._leave_out(session)
+            return
         if self.table.refresh(session.node_id, session.address, session.tcp_port, now):
             return
         contact = contact_of(session)
         change = self.table.heard(contact, now)
-        if change is Change.ADDED or change is Change.MOVED:
+        if change is Change.ADDED:
             for listener in self.on_new:
                 listener(contact)
         elif change is Change.WAITING:
             self._check_oldest(contact)
+        elif change is Change.ELSEWHERE:
+            self.check_known(contact.node_id)
+
+    def _leave_out(self, client: Session) -> None:
+        """A node that has become a client leaves its place. A command that lends its identity from another socket is a
+        client too, and says nothing about the node."""
+        known = self.table.contact(client.node_id)
+        if known is not None and known.address == client.address:
+            self._ask_replacement(self.table.remove(client.node_id))
 
     def _check_oldest(self, newcomer: Contact) -> None:
         """Test before evict: the newcomer waits while the one heard longest ago is asked."""
@@ -117,8 +127,10 @@ class Kademlia:
         if oldest is not None:
             self.check(oldest)
 
-    def _failed(self, node_id: bytes) -> None:
-        replacement = self.table.failed(node_id)
+    def _failed(self, node_id: bytes, address: Address) -> None:
+        self._ask_replacement(self.table.failed(node_id, address))
+
+    def _ask_replacement(self, replacement: Contact | None) -> None:
         if replacement is not None:
             self.check(replacement)
 
@@ -153,7 +165,7 @@ class Kademlia:
         self.on_observed(node_id, unpack_ip(pong.observed_ip), pong.observed_port)
 
     def check_known(self, node_id: bytes) -> None:
-        """Asks a node of the table again, because its link broke."""
+        """Asks a node of the table again: its link broke, or it was heard at another address."""
         contact = self.table.contact(node_id)
         if contact is not None:
             self.check(contact)

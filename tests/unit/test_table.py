@@ -81,7 +81,7 @@ def test_full_bucket_keeps_its_nodes_until_one_fails():
     assert table.oldest_in(0, 50.0) == old[0]
     table.heard(old[0], 101.0)
     assert table.oldest_in(0, 50.0) == old[1]
-    assert table.failed(old[1].node_id) == newcomer
+    assert table.failed(old[1].node_id, old[1].address) == newcomer
     assert old[1].node_id not in table
     assert newcomer.node_id in table
     assert newcomer not in table.closest(newcomer.node_id)  # told to others when it has answered again
@@ -96,17 +96,17 @@ def test_replacements_are_bounded_and_the_newest_wins():
     for one in waiting:
         table.heard(one, 50.0)
     assert table.states()[0].replacements == REPLACEMENTS
-    assert table.failed(old[0].node_id) == waiting[-1]
+    assert table.failed(old[0].node_id, old[0].address) == waiting[-1]
 
 
 def test_without_replacement_one_failure_is_forgiven_two_are_not():
     table = RoutingTable(OWN)
     one = in_bucket(3, 1)
     table.heard(one, 0.0)
-    assert table.failed(one.node_id) is None
+    assert table.failed(one.node_id, one.address) is None
     assert one.node_id in table
     assert table.closest(one.node_id) == []  # but not told to others
-    table.failed(one.node_id)
+    table.failed(one.node_id, one.address)
     assert one.node_id not in table
 
 
@@ -114,9 +114,9 @@ def test_an_answer_clears_failures():
     table = RoutingTable(OWN)
     one = in_bucket(3, 1)
     table.heard(one, 0.0)
-    table.failed(one.node_id)
+    table.failed(one.node_id, one.address)
     assert table.refresh(one.node_id, one.address, one.tcp_port, 1.0)
-    table.failed(one.node_id)
+    table.failed(one.node_id, one.address)
     assert one.node_id in table
 
 
@@ -157,13 +157,63 @@ def test_private_addresses_are_not_scarce():
     assert subnet_of("2001:470:1:2:3::1") == subnet_of("2001:470:1:2:9::9") != subnet_of("2001:470:1:3::1")
 
 
-def test_moved_node_takes_its_place_along():
+def moved(before: Contact, ip: str = "30.0.0.1") -> Contact:
+    return Contact(before.node_id, ip, 5, 6)
+
+
+def test_a_node_heard_elsewhere_moves_when_its_old_address_is_dead():
     table = RoutingTable(OWN)
-    before, after = in_bucket(0, 1), Contact(in_bucket(0, 1).node_id, "30.0.0.1", 5, 6)
+    before = in_bucket(0, 1)
+    after = moved(before)
     table.heard(before, 0.0)
-    assert table.heard(after, 1.0) is Change.MOVED
+    assert table.heard(after, 1.0) is Change.ELSEWHERE
+    assert table.contacts() == [before]
+    assert table.failed(before.node_id, before.address) == after
     assert table.contacts() == [after]
-    assert not table.refresh(before.node_id, before.address, before.tcp_port, 2.0)
+    assert table.closest(after.node_id) == []  # told to others when it has answered there again
+    assert table.heard(after, 2.0) is Change.REFRESHED
+    assert table.closest(after.node_id) == [after]
+
+
+def test_who_only_hands_packets_on_does_not_take_a_node_over():
+    table = RoutingTable(OWN)
+    node = in_bucket(0, 1)
+    table.heard(node, 0.0)
+    table.heard(moved(node), 1.0)
+    assert table.refresh(node.node_id, node.address, node.tcp_port, 2.0)
+    assert table.failed(node.node_id, node.address) is None
+    assert table.contacts() == [node]
+
+
+def test_a_move_keeps_to_the_limits_of_subnets():
+    table = RoutingTable(OWN)
+    crowd = [in_bucket(0, serial, f"20.1.2.{serial}") for serial in range(2)]
+    mover = in_bucket(0, 9)
+    for one in (*crowd, mover):
+        table.heard(one, 0.0)
+    table.heard(moved(mover, "20.1.2.9"), 1.0)
+    assert table.failed(mover.node_id, mover.address) is None
+    assert sorted(table.contacts(), key=repr) == sorted(crowd, key=repr)
+
+
+def test_another_tcp_port_is_taken_over_in_place():
+    table = RoutingTable(OWN)
+    node = in_bucket(0, 1)
+    table.heard(node, 0.0)
+    assert table.heard(Contact(node.node_id, *node.address, 999), 1.0) is Change.REFRESHED
+    assert table.contact(node.node_id).tcp_port == 999
+
+
+def test_a_lie_about_where_a_node_is_does_it_no_harm():
+    table = RoutingTable(OWN)
+    old = full_bucket(table)
+    waiting = in_bucket(0, 99)
+    table.heard(waiting, 50.0)
+    for _ in range(3):
+        assert table.failed(old[0].node_id, ("198.51.100.1", 1)) is None
+        assert table.failed(waiting.node_id, (waiting.ip, 1)) is None
+    assert old[0] in table.closest(old[0].node_id)
+    assert table.failed(old[1].node_id, old[1].address) == waiting
 
 
 def test_revalidation_takes_failed_nodes_then_the_oldest():
@@ -171,7 +221,7 @@ def test_revalidation_takes_failed_nodes_then_the_oldest():
     contacts = [in_bucket(index, 1) for index in range(5)]
     for when, one in enumerate(contacts):
         table.heard(one, float(when))
-    table.failed(contacts[4].node_id)
+    table.failed(contacts[4].node_id, contacts[4].address)
     assert table.to_revalidate(3.5, 1.0, 3) == [contacts[4], contacts[0], contacts[1]]
     assert table.to_revalidate(3.5, 100.0, 3) == [contacts[4]]
 
