@@ -20,6 +20,7 @@ from gevent.pywsgi import Input, WSGIHandler, WSGIServer
 from kodectl.api.problems import internal_fault, raw_response
 from kodectl.errors import EnvironmentFault, KodectlError, LocalMisuse
 from kodectl.runtime.base import Scope
+from kodectl.runtime.streams import EXHAUSTED
 
 log = logging.getLogger("kodectl.api")
 
@@ -27,6 +28,8 @@ MAX_CONNECTIONS = 128
 """Open at a time, about 60 kB each with buffers. Local clients need a handful; a dashboard per operator some more."""
 SPARE_CONNECTIONS = 16
 """Over the limit, only long enough to be told so."""
+ACCEPT_PAUSE_S = 0.2
+"""Rest after running out of descriptors, while the connection that was closed for it lets go of its own."""
 
 IDLE_LIMIT_S = 60.0
 """Between two requests of a kept connection."""
@@ -68,6 +71,7 @@ class ApiServer(WSGIServer):
             environ=environ,
         )
         self.connections: set[ApiHandler] = set()
+        self._exhausted = False
 
     def start_in(self, scope: Scope) -> None:
         self.start()
@@ -79,6 +83,27 @@ class ApiServer(WSGIServer):
             now = time.monotonic()
             for connection in [one for one in self.connections if one.deadline <= now]:
                 connection.cut()
+
+    def do_read(self) -> Any:
+        """Accepts. Out of descriptors gevent would print a traceback at each try, and close nothing."""
+        try:
+            accepted = super().do_read()
+        except OSError as error:
+            if error.errno not in EXHAUSTED:
+                raise
+            self._rest(error)
+            return None
+        self._exhausted = False
+        return accepted
+
+    def _rest(self, error: OSError) -> None:
+        if not self._exhausted:
+            log.warning("the API can accept nobody else: %s", error.strerror)
+            self._exhausted = True
+        self._close_an_idle_one()
+        self.stop_accepting()
+        self._timer = self.loop.timer(ACCEPT_PAUSE_S)
+        self._timer.start(self._start_accepting_if_started)
 
     def handle(self, sock: socket.socket, address: Any) -> None:
         connection = ApiHandler(sock, address, self)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import resource
 import stat
+from contextlib import contextmanager
 
 import gevent
 import pytest
@@ -240,6 +242,38 @@ def test_over_the_limit_of_busy_connections_one_is_told_so(server):
             gevent.sleep(0.01)
     problem(ask(server, GOOD), 503, "busy")
     assert all(b" 200 " in read_all(client) for client in busy)
+
+
+@contextmanager
+def descriptors_left(count):
+    """Whatever this process opens inside, it is no more than so many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    holes = [os.open("/dev/null", os.O_RDONLY)]
+    while holes[-1] <= highest:
+        holes.append(os.open("/dev/null", os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (holes[-1] + 1 + count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in holes:
+            os.close(descriptor)
+
+
+def test_without_descriptors_an_idle_connection_gives_way(server, monkeypatch, capfd):
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 100)
+    clients = [socket.socket() for _ in range(5)]
+    with descriptors_left(3):
+        for client in clients:
+            client.settimeout(5)
+            client.connect(server.address)
+        clients[-1].sendall(GOOD)
+        assert clients[-1].recv(100).startswith(b"HTTP/1.1 200")
+        assert clients[0].recv(100) == b"", "the one that has waited longest is closed"
+    for client in clients:
+        client.close()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_nodelay_is_inherited(server):
