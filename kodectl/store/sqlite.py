@@ -7,6 +7,7 @@ NORMAL` syncs at checkpoints only; a power cut may lose the last seconds, and ne
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from kodectl.errors import EnvironmentFault
 from kodectl.node.persistence import StoredBan, StoredPeer, StoredSeed, record_owner
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
+
+log = logging.getLogger(__name__)
 
 DAMAGED_SUFFIX = ".damaged"
 """A file that could not be read is kept under this name; the next one replaces it, so that two are the most."""
@@ -52,8 +57,20 @@ _PEER_COLUMNS = StoredPeer.__struct_fields__
 _SAVE_PEER = (
     f"INSERT OR REPLACE INTO peers ({', '.join(_PEER_COLUMNS)}) VALUES ({', '.join('?' for _ in _PEER_COLUMNS)})"
 )
-_LOAD_PEERS = f"SELECT {', '.join(_PEER_COLUMNS)} FROM peers"
 _FLAGS = ("static", "linked", "reached")
+
+
+class _StoredRecord(msgspec.Struct):
+    record: bytes
+
+
+_TABLES: dict[type[msgspec.Struct], str] = {
+    StoredPeer: "peers",
+    StoredBan: "bans",
+    _StoredRecord: "records",
+    StoredSeed: "seeds",
+}
+"""Where the values of each type are; their fields are columns of it."""
 
 
 class SqliteStore:
@@ -67,11 +84,13 @@ class SqliteStore:
         self._path = path
         self._idle: list[sqlite3.Connection] = []
         self._open_or_replace()
+        opened = path.stat()
+        self._file = opened.st_dev, opened.st_ino
 
     # -- peers and bans --------------------------------------------------------------------------------------------
 
     def load_peers(self) -> list[StoredPeer]:
-        return [_peer_of(row) for row in self._read(_LOAD_PEERS)]
+        return self._load(StoredPeer)
 
     def save_peers(self, changed: Sequence[StoredPeer], removed: Sequence[bytes] = ()) -> None:
         def write(connection: sqlite3.Connection) -> None:
@@ -82,7 +101,7 @@ class SqliteStore:
         self._write(write)
 
     def load_bans(self) -> list[StoredBan]:
-        return [StoredBan(*row) for row in self._read("SELECT node_id, until FROM bans")]
+        return self._load(StoredBan)
 
     def save_bans(self, bans: Sequence[StoredBan]) -> None:
         def write(connection: sqlite3.Connection) -> None:
@@ -94,7 +113,7 @@ class SqliteStore:
     # -- records of the DHT ----------------------------------------------------------------------------------------
 
     def load_records(self) -> list[bytes]:
-        return [row[0] for row in self._read("SELECT record FROM records")]
+        return [stored.record for stored in self._load(_StoredRecord)]
 
     def save_records(self, changed: Sequence[bytes], removed: Sequence[tuple[bytes, bytes]] = ()) -> None:
         def write(connection: sqlite3.Connection) -> None:
@@ -107,7 +126,7 @@ class SqliteStore:
     # -- seeds and the rest ----------------------------------------------------------------------------------------
 
     def load_seeds(self) -> list[StoredSeed]:
-        return [StoredSeed(*row) for row in self._read("SELECT enode, last_seen FROM seeds ORDER BY last_seen DESC")]
+        return sorted(self._load(StoredSeed), key=lambda seed: -seed.last_seen)
 
     def save_seeds(self, seeds: Sequence[StoredSeed]) -> None:
         def write(connection: sqlite3.Connection) -> None:
@@ -130,6 +149,17 @@ class SqliteStore:
 
     # -- transactions ----------------------------------------------------------------------------------------------
 
+    def _load(self, shape: type[T]) -> list[T]:
+        """All values of a type. SQLite checks its structure, not what is in it: rows that are not what was written are
+        left out."""
+        rows = self._read(_select(shape))
+        values = [value for row in rows if (value := _value_of(shape, row)) is not None]
+        if len(values) < len(rows):
+            log.warning(
+                "%s: %d damaged of %d %s left out", self._path, len(rows) - len(values), len(rows), _TABLES[shape]
+            )
+        return values
+
     def _read(self, query: str, *values: object) -> list[tuple]:
         with self._connection() as connection:
             return connection.execute(query, values).fetchall()
@@ -150,6 +180,7 @@ class SqliteStore:
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         """An idle one or a new one; one that met an error is not used again."""
+        self._check_place()
         try:
             connection = self._idle.pop() if self._idle else _connect(self._path)
         except sqlite3.Error as error:
@@ -167,15 +198,28 @@ class SqliteStore:
         else:
             connection.close()
 
+    def _check_place(self) -> None:
+        """What is written into a file without a name is lost, and SQLite goes on writing."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._file:
+            raise EnvironmentFault(
+                f"{self._path} has been removed or replaced; nothing is saved any more",
+                code="store",
+                hint="put it back, or restart the node",
+            )
+
     # -- opening ---------------------------------------------------------------------------------------------------
 
     def _open_or_replace(self) -> None:
         """Opens the file, or, where it cannot be read, puts it aside and begins a new one."""
         try:
             self._idle.append(_open(self._path))
-        except sqlite3.OperationalError as error:
-            raise _fault(error, self._path) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if not _is_damage(error):
+                raise _fault(error, self._path) from error
             damaged = _put_aside(self._path)
             self.warnings.append(f"{self._path} was damaged ({error}); it is kept as {damaged}, and a new one is begun")
             self._open_new()
@@ -188,7 +232,7 @@ class SqliteStore:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Raises DatabaseError for a damaged file, OperationalError where the disk stands in the way."""
+    """Raises DatabaseError, and UnicodeDecodeError where a damaged file is quoted in the message of one."""
     try:
         # Before SQLite does, with the mode of the umask.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE))
@@ -201,6 +245,8 @@ def _open(path: Path) -> sqlite3.Connection:
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
         _migrate(connection, path)
+        for shape in _TABLES:
+            connection.execute(f"EXPLAIN {_select(shape)}")
     except BaseException:
         connection.close()
         raise
@@ -211,6 +257,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     # Autocommit: transactions are written out. Used by one thread at a time, but not always the same one.
     connection = sqlite3.connect(path, timeout=BUSY_LIMIT_S, isolation_level=None, check_same_thread=False)
     try:
+        # Text that is none any more is for `_value_of` and for who uses it to judge, not a reason to read nothing.
+        connection.text_factory = lambda raw: raw.decode(errors="replace")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
@@ -244,10 +292,24 @@ def _put_aside(path: Path) -> Path:
     return damaged
 
 
-def _peer_of(row: tuple) -> StoredPeer:
-    fields = dict(zip(_PEER_COLUMNS, row, strict=True))
-    fields.update((flag, bool(fields[flag])) for flag in _FLAGS)
-    return StoredPeer(**fields)
+def _select(shape: type[msgspec.Struct]) -> str:
+    return f"SELECT {', '.join(shape.__struct_fields__)} FROM {_TABLES[shape]}"
+
+
+def _value_of(shape: type[T], row: tuple) -> T | None:
+    fields = dict(zip(shape.__struct_fields__, row, strict=True))
+    fields.update((flag, bool(fields[flag])) for flag in _FLAGS if flag in fields)
+    try:
+        return msgspec.convert(fields, shape, builtin_types=(bytes,))
+    except msgspec.ValidationError:
+        return None
+
+
+def _is_damage(error: Exception) -> bool:
+    """Of the file, and not of the disk under it. A schema that is not ours makes a plain SQLITE_ERROR."""
+    if not isinstance(error, sqlite3.OperationalError):
+        return True
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
 
 
 def _unwritable(path: Path, error: OSError) -> EnvironmentFault:
@@ -260,7 +322,7 @@ def _unwritable(path: Path, error: OSError) -> EnvironmentFault:
     )
 
 
-def _fault(error: sqlite3.Error, path: Path) -> EnvironmentFault:
+def _fault(error: Exception, path: Path) -> EnvironmentFault:
     # Errors of the module itself, not of the library under it, carry no code.
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
         return _disk_full(path)

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,9 @@ def test_killed_while_writing_it_holds_the_last_whole_write(tmp_path: Path) -> N
         pytest.param(lambda path: overwrite(path, 0, bytes(100)), id="header"),
         pytest.param(lambda path: overwrite(path, 4096, b"\xff" * 8192), id="pages"),
         pytest.param(lambda path: os.truncate(path, path.stat().st_size // 2), id="cut short"),
+        pytest.param(lambda path: execute(path, "DROP TABLE records"), id="a table is gone"),
+        pytest.param(lambda path: execute(path, "PRAGMA user_version = 0"), id="version"),
+        pytest.param(lambda path: overwrite(path, path.read_bytes().index(b"node_id BLOB"), b"\xff"), id="schema"),
     ],
 )
 def test_a_damaged_file_is_put_aside(tmp_path: Path, spoil) -> None:
@@ -188,6 +192,67 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(data)
+
+
+def execute(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "UPDATE peers SET host = CAST(x'fffe' AS BLOB)",
+        "UPDATE peers SET response_ms = 'soon'",
+        "UPDATE peers SET tcp = 'x'",
+        "UPDATE bans SET until = 'later'",
+        "UPDATE records SET record = 'text'",
+        "UPDATE records SET record = CAST(x'fffe' AS TEXT)",
+        "UPDATE seeds SET enode = x'00'",
+        "UPDATE seeds SET last_seen = 'x'",
+    ],
+)
+def test_rows_that_are_not_what_was_written_are_left_out(tmp_path: Path, spoil: str, caplog) -> None:
+    path = tmp_path / "node.db"
+    store = SqliteStore(path)
+    store.save_peers([stored_peer(1)])
+    store.save_bans([StoredBan(bytes(32), None)])
+    store.save_records([record(1)])
+    store.save_seeds([StoredSeed("enode://a", 1.0)])
+    store.close()
+    execute(path, spoil)
+    store = SqliteStore(path)
+    counts = [len(load()) for load in (store.load_peers, store.load_bans, store.load_records, store.load_seeds)]
+    assert sorted(counts) == [0, 1, 1, 1]
+    assert f"{path}: 1 " in caplog.text
+    store.close()
+
+
+def test_text_that_is_no_text_any_more_is_read_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    store = SqliteStore(path)
+    store.save_peers([stored_peer(1), stored_peer(2)])
+    store.close()
+    execute(path, f"UPDATE peers SET host = CAST(x'fffe' AS TEXT) WHERE node_id = x'{1:064x}'")
+    store = SqliteStore(path)
+    first, second = sorted(store.load_peers(), key=lambda peer: peer.node_id)
+    assert first.host == "\ufffd" * 2
+    assert second == stored_peer(2)
+    store.close()
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_file_that_is_gone_is_told(tmp_path: Path, moved: bool) -> None:
+    path = tmp_path / "node.db"
+    store = SqliteStore(path)
+    store.save_peers([stored_peer()])
+    path.unlink()
+    if moved:
+        SqliteStore(path).close()
+    with pytest.raises(EnvironmentFault, match="removed or replaced"):
+        store.save_peers([stored_peer(2)])
+    store.close()
 
 
 def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
