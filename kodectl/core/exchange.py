@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import IntEnum
+from functools import lru_cache
 from ipaddress import ip_address
 
 from kodectl.errors import WireError
@@ -24,6 +25,7 @@ class Reach(IntEnum):
     GLOBAL = 2
 
 
+@lru_cache(maxsize=4096)  # asked for every contact of every answer
 def reach_of(ip: str) -> Reach:
     """From how far away a numeric address can be reached."""
     address = ip_address(ip.partition("%")[0])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-from kodectl.core.sessions import ANY_ID, Address
+from kodectl.core.sessions import ANY_ID, Address, Session
 from kodectl.errors import PeerFault
 
 ATTEMPTS = 4
@@ -32,8 +32,8 @@ class Notice(Enum):
 
 
 class Request:
-    """One question under way. `tell(kind, body, rtt_s)` hears the answer, `tell_notice` a Notice or
-    the fault of a peer."""
+    """One question under way. `tell(session, kind, body, rtt_s)` hears the answer, `tell_notice` a Notice
+    or the fault of a peer."""
 
     __slots__ = (
         "address",
@@ -56,7 +56,7 @@ class Request:
         address: Address,
         expected_kind: int,
         message: bytes,
-        tell: Callable[[int, bytes, float], object],
+        tell: Callable[[Session, int, bytes, float], object],
         tell_notice: Callable[[Notice | PeerFault], object],
     ) -> None:
         self.request_id = request_id

@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
+from kodectl.core.exchange import is_worth_telling, reach_of
 from kodectl.core.lookup import Lookup
 from kodectl.core.requests import Notice
 from kodectl.core.sessions import Session
 from kodectl.core.table import Change, K, RoutingTable
-from kodectl.errors import PeerFault
+from kodectl.errors import PeerFault, WireError
 from kodectl.node.discovery import ANSWER_LIMIT_S, Discovery, read_answer
 from kodectl.runtime.base import Address, Runtime, Scope, TimedOut
 from kodectl.wire import rpc
-from kodectl.wire.contacts import Contact, pack_contacts, pack_ip, unpack_contacts, unpack_ip
+from kodectl.wire.contacts import Contact, is_unicast, pack_contacts, pack_ip, unpack_contacts, unpack_ip
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ class Kademlia:
             if what is not Notice.SLOW:
                 over()
 
-        def pong(kind: int, packed: bytes, rtt_s: float) -> None:
+        def pong(session: Session, kind: int, packed: bytes, rtt_s: float) -> None:
             over()
             try:
                 self.take_pong(contact.node_id, read_answer(kind, packed))
@@ -162,7 +163,10 @@ class Kademlia:
 
     def take_pong(self, node_id: bytes, pong: rpc.Pong) -> None:
         """Raises WireError for an observed address that is none."""
-        self.on_observed(node_id, unpack_ip(pong.observed_ip), pong.observed_port)
+        ip = unpack_ip(pong.observed_ip)
+        if not is_unicast(ip):
+            raise WireError(f"nobody is seen at {ip}")
+        self.on_observed(node_id, ip, pong.observed_port)
 
     def check_known(self, node_id: bytes) -> None:
         """Asks a node of the table again: its link broke, or it was heard at another address."""
@@ -284,7 +288,13 @@ def contact_of(session: Session) -> Contact:
 
 
 def _report(
-    put: Callable[[Any], bool], contact: Contact, named: dict[bytes, Contact], kind: int, packed: bytes, rtt_s: float
+    put: Callable[[Any], bool],
+    contact: Contact,
+    named: dict[bytes, Contact],
+    session: Session,
+    kind: int,
+    packed: bytes,
+    rtt_s: float,
 ) -> None:
     """`named`: the contacts of earlier answers, by their packed form; those of one lookup overlap for the most part."""
     try:
@@ -294,7 +304,9 @@ def _report(
         put((contact, error, None))
         return
     named.update((one.packed, one) for one in contacts)
-    put((contact, (contacts, answer), rtt_s))
+    # Whoever is far away cannot know this machine's loopback, and must not make it dial into its own network.
+    reach = reach_of(session.address[0])
+    put((contact, ([one for one in contacts if is_worth_telling(one.ip, reach)], answer), rtt_s))
 
 
 def _report_notice(put: Callable[[Any], bool], contact: Contact, notice: Notice | PeerFault) -> None:

@@ -18,7 +18,7 @@ from kodectl.wire.announcement import (
     pack_announcement,
     unpack_announcement,
 )
-from kodectl.wire.contacts import pack_ip
+from kodectl.wire.contacts import is_unicast, pack_ip, unpack_ip
 from kodectl.wire.enode import Enode
 from kodectl.wire.suite import node_id_of
 
@@ -82,8 +82,12 @@ class Lan:
     def announce(self) -> None:
         if self._socket is None:
             return
-        # Receivers take only what is newer than the last, so two in one second, or a clock set back, still count up.
-        timestamp = self._last_timestamp = max(int(self._runtime.unix_time()), self._last_timestamp + 1)
+        # Receivers take only what is newer than the last, so two in one second, or a clock set back a little, still
+        # count up. Set back by more, counting on would leave everybody's time window.
+        timestamp = int(self._runtime.unix_time())
+        if self._last_timestamp - timestamp < WINDOW_S / 2:
+            timestamp = max(timestamp, self._last_timestamp + 1)
+        self._last_timestamp = timestamp
         identity = self._identity
         data = EnodeData(identity.node_id.hex(), ANY_IPS[0], self._ports, self._network, identity.public_key.hex())
         signature = identity.sign(announcement_statement(data, timestamp))
@@ -117,9 +121,12 @@ class Lan:
             return None
         if data.network != self._network:
             raise WireError("another network's")
-        if abs(announcement.timestamp - self._runtime.unix_time()) > WINDOW_S:
+        unix_time = self._runtime.unix_time()
+        if abs(announcement.timestamp - unix_time) > WINDOW_S:
             raise WireError("outside the time window")
-        if announcement.timestamp <= self._latest.get(node_id, -1):
+        latest = self._latest.get(node_id, -1)
+        # One from beyond the window was taken before this machine's clock was set back, and would shut its node out.
+        if announcement.timestamp <= latest <= unix_time + WINDOW_S:
             return None
         if node_id_of(public_key) != node_id:
             raise WireError("id and public key do not match")
@@ -138,10 +145,13 @@ class Lan:
 
 
 def _numeric(ip: str) -> str:
+    """The address as sockets write it; answers are matched by that."""
     try:
-        pack_ip(ip)
+        ip = unpack_ip(pack_ip(ip))
     except WireError as error:
         raise WireError("no IP address") from error
+    if not is_unicast(ip):
+        raise WireError("no address of one host")
     return ip
 
 

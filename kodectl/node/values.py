@@ -158,7 +158,7 @@ class Values:
                 contact.node_id,
                 contact.address,
                 rpc.Store(tokens[contact.node_id], packed),
-                lambda kind, body, rtt_s: outcomes.put(_stored(kind, body)),
+                lambda session, kind, body, rtt_s: outcomes.put(_stored(kind, body)),
                 lambda notice: notice is Notice.SLOW or outcomes.put(False),
             )
         try:

@@ -15,6 +15,8 @@ ID_SIZE = 32
 _TAIL = 2 + 2 + ID_SIZE
 _SIZES = {4: 1 + 4 + _TAIL, 6: 1 + 16 + _TAIL}
 CONTACT_SIZE_V4 = _SIZES[4]
+FIRST_GROUP_BYTE = 224
+"""Multicast from here on, then reserved addresses, and broadcast at the end (RFC 6890)."""
 
 
 class Contact:
@@ -62,6 +64,18 @@ def unpack_ip(packed: bytes) -> str:
     raise WireError(f"an IP address has 4 or 16 bytes, not {len(packed)}")
 
 
+@lru_cache(maxsize=4096)
+def is_unicast(ip: str) -> bool:
+    """Whether a datagram may be sent there at all: one host, not a group, a broadcast, "any", or IPv4 in IPv6's clothes."""
+    try:
+        address = ip_address(ip.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address):
+        return not (address.is_multicast or address.is_unspecified or address.ipv4_mapped)
+    return 0 < address.packed[0] < FIRST_GROUP_BYTE
+
+
 def _pack(node_id: bytes, ip: str, udp_port: int, tcp_port: int) -> bytes:
     packed_ip = pack_ip(ip)
     family = b"\x04" if len(packed_ip) == 4 else b"\x06"
@@ -73,7 +87,8 @@ def pack_contacts(contacts: Iterable[Contact]) -> bytes:
 
 
 def unpack_contacts(data: bytes, limit: int, known: dict[bytes, Contact] | None = None) -> list[Contact]:
-    """At most `limit` contacts; more are an error, and so is a cut one. A contact without a UDP port is skipped.
+    """At most `limit` contacts; more are an error, and so is a cut one. A contact that nobody can answer at is skipped:
+    without a UDP port, or with a group's address.
 
     `known`: contacts by their packed form, to be taken instead of made: most of what an answer names was named before."""
     known = known if known is not None else {}
@@ -94,6 +109,9 @@ def unpack_contacts(data: bytes, limit: int, known: dict[bytes, Contact] | None 
             udp_port, tcp_port = entry[-36] << 8 | entry[-35], entry[-34] << 8 | entry[-33]
             if not udp_port:
                 continue
-            contact = Contact(entry[-ID_SIZE:], unpack_ip(entry[1:-_TAIL]), udp_port, tcp_port, entry)
+            ip = unpack_ip(entry[1:-_TAIL])
+            if not is_unicast(ip):
+                continue
+            contact = Contact(entry[-ID_SIZE:], ip, udp_port, tcp_port, entry)
         contacts.append(contact)
     return contacts

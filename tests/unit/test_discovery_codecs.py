@@ -106,6 +106,34 @@ def test_contact_limits():
     assert contacts.unpack_contacts(Contact(bytes(32), "192.0.2.7", 0, 2).packed, 16) == []
 
 
+@pytest.mark.parametrize(
+    "ip", ["0.0.0.0", "0.1.2.3", "224.0.0.1", "239.255.75.67", "240.0.0.1", "255.255.255.255", "::", "ff02::1"]
+)
+def test_contacts_at_a_group_are_passed_over(ip):
+    good = Contact(bytes(32), "192.0.2.7", 1, 2)
+    packed = Contact(bytes(32), ip, 1, 2).packed
+    assert contacts.unpack_contacts(packed + good.packed + packed, 16) == [good]
+    assert not contacts.is_unicast(ip)
+
+
+def test_ipv4_in_the_clothes_of_ipv6_is_passed_over():
+    packed = b"\x06" + bytes(10) + b"\xff\xff" + bytes((192, 0, 2, 7)) + bytes.fromhex("00010002") + bytes(32)
+    assert contacts.unpack_contacts(packed, 16) == []
+
+
+@pytest.mark.parametrize(
+    "ip", ["127.0.0.1", "10.0.0.255", "192.168.1.1", "223.255.255.255", "::1", "fe80::1%2", "fd00::1", "2001:db8::1"]
+)
+def test_loopback_and_private_contacts_are_taken(ip):
+    assert contacts.is_unicast(ip)
+    assert len(contacts.unpack_contacts(Contact(bytes(32), ip, 1, 2).packed, 16)) == 1
+
+
+@pytest.mark.parametrize("text", ["", "host", "1.2.3", "1.2.3.4.5", "::g"])
+def test_what_is_no_address_is_nobodys(text):
+    assert not contacts.is_unicast(text)
+
+
 def test_bodies_ignore_later_elements_and_refuse_wrong_ones():
     import msgspec
 
