@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 
 class TokenBucket:
     """Lets `rate` pass a second on average, and `burst` at once."""
@@ -38,3 +40,30 @@ class TokenBucket:
         gained = (now - self._time) * self._rate
         self._level = min(self._burst, self._level + gained)
         self._time = now
+
+
+MAX_SOURCES = 1024
+"""Buckets kept of those asked last; who has more networks than that at hand is held by the bucket of all."""
+
+
+class SharedBudget:
+    """A bucket for all, and a smaller one for each source, so that one source cannot use up what all need."""
+
+    def __init__(self, total: TokenBucket, rate: float, burst: float) -> None:
+        self._total = total
+        self._rate = rate
+        self._burst = burst
+        self._sources: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def take(self, source: str | None, now: float) -> bool:
+        """`source` None: one that is not to be held apart from others."""
+        return (source is None or self._bucket_of(source).take(now)) and self._total.take(now)
+
+    def _bucket_of(self, source: str) -> TokenBucket:
+        bucket = self._sources.get(source)
+        if bucket is None:
+            if len(self._sources) >= MAX_SOURCES:
+                self._sources.popitem(last=False)
+            bucket = self._sources[source] = TokenBucket(self._rate, self._burst)
+        self._sources.move_to_end(source)
+        return bucket

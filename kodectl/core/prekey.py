@@ -25,6 +25,12 @@ class Prekey:
         self._expiry = expiry
         self._signed: tuple[int, int, bytes] | None = None
 
+    def is_current(self, now: float, unix_time: float) -> bool:
+        """Young enough, and its expiry means what it meant: a clock set by more than a day would have others refuse it."""
+        left_s = self._expiry - unix_time
+        is_meant = PREKEY_ROTATION_S <= left_s <= PREKEY_VALIDITY_S + PREKEY_ROTATION_S
+        return now - self.made <= PREKEY_ROTATION_S and is_meant
+
     def challenge(self, flags: int, tcp_port: int, nonce: bytes, cookie: bytes) -> Challenge:
         """Signs again only when flags or port have changed since."""
         if self._signed is None or self._signed[:2] != (flags, tcp_port):
@@ -43,7 +49,7 @@ class Prekeys:
         self._kept: list[Prekey] = []
 
     def current(self, now: float, unix_time: float) -> Prekey:
-        if not self._kept or now - self._kept[-1].made > PREKEY_ROTATION_S:
+        if not self._kept or not self._kept[-1].is_current(now, unix_time):
             newest = Prekey(self._identity, self._random(32), now, int(unix_time) + PREKEY_VALIDITY_S)
             self._kept = [*self._kept[-1:], newest]
         return self._kept[-1]

@@ -11,12 +11,14 @@ import hashlib
 import hmac
 from collections import Counter
 from collections.abc import Callable
+from heapq import nsmallest
 from typing import NamedTuple
 
 from kodectl.core.identity import Identity
-from kodectl.core.limits import TokenBucket
+from kodectl.core.limits import SharedBudget, TokenBucket
 from kodectl.core.prekey import Prekeys
 from kodectl.core.session import Address, Session, derive_keys
+from kodectl.core.table import subnet_of
 from kodectl.errors import PeerFault, WireError
 from kodectl.wire import packets
 from kodectl.wire.packets import Challenge, Hail, Handshake
@@ -44,6 +46,13 @@ COOKIE_LIMIT_S = 20.0
 HANDSHAKES_PER_S = 500.0
 HANDSHAKE_BURST = 1000.0
 """Accepted handshakes, about 0.3 ms of CPU each: strangers can take a sixth of a core and no more."""
+SUBNET_HANDSHAKES_PER_S = 50.0
+SUBNET_HANDSHAKE_BURST = 100.0
+"""Of one /24 or /64: who floods from a rented network leaves nine tenths to all others."""
+MAX_SESSIONS_PER_PEER = 4
+"""With one identity at one address: two after crossed handshakes, and their successors."""
+MAX_SESSIONS_PER_SUBNET = MAX_SESSIONS // 16
+"""More than a crowded /24 of honest nodes needs; with it, nobody drives out the sessions of others from one network."""
 
 
 class Pending:
@@ -98,7 +107,9 @@ class Sessions:
         self._pending: dict[bytes, Pending] = {}
         self._pending_by_peer: dict[tuple[bytes, Address], bytes] = {}
         self._used_nonces: dict[bytes, float] = {}
-        self._budget = TokenBucket(HANDSHAKES_PER_S, HANDSHAKE_BURST)
+        self._subnets: Counter[str] = Counter()
+        total = TokenBucket(HANDSHAKES_PER_S, HANDSHAKE_BURST)
+        self._budget = SharedBudget(total, SUBNET_HANDSHAKES_PER_S, SUBNET_HANDSHAKE_BURST)
         self._prekeys = Prekeys(identity, random_bytes)
 
     # -- sending ---------------------------------------------------------------------------------------------------
@@ -164,6 +175,8 @@ class Sessions:
     # -- receiving -------------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes, address: Address, now: float, unix_time: float) -> Received:
+        if len(data) > packets.MAX_PACKET:
+            return self._drop("oversize")
         try:
             kind = data[0]
             if kind == packets.MESSAGE:
@@ -243,7 +256,10 @@ class Sessions:
         session = Session(node_id, challenge.public_key, address, challenge.flags, challenge.tcp_port)
         ours, theirs = derive_keys(secret, challenge.cookie, challenge.nonce, self.identity.node_id, node_id)
         session.set_keys(self._suite, ours, theirs)
-        first, *others = pending.queue
+        first, others = pending.queue[0], pending.queue[1:]
+        if len(first) > packets.MAX_FIRST_MESSAGE:
+            # The proof goes alone, and the request right behind it.
+            first, others = b"", pending.queue
         sealed = session.seal(bytes(8), first, head)
         session.counter = 1
         self._add(session, pending.node_id, now)
@@ -274,7 +290,7 @@ class Sessions:
             return self._drop("wrong cookie")
         if handshake.nonce in self._used_nonces:
             return self._drop("handshake replayed")
-        if not self._budget.take(now):
+        if not self._budget.take(subnet_of(address[0]), now):
             return self._drop("handshakes over budget")
         self._remember_nonce(handshake.nonce, now)
         prekey = self._prekeys.signed_for(handshake, data, now, unix_time)
@@ -323,10 +339,10 @@ class Sessions:
         self._used_nonces[nonce] = now + COOKIE_LIMIT_S + 1
 
     def _add(self, session: Session, asked_id: bytes, now: float) -> None:
-        if len(self._by_sid) >= MAX_SESSIONS:
-            oldest = sorted(self._by_sid.values(), key=lambda known: known.last_used)
-            for victim in oldest[: MAX_SESSIONS // 16]:
-                self._remove(victim)
+        subnet = subnet_of(session.address[0])
+        self._make_room(session, subnet)
+        if subnet is not None:
+            self._subnets[subnet] += 1
         session.made = session.last_used = now
         session.supersedes = self._by_peer.get((session.node_id, session.address))
         self._by_sid[session.sid_in] = session
@@ -334,6 +350,22 @@ class Sessions:
         self._by_peer[(session.node_id, session.address)] = session
         if asked_id == ANY_ID:
             self._by_peer[(ANY_ID, session.address)] = session
+
+    def _make_room(self, newcomer: Session, subnet: str | None) -> None:
+        """Whoever has too many gives up his own; in a full table those unused for longest go."""
+        here = self._by_address.get(newcomer.address, ())
+        same = [known for known in here if known.node_id == newcomer.node_id]
+        if len(same) >= MAX_SESSIONS_PER_PEER:
+            self._remove(min(same, key=_last_used))
+        if subnet is not None and self._subnets[subnet] >= MAX_SESSIONS_PER_SUBNET:
+            near = [known for known in self._by_sid.values() if subnet_of(known.address[0]) == subnet]
+            self._remove_unused(near, MAX_SESSIONS_PER_SUBNET // 16)
+        if len(self._by_sid) >= MAX_SESSIONS:
+            self._remove_unused(list(self._by_sid.values()), MAX_SESSIONS // 16)
+
+    def _remove_unused(self, among: list[Session], count: int) -> None:
+        for victim in nsmallest(max(1, count), among, key=_last_used):
+            self._remove(victim)
 
     def _confirm(self, session: Session, now: float) -> None:
         session.confirmed = True
@@ -346,6 +378,11 @@ class Sessions:
         if self._by_sid.pop(session.sid_in, None) is None:
             return
         session.supersedes = None
+        subnet = subnet_of(session.address[0])
+        if subnet is not None:
+            self._subnets[subnet] -= 1
+            if not self._subnets[subnet]:
+                del self._subnets[subnet]
         there = self._by_address[session.address]
         there.remove(session)
         if not there:
@@ -361,3 +398,7 @@ class Sessions:
     def _expire_pending(self, now: float) -> None:
         for nonce in [n for n, pending in self._pending.items() if now - pending.started > PENDING_LIMIT_S]:
             self._forget_pending(nonce)
+
+
+def _last_used(session: Session) -> float:
+    return session.last_used

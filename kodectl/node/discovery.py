@@ -18,6 +18,7 @@ from kodectl.core.sessions import ANY_ID, Address, Received, Session, Sessions
 from kodectl.errors import NegativeAnswer, PeerFault, WireError
 from kodectl.runtime.base import DatagramSocket, Runtime, Stopped, TimedOut
 from kodectl.wire import packets, rpc
+from kodectl.wire.contacts import is_unicast
 from kodectl.wire.rpc import ErrorAnswer, ErrorCode
 
 log = logging.getLogger(__name__)
@@ -87,13 +88,14 @@ class Discovery:
         node_id: bytes,
         address: Address,
         body: rpc.Body,
-        tell: Callable[[int, bytes, float], object],
+        tell: Callable[[Session, int, bytes, float], object],
         tell_notice: Callable[[Notice | PeerFault], object],
         attempts: int = ATTEMPTS,
     ) -> None:
-        """Asks without waiting. Exactly one of: `tell(kind, packed body, rtt_s)`, or `tell_notice` with TIMEOUT, REFUSED
-        or the peer's fault; SLOW may come before. Both are called in the hub and must not wait. `node_id` may be ANY_ID."""
-        if self._socket is None:
+        """Asks without waiting. Exactly one of: `tell(session, kind, packed body, rtt_s)`, or `tell_notice` with TIMEOUT,
+        REFUSED or the peer's fault; SLOW may come before. Both are called in the hub and must not wait. `node_id` may be
+        ANY_ID. Refused at once: more than can be under way, and addresses that are not one host's."""
+        if self._socket is None or not address[1] or not is_unicast(address[0]):
             tell_notice(Notice.REFUSED)
             return
         now = self._runtime.now()
@@ -123,10 +125,9 @@ class Discovery:
             raise outcome
         if self._socket is None:
             raise Stopped
-        session = self.sessions.session_with(node_id, address)
-        if isinstance(outcome, Notice) or session is None:
+        if isinstance(outcome, Notice):
             raise NegativeAnswer(f"no answer from {address[0]}:{address[1]} over UDP", code="no_answer")
-        kind, packed, rtt_s = outcome
+        session, kind, packed, rtt_s = outcome
         return Answer(session, read_answer(kind, packed), rtt_s)
 
     # -- datagrams -------------------------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ class Discovery:
         received = self.sessions.receive(data, address, now, self._runtime.unix_time())
         for packet in received.replies:
             self._send(packet, address)
-        if received.message is not None and received.session is not None:
+        if received.message and received.session is not None:
             self._message(received.session, received.message, now)
         elif received.lost is not None:
             self._begin_again(received.lost, now)
@@ -187,7 +188,7 @@ class Discovery:
         if request.attempts_made == 1:
             self.requests.measured(session.address, rtt_s)
         self.on_heard(session)
-        request.tell(kind, packed, rtt_s)
+        request.tell(session, kind, packed, rtt_s)
 
     def _begin_again(self, session: Session, now: float) -> None:
         """The other side has lost the session (it restarted): what waits for it goes with a new handshake."""

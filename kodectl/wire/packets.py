@@ -22,6 +22,8 @@ HANDSHAKE_HEAD = 176
 MESSAGE_HEAD = 17
 RESET_SIZE = 17
 TAG_SIZE = 16
+MAX_FIRST_MESSAGE = MAX_PACKET - HANDSHAKE_HEAD - TAG_SIZE
+"""What fits a HANDSHAKE, whose head is larger than a MESSAGE's."""
 FLAG_CLIENT = 0x01
 
 PREKEY_CONTEXT = b"kodechain discovery prekey v1"

@@ -1,17 +1,13 @@
 """Discovery sessions: two cores back to back, a second implementation written from the document, and attackers."""
 
-import hashlib
-import hmac
 import json
 import random
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
+from second_implementation import Callee, Caller
 
 from kodectl.core import sessions as sessions_module
 from kodectl.core.identity import Identity
@@ -256,6 +252,87 @@ def test_accepted_handshakes_are_rated(monkeypatch):
     assert outcomes == [True, True, True, False, False]
 
 
+def begin(a, b, address, now=0.0):
+    """A HANDSHAKE of `a` as it would reach `b` from `address`."""
+    hail = a.seal(b.identity.node_id, B_ADDRESS, b"x", now)
+    return a.receive(b.receive(hail, address, now, UNIX).replies[0], B_ADDRESS, now, UNIX).replies[0]
+
+
+def test_one_subnet_cannot_use_up_the_handshakes_of_all(monkeypatch):
+    monkeypatch.setattr(sessions_module, "SUBNET_HANDSHAKE_BURST", 3.0)
+    monkeypatch.setattr(sessions_module, "SUBNET_HANDSHAKES_PER_S", 1.0)
+    b = make(0)
+
+    def accepted(seed, ip):
+        return b.receive(begin(make(seed), b, (ip, 1)), (ip, 1), 0.0, UNIX).message is not None
+
+    assert [accepted(seed, f"20.1.1.{seed}") for seed in range(1, 6)] == [True, True, True, False, False]
+    assert accepted(6, "20.1.2.1")
+    assert all(accepted(seed, "192.168.1.1") for seed in range(7, 12))  # nothing is scarce on a private network
+
+
+def test_one_subnet_cannot_drive_out_the_sessions_of_others(monkeypatch):
+    monkeypatch.setattr(sessions_module, "MAX_SESSIONS", 64)
+    monkeypatch.setattr(sessions_module, "MAX_SESSIONS_PER_SUBNET", 4)
+    b = make(0)
+    honest = make(1)
+    b.receive(begin(honest, b, ("20.9.9.9", 1)), ("20.9.9.9", 1), 0.0, UNIX)
+    for seed in range(2, 92):
+        where = (f"20.1.1.{seed}", 1)
+        assert b.receive(begin(make(seed), b, where, float(seed)), where, float(seed), UNIX).message
+    assert b.session_with(honest.identity.node_id, ("20.9.9.9", 1)) is not None
+    assert len(b) == 5
+    b.expire(10_000.0)
+    assert len(b) == 0
+    assert not b._subnets
+
+
+def test_one_peer_holds_few_sessions_however_often_he_begins():
+    a, b = make(1), make(2)
+    for attempt in range(20):
+        handshake = begin(a, b, A_ADDRESS)
+        assert b.receive(handshake, A_ADDRESS, 0.0, UNIX).message == b"x"
+        a = make(1)
+        a._random = random.Random(attempt).randbytes
+    assert len(b) == sessions_module.MAX_SESSIONS_PER_PEER
+
+
+def test_a_request_too_long_for_the_handshake_follows_it(pair):
+    a, b = pair
+    long = b"l" * (packets.MAX_PACKET - packets.MESSAGE_HEAD - packets.TAG_SIZE)
+    hail = a.seal(b.identity.node_id, B_ADDRESS, long, 0.0)
+    replies = a.receive(b.receive(hail, A_ADDRESS, 0.0, UNIX).replies[0], B_ADDRESS, 0.0, UNIX).replies
+    assert max(map(len, replies)) <= packets.MAX_PACKET
+    assert [b.receive(packet, A_ADDRESS, 0.0, UNIX).message for packet in replies] == [b"", long]
+
+
+@pytest.mark.parametrize("size", [1, packets.MAX_FIRST_MESSAGE])
+def test_a_request_that_fits_goes_with_the_handshake(pair, size):
+    a, b = pair
+    hail = a.seal(b.identity.node_id, B_ADDRESS, bytes(size), 0.0)
+    (handshake,) = a.receive(b.receive(hail, A_ADDRESS, 0.0, UNIX).replies[0], B_ADDRESS, 0.0, UNIX).replies
+    assert len(handshake) <= packets.MAX_PACKET
+    assert b.receive(handshake, A_ADDRESS, 0.0, UNIX).message == bytes(size)
+
+
+def test_packets_over_the_limit_are_dropped(pair):
+    a, b = pair
+    hail = a.seal(b.identity.node_id, B_ADDRESS, b"x", 0.0)
+    assert b.receive(hail.ljust(packets.MAX_PACKET, b"-"), A_ADDRESS, 0.0, UNIX).replies
+    assert b.receive(hail.ljust(packets.MAX_PACKET + 1, b"-"), A_ADDRESS, 0.0, UNIX) == NOTHING
+    assert b.dropped["oversize"] == 1
+
+
+@pytest.mark.parametrize("set_by_s", [-40 * 24 * 3600, 5 * 24 * 3600, 50 * 365 * 24 * 3600])
+def test_a_clock_that_is_set_right_makes_a_new_prekey(pair, set_by_s):
+    a, b = pair
+    b.receive(make(3).seal(b.identity.node_id, B_ADDRESS, b"x", 0.0), A_ADDRESS, 0.0, UNIX - set_by_s)
+    hail = a.seal(b.identity.node_id, B_ADDRESS, b"x", 1.0)
+    challenge = b.receive(hail, A_ADDRESS, 1.0, UNIX).replies[0]
+    assert 0 < int.from_bytes(challenge[108:116]) - UNIX <= 4 * 24 * 3600
+    assert a.receive(challenge, B_ADDRESS, 1.0, UNIX).refused is None
+
+
 def test_prekey_rotation_keeps_handshakes_under_way_and_expiry_is_checked(pair):
     a, b = pair
     late = PREKEY_ROTATION_S
@@ -274,43 +351,8 @@ def test_prekey_rotation_keeps_handshakes_under_way_and_expiry_is_checked(pair):
     assert d.receive(old, B_ADDRESS, late + 1, far).refused[1].code == "clock_skew"
 
 
-class Second:
-    """A second implementation of the initiator, from docs/protocol.md alone."""
-
-    def __init__(self, seed: bytes, ephemeral: bytes, nonce: bytes) -> None:
-        self.key = Ed25519PrivateKey.from_private_bytes(seed)
-        self.public = self.key.public_key().public_bytes_raw()
-        self.id = hashlib.sha256(self.public).digest()
-        self.ephemeral = X25519PrivateKey.from_private_bytes(ephemeral)
-        self.nonce = nonce
-
-    def hail(self, recipient: bytes) -> bytes:
-        return bytes.fromhex("08010000") + recipient + self.id + self.nonce + bytes(100)
-
-    def handshake(self, challenge: bytes, request: bytes, tcp_port: int) -> bytes:
-        cookie, public_b, prekey = challenge[20:44], challenge[44:76], challenge[76:108]
-        assert challenge[4:20] == self.nonce
-        ephemeral = self.ephemeral.public_key().public_bytes_raw()
-        head = bytes.fromhex("0a010000") + self.nonce + cookie + self.public + ephemeral
-        head += tcp_port.to_bytes(2, "big") + bytes(2)
-        head += self.key.sign(b"kodechain discovery handshake v1" + head + public_b + prekey)
-        secret = self.ephemeral.exchange(X25519PublicKey.from_public_bytes(prekey))
-        prk = hmac.new(cookie + self.nonce, secret, "sha256").digest()
-        info = b"kodechain discovery session v1" + self.id + hashlib.sha256(public_b).digest()
-        t1 = hmac.new(prk, info + b"\1", "sha256").digest()
-        t2 = hmac.new(prk, t1 + info + b"\2", "sha256").digest()
-        t3 = hmac.new(prk, t2 + info + b"\3", "sha256").digest()
-        self.okm = (t1 + t2 + t3)[:72]
-        return head + AESGCM(self.okm[0:16]).encrypt(self.okm[32:36] + bytes(8), request, head)
-
-    def open(self, packet: bytes) -> bytes:
-        assert packet[0] == 0x0B
-        assert packet[1:9] == self.okm[48:56]
-        return AESGCM(self.okm[16:32]).decrypt(self.okm[36:40] + packet[9:17], packet[17:], packet[:17])
-
-
 def test_a_second_implementation_written_from_the_document():
-    second = Second(b"s" * 32, b"e" * 32, b"n" * 16)
+    second = Caller(b"s" * 32, b"e" * 32, b"n" * 16)
     b = make(2)
     challenge = b.receive(second.hail(b.identity.node_id), A_ADDRESS, 0.0, UNIX).replies[0]
     received = b.receive(second.handshake(challenge, b"request", 7), A_ADDRESS, 0.0, UNIX)
@@ -318,10 +360,20 @@ def test_a_second_implementation_written_from_the_document():
     assert second.open(b.reply(received.session, b"answer", 0.0)) == b"answer"
 
 
+def test_a_second_implementation_answers():
+    callee = Callee(b"t" * 32, b"p" * 32)
+    a = make(1)
+    hail = a.seal(callee.id, B_ADDRESS, b"request", 0.0)
+    (handshake,) = a.receive(callee.challenge(hail, int(UNIX) + 9, 7), B_ADDRESS, 0.0, UNIX).replies
+    assert callee.accept(handshake) == b"request"
+    assert a.receive(callee.seal(b"answer"), B_ADDRESS, 0.0, UNIX).message == b"answer"
+    assert callee.open(a.seal(callee.id, B_ADDRESS, b"more", 0.0)) == b"more"
+
+
 def test_handshake_vector():
     """The published bytes: a fixed challenge, answered by fixed keys."""
     given_bytes = {name: bytes.fromhex(value) for name, value in VECTOR.items() if isinstance(value, str)}
-    second = Second(given_bytes["seed_a"], given_bytes["ephemeral_secret"], given_bytes["nonce"])
+    second = Caller(given_bytes["seed_a"], given_bytes["ephemeral_secret"], given_bytes["nonce"])
     assert (
         second.handshake(given_bytes["challenge"], given_bytes["request"], VECTOR["tcp_port"])
         == given_bytes["handshake"]
