@@ -58,5 +58,8 @@ def _lock(descriptor: int, datadir: Path) -> None:
             code="datadir_in_use",
             hint=f"give this one its own --datadir, or stop the other: kodectl node stop --datadir {datadir}",
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    except OSError:
+        pass  # a full disk; whoever needs it for more will say so
