@@ -156,7 +156,8 @@ def _read(path: Path) -> tuple[bytes, int]:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise EnvironmentFault(f"{path} is not a regular file", code="key_unreadable")
-            return stream.read(MAX_KEY_FILE_SIZE + 1), stat.S_IMODE(status.st_mode)
+            # None where a special file would have to be waited for.
+            return stream.read(MAX_KEY_FILE_SIZE + 1) or b"", stat.S_IMODE(status.st_mode)
     except FileNotFoundError as error:
         hint = f"kodectl key gen {path}"
         raise EnvironmentFault(f"{path}: no such key file", code="key_missing", hint=hint) from error
