@@ -208,10 +208,3 @@ def test_the_passphrase_is_the_first_line(tmp_path: Path) -> None:
             read_passphrase(path)
     with pytest.raises(EnvironmentFault):
         read_passphrase(tmp_path / "absent")
-
-
-@pytest.mark.skipif(not os.access("/proc/kmsg", os.R_OK), reason="needs root")
-def test_a_file_that_has_nothing_to_read_now_does_not_hold_up_anybody() -> None:
-    with pytest.raises(EnvironmentFault) as caught:
-        load_key(Path("/proc/kmsg"))
-    assert caught.value.code in ("key_malformed", "key_unreadable")
