@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from typing import Literal
 
 from kodectl import __version__
 from kodectl.core.identity import Identity
 from kodectl.core.sessions import Session
-from kodectl.errors import EnvironmentFault, LocalMisuse, NegativeAnswer
+from kodectl.errors import NegativeAnswer
+from kodectl.node import reports
 from kodectl.node.bootstrap import Bootstrap
 from kodectl.node.broadcast import Broadcast
 from kodectl.node.discovery import Discovery
-from kodectl.node.events import Events, rfc3339
+from kodectl.node.events import Events
 from kodectl.node.kademlia import Found, Hop, Kademlia
 from kodectl.node.lan import Lan, start_or_warn
 from kodectl.node.lookups import enode_of, lookup_view, value_view
 from kodectl.node.observed import ObservedAddress
 from kodectl.node.peer_exchange import serve_peer_request
 from kodectl.node.peering import Peering
-from kodectl.node.persistence import MemoryStore, Store, StoredSeed
+from kodectl.node.persistence import MemoryStore, Store
+from kodectl.node.saving import Saving
 from kodectl.node.targets import parse_node_id, parse_target
 from kodectl.node.values import Values
 from kodectl.node.views import (
     BanView,
     BootstrapView,
     BroadcastView,
-    BucketView,
-    CheckView,
     ConnectView,
     DisconnectView,
     HealthView,
     LatencyView,
-    ListenerView,
     LookupView,
     NatView,
     PeersView,
@@ -50,28 +48,16 @@ from kodectl.settings import NodeSettings
 from kodectl.wire import packets, rpc
 from kodectl.wire.announcement import Ports
 from kodectl.wire.contacts import Contact
-from kodectl.wire.enode import Enode, parse_enode
+from kodectl.wire.enode import Enode
 from kodectl.wire.messages import PROTOCOL_VERSIONS, BroadcastMode, Hello, MessageKind
 
 log = logging.getLogger(__name__)
 
 CLIENT = f"kodectl/{__version__}"
 CAPABILITIES = ("gossip", "sync")
-SAVE_RECORDS_EVERY_S = 1.0
-"""A killed node loses at most the writes of this time; the other 15 holders have them."""
-SAVE_SEEDS_EVERY_S = 30.0
-SAVE_SEEDS_FIRST_S = 3.0
-"""A node killed soon after its first start shall find back as well."""
-MAX_SEEDS = 200
 STOP_LIMIT_S = 5.0
 FIND_LIMIT_S = 10.0
 """Of a lookup on the way to a connection, whatever time the whole may take."""
-PEER_SORTS = {
-    "latency": lambda peer: (peer.latency_ms is None, peer.latency_ms),
-    "trust": lambda peer: -peer.trust,
-    "since": lambda peer: peer.since,
-    "bytes": lambda peer: -(peer.bytes_sent + peer.bytes_received),
-}
 
 
 class Node:
@@ -82,6 +68,7 @@ class Node:
     def __init__(
         self, runtime: Runtime, settings: NodeSettings, identity: Identity, store: Store | None = None
     ) -> None:
+        self.client = CLIENT
         self.runtime = runtime
         self.settings = settings
         self.identity = identity
@@ -92,10 +79,11 @@ class Node:
         self.advertised_ip: str | None = None
         """Told by whoever knows the machine: the address of its default route."""
         self._store: Store = store if store is not None else MemoryStore()
-        self._warnings: dict[str, str] = {}
-        self._state: Literal["starting", "ready", "stopping"] = "starting"
-        self._started = runtime.now()
-        self._started_unix = runtime.unix_time()
+        self.warnings: dict[str, str] = {}
+        """What is wrong at the moment, by subject."""
+        self.state: Literal["starting", "ready", "stopping"] = "starting"
+        self.started = runtime.now()
+        self.started_unix = runtime.unix_time()
         flags = packets.FLAG_CLIENT if settings.dht_client else 0
         self.discovery = Discovery(runtime, identity, flags)
         self.kademlia = Kademlia(runtime, self.discovery, self.scope)
@@ -107,6 +95,7 @@ class Node:
         self.broadcasting = Broadcast(runtime, identity, self.events, self.scope, self.peering)
         self.lan = Lan(runtime, identity, settings.network, self.scope, self._found_on_lan)
         self.observed = ObservedAddress()
+        self._saving = Saving(runtime, self._store, self.values, self.kademlia.table, self.scope, self._warn)
         self.udp_port = 0
         self.tcp_port = 0
         self._wire()
@@ -125,8 +114,7 @@ class Node:
         try:
             for warning in self._store.warnings:
                 self._warn("store", warning)
-            self.values.load(self.runtime.in_thread(self._store.load_records))
-            seeds = self._load_seeds()
+            seeds = self._saving.load()
             host = self.settings.listen_host
             self.udp_port = self.discovery.open((host, self.settings.udp_port))[1]
             self.peering.start()
@@ -136,11 +124,11 @@ class Node:
             self.broadcasting.start()
             self.bootstrapping.start(self.settings.bootstrap, seeds)
             self._start_lan()
-            self.scope.spawn("save", self._save_for_ever)
+            self.scope.spawn("save", self._saving.keep_saved)
         except BaseException:
             self.stop()
             raise
-        self._state = "ready"
+        self.state = "ready"
         self.events.emit("ready", enode=self.enode)
 
     def _start_lan(self) -> None:
@@ -153,14 +141,14 @@ class Node:
     def stop(self) -> None:
         """Says goodbye, saves, ends every task; waits up to a few seconds. Raises the first failure of a task, if any
         was. May be called twice."""
-        if self._state == "stopping":
+        if self.state == "stopping":
             return
-        self._state = "stopping"
+        self.state = "stopping"
         self.events.emit("stopping")
         self.lan.stop()
         self.peering.stop()
         self.broadcasting.stop()
-        self._save_all()
+        self._saving.save()
         self.scope.close()
         self.values.stop()
         self.bootstrapping.stop()
@@ -168,55 +156,13 @@ class Node:
         for name in self.scope.join(STOP_LIMIT_S):
             log.error("still running after %s s: %s", STOP_LIMIT_S, name)
 
-    def _load_seeds(self) -> list[Contact]:
-        seeds = self.runtime.in_thread(self._store.load_seeds)
-        enodes = [parse_enode(seed.enode) for seed in seeds[:MAX_SEEDS]]
-        return [Contact(enode.node_id, enode.host, enode.udp, enode.tcp) for enode in enodes]
-
-    def _save_for_ever(self) -> None:
-        seeds_due = self.runtime.now() + SAVE_SEEDS_FIRST_S
-        while True:
-            self.scope.sleep(SAVE_RECORDS_EVERY_S)
-            self._save(self._save_records)
-            if self.runtime.now() > seeds_due:
-                seeds_due = self.runtime.now() + SAVE_SEEDS_EVERY_S
-                self._save(self._save_seeds)
-
-    def _save_all(self) -> None:
-        self._save(self._save_records)
-        self._save(self._save_seeds)
-
-    def _save(self, save: object) -> None:
-        """A disk that is full or gone is a warning; what could not be saved is tried again."""
-        try:
-            save()  # type: ignore[operator]
-        except EnvironmentFault as error:
-            self._warn("store", error.message)
-        else:
-            self._warnings.pop("store", None)
-
-    def _save_records(self) -> None:
-        changed, removed = self.values.store.take_changes()
-        if not changed and not removed:
-            return
-        try:
-            self.runtime.in_thread(self._store.save_records, changed, removed)
-        except EnvironmentFault:
-            self.values.store.put_back(changed)
-            raise
-
-    def _save_seeds(self) -> None:
-        contacts = self.kademlia.table.contacts()[:MAX_SEEDS]
-        # An empty table is no reason to forget where the network was.
-        if contacts:
-            now = self.runtime.unix_time()
-            seeds = [StoredSeed(str(enode_of(contact)), now) for contact in contacts]
-            self.runtime.in_thread(self._store.save_seeds, seeds)
-
-    def _warn(self, subject: str, text: str) -> None:
-        if self._warnings.get(subject) != text:
+    def _warn(self, subject: str, text: str | None) -> None:
+        """`text` None: it is over."""
+        if text is None:
+            self.warnings.pop(subject, None)
+        elif self.warnings.get(subject) != text:
             log.warning("%s", text)
-            self._warnings[subject] = text
+            self.warnings[subject] = text
             self.events.emit("warning", subject=subject, message=text)
 
     # -- between the parts -----------------------------------------------------------------------------------------
@@ -258,80 +204,17 @@ class Node:
         return self.observed.address(self.runtime.now()) or self.advertised_ip or "127.0.0.1"
 
     def status(self) -> StatusView:
-        peers = self.peers().peers
-        inbound = sum(peer.direction == "inbound" for peer in peers)
-        return StatusView(
-            id=self.identity.node_id.hex(),
-            enode=self.enode,
-            client=CLIENT,
-            network=self.settings.network,
-            state=self._state,
-            pid=os.getpid(),
-            started=rfc3339(self._started_unix),
-            uptime_s=round(self.runtime.now() - self._started, 3),
-            listeners=self._listeners(),
-            peers=len(peers),
-            max_peers=self.settings.max_peers,
-            inbound=inbound,
-            outbound=len(peers) - inbound,
-            table_size=len(self.kademlia.table),
-            records=len(self.values.store),
-            dht_mode="client" if self.settings.dht_client else "server",
-            lan=self.settings.lan,
-            nat=self.nat(),
-            warnings=list(self._warnings.values()),
-        )
-
-    def _listeners(self) -> ListenerView:
-        host = self.settings.listen_host
-        shown = f"[{host}]" if ":" in host else host
-        return ListenerView(f"{shown}:{self.tcp_port}", f"{shown}:{self.udp_port}", self.api_addresses)
+        return reports.status(self)
 
     def nat(self) -> NatView:
         return NatView("unknown", self.observed.address(self.runtime.now()), None, None)
 
     def peers(self, sort: str | None = None, direction: str | None = None) -> PeersView:
         """Raises LocalMisuse for a sort key or direction that does not exist."""
-        if sort is not None and sort not in PEER_SORTS:
-            raise LocalMisuse(f"sort by one of: {', '.join(PEER_SORTS)}", code="bad_sort")
-        if direction not in (None, "inbound", "outbound"):
-            raise LocalMisuse("direction is inbound or outbound", code="bad_direction")
-        peers = [peer for peer in self.peering.peers() if direction in (None, peer.direction)]
-        if sort is not None:
-            peers.sort(key=PEER_SORTS[sort])
-        return PeersView(peers, len(peers))
+        return reports.peers(self, sort, direction)
 
     def stats(self) -> StatsView:
-        peers = self.peering.peers()
-        inbound = sum(peer.direction == "inbound" for peer in peers)
-        totals = self.peering.totals()
-        return StatsView(
-            total_peers=len(peers),
-            inbound=inbound,
-            outbound=len(peers) - inbound,
-            bytes_sent=totals["bytes_sent"],
-            bytes_received=totals["bytes_received"],
-            messages_per_second=round(self.peering.messages_per_second(), 3),
-            average_latency_ms=self.peering.latency().average_latency_ms,
-            uptime_s=round(self.runtime.now() - self._started, 3),
-            messages_sent=totals["messages_sent"],
-            messages_received=totals["messages_received"],
-            discovery=self._discovery_counters(),
-            broadcast=self.broadcasting.counters(),
-            values={"records": len(self.values.store)},
-            dials=dict(self.peering.dials),
-            disconnects=dict(self.peering.disconnects),
-        )
-
-    def _discovery_counters(self) -> dict[str, int]:
-        sessions = self.discovery.sessions
-        return {
-            "sessions": len(sessions),
-            "handshakes": sessions.handshakes,
-            "table_size": len(self.kademlia.table),
-            "dropped": sum(sessions.dropped.values()),
-            **self.discovery.counters,
-        }
+        return reports.stats(self)
 
     def latency(self) -> LatencyView:
         return self.peering.latency()
@@ -340,29 +223,11 @@ class Node:
         return BootstrapView([node.view() for node in self.bootstrapping.nodes])
 
     def table(self) -> TableView:
-        now = self.runtime.now()
-        table = self.kademlia.table
-        buckets = [
-            BucketView(
-                state.number,
-                state.size,
-                state.replacements,
-                None if state.updated is None else round(now - state.updated, 3),
-                [node_id.hex() for node_id in state.nodes],
-            )
-            for state in table.states()
-        ]
-        return TableView(self.identity.node_id.hex(), len(table), buckets)
+        return reports.table(self)
 
     def health(self, probe: Literal["live", "ready", "startup"]) -> HealthView:
         """live: tasks run; startup and ready: bound and begun; ready also: the disk takes what is to be kept."""
-        checks = [CheckView("tasks", not self.scope.closed, "stopped" if self.scope.closed else "running")]
-        if probe != "live":
-            checks.append(CheckView("listening", self._state == "ready", self._state))
-        if probe == "ready":
-            trouble = self._warnings.get("store")
-            checks.append(CheckView("store", trouble is None, trouble or "writable"))
-        return HealthView(probe, all(check.ok for check in checks), checks)
+        return reports.health(self, probe)
 
     # -- orders ----------------------------------------------------------------------------------------------------
 
