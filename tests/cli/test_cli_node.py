@@ -4,6 +4,7 @@ import fcntl
 import http.server
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -167,6 +168,11 @@ def test_connecting_says_the_outcome(trio, on):
     assert on(trio[0], "connect", "nonsense")[0] == USAGE
 
 
+@pytest.mark.parametrize("order", ["connect", "disconnect", "ban", "unban"])
+def test_what_is_no_text_names_nobody(trio, on, order):
+    assert on(trio[0], order, os.fsdecode(b"\xff\xfe"))[0] == USAGE
+
+
 def test_connecting_to_another_identity(trio, on):
     impostor = f"enode://{'11' * 32}@{trio[1].ready['listeners']['tcp']}"
     code, out, _ = on(trio[0], "connect", impostor, "--json")
@@ -207,7 +213,7 @@ def test_a_broadcast_from_file_and_stdin_arrives(trio, on, tmp_path):
     assert (code, sent["type"], sent["sent_to"]) == (ANSWERED, "transaction", 2)
     code, out, _ = on(trio[0], "broadcast", "--type", "block", "--mode", "flood", "-", input=b"block")
     assert code == ANSWERED
-    assert on(trio[0], "broadcast", "--type", "transaction", "/nonexistent")[0] == ENVIRONMENT
+    assert on(trio[0], "broadcast", "--type", "transaction", str(tmp_path / "missing"))[0] == ENVIRONMENT
     too_large = bytes(65 * 1024)
     assert on(trio[0], "broadcast", "--type", "transaction", "-", input=too_large)[0] == USAGE
     assert on(trio[0], "broadcast", "--type", "block", "-", input=bytes(4 * 1024 * 1024 + 1))[0] == USAGE
@@ -361,6 +367,28 @@ def test_a_key_others_can_read_is_refused(nodes):
     node.leave()
     (node.datadir / "node.key").chmod(0o644)
     assert "chmod 600" in refused(nodes.launch("a"), "key_exposed")["hint"]
+
+
+def test_a_key_that_leads_nowhere_is_missing(nodes, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "node.key").symlink_to(tmp_path / "nowhere")
+    refused(nodes.launch("a"), "key_missing")
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_closed_streams_do_not_stop_a_node(nodes, tmp_path, eventually, closed):
+    command = shlex.join(nodes.command("a"))
+    process = subprocess.Popen(["sh", "-c", f"exec {command} {closed}"], cwd=REPOSITORY, env=nodes.environment)
+    try:
+        health = ("node", "health", "--datadir", str(tmp_path / "a"))
+        eventually(lambda: nodes.kodectl(*health).returncode == ANSWERED)
+        taken = {number: os.readlink(f"/proc/{process.pid}/fd/{number}") for number in (0, 1, 2)}
+        assert not any(what.startswith(("socket:", "anon_inode:")) or "a/" in what for what in taken.values()), taken
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == ANSWERED
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_when_nobody_reads_its_events_the_node_leaves(nodes):
