@@ -135,7 +135,7 @@ class NodeClient:
         headers = dict(self._headers)
         data = None
         if body is not None:
-            data = msgspec.json.encode(body)
+            data = _encode(body)
             headers["Content-Type"] = "application/json"
         self._connection.timeout = timeout_s
         if self._connection.sock is not None:
@@ -169,9 +169,16 @@ class NodeClient:
         return NodeUnreachable(f"no answer from {self.endpoint}: {reason}", hint="is a node listening there?")
 
 
+def _encode(body: object) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError as error:
+        raise LocalMisuse(f"{error.object!a} is no text") from error
+
+
 def path_of(prefix: str, name: str) -> str:
-    """A path that ends in a name which people chose."""
-    return f"{prefix}/{quote(name, safe='')}"
+    """A path that ends in a name which people chose; bytes of theirs that are no text go as they are."""
+    return f"{prefix}/{quote(name, safe='', errors='surrogateescape')}"
 
 
 def endpoint_of(

@@ -134,7 +134,8 @@ def watch_signals(leaving: Event, cleanup: ExitStack) -> None:
 
 def load_identity(path: Path, passphrase: bytes | None) -> Identity:
     """The node's key; made on the first start."""
-    if not path.exists():
+    # A link that leads nowhere is somebody's key that is missing, and not to be replaced by a new one.
+    if not os.path.lexists(path):
         create_key(path, passphrase)
         log.info("made a new identity in %s", path)
     key = load_key(path, passphrase)
