@@ -188,11 +188,25 @@ class ValueStore:
     def keys(self) -> list[bytes]:
         return list(self._by_key)
 
-    def put_back(self, saved: list[bytes]) -> None:
+    def put_back(self, saved: list[bytes], removed: list[tuple[bytes, bytes]]) -> None:
         """The disk did not take these: they count as changed again, unless they have changed since."""
         for packed in saved:
             record = unpack_record(packed)
             self._changed.setdefault((record.key, record.publisher), packed)
+        for publisher, key in removed:
+            self._changed.setdefault((key, publisher), None)
+
+    def load(self, saved: list[bytes], now: float, unix_time: float) -> None:
+        """Takes in what the disk kept; what has no place any more goes from there as well."""
+        for packed in saved:
+            if self.put(packed, None, now, unix_time) is StoreStatus.STORED:
+                continue
+            try:
+                record = unpack_record(packed)
+            except WireError:
+                continue
+            self._changed.setdefault((record.key, record.publisher), None)
+        self._changed = {name: packed for name, packed in self._changed.items() if packed is None}
 
     def take_changes(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
         """What changed since the last call, for the disk: packed records, and (publisher, key) of removed ones."""

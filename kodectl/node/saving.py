@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kodectl.core.table import RoutingTable
-from kodectl.errors import EnvironmentFault
+from kodectl.errors import EnvironmentFault, WireError
 from kodectl.node.lookups import enode_of
 from kodectl.node.persistence import Store, StoredSeed
 from kodectl.node.values import Values
@@ -44,8 +44,7 @@ class Saving:
         """Gives the records back to `values`, and returns the seeds. Waits. Raises EnvironmentFault."""
         self._values.load(self._runtime.in_thread(self._store.load_records))
         seeds = self._runtime.in_thread(self._store.load_seeds)
-        enodes = [parse_enode(seed.enode) for seed in seeds[:MAX_SEEDS]]
-        return [Contact(enode.node_id, enode.host, enode.udp, enode.tcp) for enode in enodes]
+        return [contact for seed in seeds[:MAX_SEEDS] if (contact := _contact_of(seed)) is not None]
 
     def keep_saved(self) -> None:
         """Until the scope closes."""
@@ -62,28 +61,41 @@ class Saving:
         self._try(self._save_records)
         self._try(self._save_seeds)
 
-    def _try(self, save: Callable[[], None]) -> None:
+    def _try(self, save: Callable[[], bool]) -> None:
+        """`save` says whether there was anything to write; only what the disk has taken shows that it is well."""
         try:
-            save()
+            if save():
+                self._warn("store", None)
         except EnvironmentFault as error:
             self._warn("store", error.message)
-        else:
-            self._warn("store", None)
 
-    def _save_records(self) -> None:
+    def _save_records(self) -> bool:
         changed, removed = self._values.store.take_changes()
         if not changed and not removed:
-            return
+            return False
         try:
             self._runtime.in_thread(self._store.save_records, changed, removed)
         except EnvironmentFault:
-            self._values.store.put_back(changed)
+            self._values.store.put_back(changed, removed)
             raise
+        return True
 
-    def _save_seeds(self) -> None:
-        contacts = self._table.contacts()[:MAX_SEEDS]
+    def _save_seeds(self) -> bool:
+        # A zone names an interface, which may be another one after a restart.
+        contacts = [contact for contact in self._table.contacts() if "%" not in contact.ip][:MAX_SEEDS]
         # An empty table is no reason to forget where the network was.
-        if contacts:
-            now = self._runtime.unix_time()
-            seeds = [StoredSeed(str(enode_of(contact)), now) for contact in contacts]
-            self._runtime.in_thread(self._store.save_seeds, seeds)
+        if not contacts:
+            return False
+        now = self._runtime.unix_time()
+        seeds = [StoredSeed(str(enode_of(contact)), now) for contact in contacts]
+        self._runtime.in_thread(self._store.save_seeds, seeds)
+        return True
+
+
+def _contact_of(seed: StoredSeed) -> Contact | None:
+    """None for one that cannot be read: a seed is no reason not to start."""
+    try:
+        enode = parse_enode(seed.enode)
+        return Contact(enode.node_id, enode.host, enode.udp, enode.tcp)
+    except WireError:
+        return None

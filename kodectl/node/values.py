@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from kodectl.core.distance import distance
 from kodectl.core.requests import Notice
 from kodectl.core.sessions import Session
 from kodectl.core.table import K
-from kodectl.core.values import MAX_EXPIRY_S, Tokens, ValueStore
+from kodectl.core.values import MAX_EXPIRY_S, MAX_PER_KEY, Tokens, ValueStore
 from kodectl.errors import LocalMisuse, NegativeAnswer, PeerFault
 from kodectl.node.discovery import ANSWER_LIMIT_S, Discovery, read_answer
 from kodectl.node.kademlia import Kademlia
@@ -33,6 +34,8 @@ REPUBLISH_AT_ONCE = 20
 HANDOVERS_WAITING = 256
 HANDOVER_AT_ONCE = 50
 """Records given to one newcomer; what is left comes with the republishing."""
+KEYS_AT_ONCE = 64
+"""Compared with a newcomer, at 0.1 ms each, before other tasks get their turn."""
 _SKIP_ALL = 2**32 - 1
 
 
@@ -62,10 +65,7 @@ class Values:
 
     def load(self, packed_records: list[bytes]) -> None:
         """Takes in what an earlier run kept; what has expired stays behind."""
-        now, unix_time = self._runtime.now(), self._runtime.unix_time()
-        for packed in packed_records:
-            self.store.put(packed, None, now, unix_time)
-        self.store.take_changes()
+        self.store.load(packed_records, self._runtime.now(), self._runtime.unix_time())
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
@@ -83,21 +83,26 @@ class Values:
 
     def _serve_find_value(self, session: Session, question: rpc.FindValue) -> rpc.Values:
         token = self._tokens.make(session.node_id, session.address, question.key, self._runtime.now())
-        held = self.store.get(question.key)
+        held = self._held(question.key)
         room = ROOM
         told: list[bytes] = []
         for record in held[question.skip : question.skip + rpc.MAX_RECORDS_IN_ANSWER]:
-            room -= len(record.packed) + 3
-            if room < 0:
+            size = len(record.packed) + 3
+            if size > room:
                 break
+            room -= size
             told.append(record.packed)
         # The largest record leaves less than one contact's room, and then there are none: the asker has what it wants.
-        count = min(K, max(0, room) // CONTACT_SIZE_V4) if question.contacts_wanted else 0
+        count = min(K, room // CONTACT_SIZE_V4) if question.contacts_wanted else 0
         contacts = self._kademlia.closest_packed(question.key, count) if count else b""
-        while len(contacts) > room > 0:
+        while len(contacts) > room:
             count -= 1
             contacts = self._kademlia.closest_packed(question.key, count)
         return rpc.Values(len(held), token, told, contacts)
+
+    def _held(self, key: bytes) -> list[Record]:
+        self.store.expire(self._runtime.unix_time())
+        return self.store.get(key)
 
     def _is_ours(self, key: bytes) -> bool:
         """Whether this node is among the 16 closest that it knows."""
@@ -110,7 +115,7 @@ class Values:
 
     def put(self, key: bytes, value: bytes, ttl_s: float, above: int = 0) -> tuple[int, int, int]:
         """Signs and stores `value` under `key` (32 bytes); waits. Returns sequence, stores that took it, stores asked.
-        The sequence is the time in ms, but above `above` and above the last one used.
+        The sequence is the time in ms, but above `above`, above the last one used and above that of a record held here.
 
         Raises LocalMisuse for a value or a time to live over the limits, NegativeAnswer when nobody took it."""
         if not 0 < ttl_s <= MAX_EXPIRY_S:
@@ -120,8 +125,10 @@ class Values:
                 f"the value has {len(value)} bytes; the limit is {records.MAX_VALUE}", code="value_too_large"
             )
         unix_time = self._runtime.unix_time()
-        sequence = self._last_sequence = max(int(unix_time * 1000), self._last_sequence + 1, above + 1)
-        statement = records.record_statement(self._identity.public_key, key, sequence, int(unix_time + ttl_s), value)
+        publisher = self._identity.public_key
+        held = max((record.sequence for record in self.store.get(key) if record.publisher == publisher), default=0)
+        sequence = self._last_sequence = max(int(unix_time * 1000), self._last_sequence + 1, above + 1, held + 1)
+        statement = records.record_statement(publisher, key, sequence, math.ceil(unix_time + ttl_s), value)
         packed = records.pack_record(statement, self._identity.sign(statement))
         stored, asked = self._place(key, packed)
         if not stored:
@@ -168,16 +175,32 @@ class Values:
 
     def get(self, key: bytes) -> list[Record]:
         """The records of a key, newest sequence first; the best of several holders. Waits. Empty: none found."""
-        found: dict[bytes, Record] = {record.publisher: record for record in self.store.get(key)}
-        holders = 0
+        found: dict[bytes, Record] = {record.publisher: record for record in self._held(key)}
+        holders: list[tuple[Contact, rpc.Values]] = []
 
         def take(contact: Contact, answer: rpc.Values) -> bool:
-            nonlocal holders
-            holders += bool(self._merge(found, key, answer.records))
-            return holders >= ENOUGH_HOLDERS
+            if self._merge(found, key, answer.records):
+                holders.append((contact, answer))
+            return len(holders) >= ENOUGH_HOLDERS
 
         self._kademlia.iterate(key, rpc.FindValue(key, 0, True), take=take)
+        for contact, answer in holders:
+            self._read_on(found, key, contact, answer)
         return sorted(found.values(), key=lambda record: (-record.sequence, record.publisher))
+
+    def _read_on(self, found: dict[bytes, Record], key: bytes, holder: Contact, answer: rpc.Values) -> None:
+        """Asks for what did not fit into the first answer: large records of one publisher must not hide another's."""
+        told = len(answer.records)
+        while told < min(answer.total, MAX_PER_KEY):
+            question = rpc.FindValue(key, told, False)
+            try:
+                answer = self._discovery.ask(holder.node_id, holder.address, question).body
+            except (NegativeAnswer, PeerFault):
+                return
+            if not answer.records:
+                return
+            told += len(answer.records)
+            self._merge(found, key, answer.records)
 
     def _merge(self, found: dict[bytes, Record], key: bytes, packed_records: list[bytes]) -> int:
         """Takes in the records that hold: right key, in time, signed."""
@@ -213,13 +236,21 @@ class Values:
     def _hand_over(self) -> None:
         """Gives each newcomer to the table the records that it is now among the closest to."""
         while True:
-            newcomer = self._newcomers.get()
-            given = 0
-            for key in self.store.keys():  # noqa: SIM118 - a method of ours, not a dict's
-                if given >= HANDOVER_AT_ONCE:
-                    break
-                if self._belongs_to(newcomer, key):
-                    given += self._give(newcomer, key)
+            self._hand_over_to(self._newcomers.get())
+
+    def _hand_over_to(self, newcomer: Contact) -> None:
+        given = 0
+        for number, key in enumerate(self.store.keys()):
+            if number % KEYS_AT_ONCE == 0:
+                self._scope.sleep(0)
+            if not self._belongs_to(newcomer, key):
+                continue
+            try:
+                given += self._give(newcomer, key)
+            except (NegativeAnswer, PeerFault):
+                return  # the next newcomer must not wait while every record is offered to a dead one
+            if given >= HANDOVER_AT_ONCE:
+                return
 
     def _belongs_to(self, newcomer: Contact, key: bytes) -> bool:
         """Whether it is among the closest to the key, and we, of those who were before, the one to tell it."""
@@ -230,14 +261,10 @@ class Values:
         return not others or distance(self._identity.node_id, key) < distance(others[0].node_id, key)
 
     def _give(self, newcomer: Contact, key: bytes) -> int:
-        try:
-            asked = rpc.FindValue(key, _SKIP_ALL, False)
-            token = self._discovery.ask(newcomer.node_id, newcomer.address, asked).body.token
-        except (NegativeAnswer, PeerFault):
-            return 0
-        return sum(
-            self._store_at([newcomer], record.packed, {newcomer.node_id: token}) for record in self.store.get(key)
-        )
+        """Returns how many records it took. Raises NegativeAnswer or PeerFault when it does not answer."""
+        asked = rpc.FindValue(key, _SKIP_ALL, False)
+        token = self._discovery.ask(newcomer.node_id, newcomer.address, asked).body.token
+        return sum(self._store_at([newcomer], record.packed, {newcomer.node_id: token}) for record in self._held(key))
 
 
 def _stored(kind: int, packed: bytes) -> bool:

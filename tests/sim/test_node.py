@@ -84,7 +84,8 @@ def test_heartbeats_measure_every_peer(world):
     for node in nodes:
         entries = node.latency().peers
         assert len(entries) == 2
-        assert all(entry.samples >= 2 and 20.0 < entry.last_ms < 80.0 for entry in entries)
+        # A lost segment is sent again after a fifth of a second.
+        assert all(entry.samples >= 2 and 20.0 < entry.last_ms < 400.0 for entry in entries)
 
 
 def test_connect_by_id_goes_through_the_network(world):

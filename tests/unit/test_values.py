@@ -115,10 +115,37 @@ def test_changes_are_taken_once(store):
     put(store, packed)
     assert store.take_changes() == ([packed], [])
     assert store.take_changes() == ([], [])
-    store.put_back([packed])
+    store.put_back([packed], [])
     assert store.take_changes() == ([packed], [])
     store.expire(UNIX + 5)
     assert store.take_changes() == ([], [(ALICE.public_key, b"k" * 32)])
+
+
+def test_what_the_disk_did_not_remove_is_removed_later(store):
+    put(store, make(expiry=UNIX + 5))
+    store.take_changes()
+    store.expire(UNIX + 5)
+    changes = store.take_changes()
+    store.put_back(*changes)
+    assert store.take_changes() == changes == ([], [(ALICE.public_key, b"k" * 32)])
+
+
+def test_a_record_that_came_back_meanwhile_is_not_removed(store):
+    put(store, make(expiry=UNIX + 5))
+    store.take_changes()
+    store.expire(UNIX + 5)
+    changes = store.take_changes()
+    again = make(sequence=2)
+    put(store, again)
+    store.put_back(*changes)
+    assert store.take_changes() == ([again], [])
+
+
+def test_what_has_expired_on_disk_goes_from_there(store):
+    kept, gone = make(key=b"a" * 32), make(key=b"b" * 32, expiry=UNIX - 1)
+    store.load([kept, gone, b"rubbish"], 0.0, UNIX)
+    assert [record.packed for record in store.get(b"a" * 32)] == [kept]
+    assert store.take_changes() == ([], [(ALICE.public_key, b"b" * 32)])
 
 
 def test_updates_do_not_pile_up_in_the_expiry_heap(store):
