@@ -6,16 +6,20 @@ Loose rounds: a question that is slow no longer counts against the alpha under w
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Iterable
 from enum import Enum
 
-from kodectl.core.table import K
+from kodectl.core.table import K, subnet_of
 from kodectl.wire.contacts import Contact
 
 ALPHA = 3
 MAX_QUESTIONS = 200
 """An honest network of millions needs a tenth of it; liars who always name somebody closer get no more."""
 MAX_CANDIDATES = 512
+MAX_FAILED_OF_SUBNET = 4
+"""After so many without an answer in one /24 or /64, no more of it are asked: made-up nodes at somebody's addresses
+are questions to him."""
 
 
 class State(Enum):
@@ -66,6 +70,7 @@ class Lookup:
         self._stop_at_target = stop_at_target
         self._candidates: list[Candidate] = []
         self._by_id: dict[bytes, Candidate] = {}
+        self._failed_of: Counter[str | None] = Counter()
         self._under_way = 0
         self._over = False
         for seed in seeds:
@@ -88,6 +93,10 @@ class Lookup:
             in_view += 1
             if in_view > self.k:
                 break
+            if candidate.state is State.NEW and self._is_suspect(candidate.contact):
+                candidate.state = State.FAILED
+                in_view -= 1
+                continue
             if candidate.state is State.NEW:
                 if self._under_way >= self._alpha or self.questions_asked >= MAX_QUESTIONS:
                     waiting = waiting or self._under_way > 0
@@ -114,7 +123,15 @@ class Lookup:
         return sum(self._learn(contact, candidate.hop + 1) for contact in contacts)
 
     def failed(self, node_id: bytes) -> None:
-        self._finish(node_id, State.FAILED)
+        candidate = self._finish(node_id, State.FAILED)
+        if candidate is not None:
+            self._failed_of[subnet_of(candidate.contact.ip)] += 1
+
+    def _is_suspect(self, contact: Contact) -> bool:
+        if not self._failed_of:
+            return False
+        subnet = subnet_of(contact.ip)
+        return subnet is not None and self._failed_of[subnet] >= MAX_FAILED_OF_SUBNET
 
     def slow(self, node_id: bytes) -> None:
         candidate = self._by_id.get(node_id)

@@ -106,6 +106,39 @@ def test_liars_who_always_know_somebody_closer_are_bounded():
     assert lookup.questions_asked <= MAX_QUESTIONS
 
 
+def test_made_up_nodes_at_one_place_are_soon_left_alone():
+    rng = random.Random(6)
+    victims = [Contact(rng.getrandbits(200).to_bytes(32), f"20.1.2.{n}", 1, 1) for n in range(60)]
+    honest = make_contacts(20, rng)
+    lookup = Lookup(bytes(32), OWN, honest)
+    under_way, asked = lookup.questions(), []
+    while not lookup.over:
+        contact = under_way.pop(0)
+        asked.append(contact)
+        if contact in victims:
+            lookup.failed(contact.node_id)
+        else:
+            lookup.answered(contact.node_id, victims[:16])
+            victims = victims[16:] + victims[:16]
+        under_way += lookup.questions()
+    assert sum(contact in victims for contact in asked) <= 4 + ALPHA
+    assert lookup.closest() == closest_of(honest, bytes(32))
+
+
+def test_corpses_on_a_private_network_are_no_reason_to_stop():
+    corpses, alive = make_contacts(20, random.Random(7)), make_contacts(4, random.Random(8))
+    lookup = Lookup(bytes(32), OWN, corpses + alive)
+    under_way = lookup.questions()
+    while not lookup.over:
+        contact = under_way.pop()
+        if contact in alive:
+            lookup.answered(contact.node_id, [])
+        else:
+            lookup.failed(contact.node_id)
+        under_way += lookup.questions()
+    assert lookup.closest() == closest_of(alive, bytes(32))
+
+
 def test_own_id_is_never_asked():
     lookup = Lookup(OWN, OWN, [Contact(OWN, "10.0.0.1", 1, 1)])
     assert lookup.questions() == []
