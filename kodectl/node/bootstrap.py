@@ -22,8 +22,15 @@ RETRY_FIRST_S = 5.0
 RETRY_MOST_S = 300.0
 """Bootstrap nodes are asked again while the table is nearly empty, ever more rarely."""
 FEW_NODES = 4
+LOOK_EVERY_S = 5.0
+"""Nobody tells of nodes that leave the table."""
+SEEDS_AT_ONCE = 32
+SEEDS_EVERY_S = 3.0
+"""A dead seed is given up after four seconds: so they never wait for each other."""
 JOIN_WAIT_S = 0.1
 MAX_BOOTSTRAP = 64
+MAX_ADDRESSES = 4
+"""Asked of one bootstrap node, one after the other."""
 
 
 class BootstrapNode:
@@ -64,11 +71,17 @@ class Bootstrap:
         """`seeds`: contacts that answered in an earlier run. Raises WireError for a broken enode."""
         self.nodes = [BootstrapNode(parse_enode(text)) for text in enodes[:MAX_BOOTSTRAP]]
         self._scope.spawn("join", self._stay_joined)
-        for seed in seeds:
-            self._kademlia.check(seed)
+        if seeds:
+            self._scope.spawn("seeds", self._ask_seeds, seeds)
 
     def stop(self) -> None:
         self._look.set()
+
+    def _ask_seeds(self, seeds: list[Contact]) -> None:
+        for start in range(0, len(seeds), SEEDS_AT_ONCE):
+            for seed in seeds[start : start + SEEDS_AT_ONCE]:
+                self._kademlia.check(seed)
+            self._scope.sleep(SEEDS_EVERY_S)
 
     def ask_all(self) -> int:
         """Asks every bootstrap node now, without waiting."""
@@ -93,7 +106,8 @@ class Bootstrap:
             self._trouble(node, before, "not_resolved", error)
             return
         trouble: KodectlError | None = None
-        for ip in addresses[:4]:
+        # IPv4 first: every socket reaches that, and an answer that cannot come takes four seconds.
+        for ip in sorted(addresses, key=lambda ip: ":" in ip)[:MAX_ADDRESSES]:
             try:
                 self._ask_at(node, ip)
                 return
@@ -124,12 +138,12 @@ class Bootstrap:
         while True:
             now = self._runtime.now()
             if len(self._kademlia.table) >= FEW_NODES:
-                pause, next_round = RETRY_FIRST_S, now + RETRY_MOST_S
+                pause, next_round = RETRY_FIRST_S, min(next_round, now + RETRY_FIRST_S)
             elif now >= next_round:
                 self.ask_all()
                 next_round = now + pause * self._runtime.rng.uniform(0.8, 1.2)
                 pause = min(pause * 2, RETRY_MOST_S)
-            self._look.wait(next_round - now)
+            self._look.wait(LOOK_EVERY_S)
             self._look.clear()
             self._scope.sleep(0)
             self._follow_table()

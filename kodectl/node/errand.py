@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from kodectl.core.identity import Identity
-from kodectl.errors import DeadlineReached, KodectlError, NegativeAnswer, NodeUnreachable
+from kodectl.errors import DeadlineReached, EnvironmentFault, KodectlError, NegativeAnswer, NodeUnreachable
 from kodectl.node.discovery import Discovery
 from kodectl.node.handshake import LinkClosed, LocalEnd
 from kodectl.node.kademlia import Kademlia
@@ -97,14 +97,16 @@ class Errand:
         try:
             ip = self.resolve(enode.host)
             self.discovery.ask(enode.node_id, (ip, enode.udp), self.kademlia.ping_body(), self.limit_s())
-        except (KodectlError, Stopped) as error:
+        except Stopped:
+            tell(f"{enode.host}:{enode.udp}: no answer before the deadline")
+        except KodectlError as error:
             tell(f"{enode.host}:{enode.udp}: {error}")
         else:
             tell(None)
 
     def resolve(self, host: str) -> str:
         addresses = self.runtime.resolve(host, self.limit_s())
-        # The socket is an IPv4 one; an IPv6 address is taken when there is nothing else.
+        # Every machine has IPv4; an IPv6 address is taken when there is nothing else.
         return next((ip for ip in addresses if ":" not in ip), addresses[0])
 
     def locate(self, node_id: bytes) -> Enode:
@@ -148,8 +150,7 @@ class Errand:
 def errand(runtime: Runtime, terms: Terms, seed: bytes | None = None) -> Iterator[Errand]:
     """Opens the errand's socket, keeps its deadline, and leaves nothing behind."""
     this = Errand(runtime, terms, seed)
-    hosts = [enode.host for enode in terms.bootstrap]
-    this.discovery.open(("::" if hosts and all(":" in host for host in hosts) else "0.0.0.0", 0))
+    _open(this.discovery)
     timer = runtime.call_later(terms.deadline_s, this.end)
     try:
         yield this
@@ -161,6 +162,14 @@ def errand(runtime: Runtime, terms: Terms, seed: bytes | None = None) -> Iterato
         this.values.stop()
         this.discovery.close()
         this.scope.join(GOODBYE_LIMIT_S)
+
+
+def _open(discovery: Discovery) -> None:
+    """For both families, where the machine has both."""
+    try:
+        discovery.open(("::", 0))
+    except EnvironmentFault:
+        discovery.open(("0.0.0.0", 0))
 
 
 def show_address(address: Address) -> str:

@@ -85,6 +85,8 @@ def verify_enode(runtime: Runtime, terms: Terms, enode: Enode) -> VerifyView:
     Raises NegativeAnswer (unreachable; the message names stage and reason) and PeerFault (identity_mismatch, ...)."""
     if not enode.tcp:
         raise LocalMisuse("the enode has no TCP port to dial", code="bad_target")
+    if not enode.id_known:
+        raise LocalMisuse("the enode has no id (all zeros): there is nothing to verify", code="bad_target")
     with errand(runtime, terms) as this:
         try:
             address = (this.resolve(enode.host), enode.tcp)
