@@ -71,7 +71,7 @@ class Kademlia:
         self.on_new: list[Callable[[Contact], object]] = []
         self.on_observed: Callable[[bytes, str, int], object] = _ignore_observation
         """Hears from each pong who saw us at which address; what that means is decided elsewhere."""
-        self._checking: set[bytes] = set()
+        self._checking: set[Contact] = set()
         discovery.handlers[rpc.Kind.PING] = self._serve_ping
         discovery.handlers[rpc.Kind.FIND_NODE] = self._serve_find_node
         discovery.on_heard = self._heard
@@ -137,12 +137,12 @@ class Kademlia:
 
     def check(self, contact: Contact) -> None:
         """Pings without waiting; what comes of it reaches the table by `_heard` and `_failed`."""
-        if contact.node_id in self._checking or len(self._checking) >= MAX_CHECKS:
+        if contact in self._checking or len(self._checking) >= MAX_CHECKS:
             return
-        self._checking.add(contact.node_id)
+        self._checking.add(contact)
 
         def over(*_: object) -> None:
-            self._checking.discard(contact.node_id)
+            self._checking.discard(contact)
 
         def notice(what: Notice | PeerFault) -> None:
             if what is not Notice.SLOW:
