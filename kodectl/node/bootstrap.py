@@ -128,7 +128,7 @@ class Bootstrap:
     def _trouble(self, node: BootstrapNode, before: str, state: str, error: KodectlError) -> None:
         node.state, node.last_error = state, error.message
         if before != state:
-            log.warning("bootstrap node %s: %s (%s)", node.enode, error.message, state)
+            log.warning("bootstrap node %s:%d: %s (%s)", node.enode.host, node.enode.udp, error.message, state)
             self._events.emit("bootstrap_failed", enode=str(node.enode), state=state, error=error.message)
 
     def _stay_joined(self) -> None:
