@@ -100,7 +100,8 @@ def _usage(error: click.ClickException, output: Output) -> KodectlError:
         output.note(error.format_message())
         message = "no command was given"
     else:
-        message = error.format_message().replace("\n", " ")
+        # On one line: click indents its lists of choices.
+        message = " ".join(error.format_message().split())
     return _caused(LocalMisuse(message, hint=hint), error)
 
 
@@ -142,4 +143,12 @@ cli = Root(
 
 
 def main() -> None:
-    cli.main()
+    """The process. Ends without taking the interpreter down where gevent's threads may still run: one that wakes up
+    meanwhile (a name server that answers late) unwinds its greenlet's stack, and that crashes."""
+    try:
+        cli.main()
+    except SystemExit as end:
+        if "gevent" not in sys.modules:
+            raise
+        # All output is flushed as it is written.
+        os._exit(end.code if isinstance(end.code, int) else int(ExitCode.INTERNAL))

@@ -36,7 +36,7 @@ class Names:
             found = self._ask(host).get()
             if isinstance(found, list):
                 return found
-            raise _unresolved(host, str(found))
+            raise _unresolved(host, found.strerror if isinstance(found, OSError) and found.strerror else str(found))
         raise _unresolved(host, f"no answer within {timeout_s:g} s")
 
     def _ask(self, host: str) -> AsyncResult:
@@ -51,7 +51,8 @@ class Names:
         return answer
 
     def close(self) -> None:
-        self._pool.kill()
+        """Lets the threads go, and waits for none: one may hang on a dead name server for half a minute."""
+        self._pool.maxsize = 0
 
 
 def _look_up(host: str) -> list[str] | Exception:

@@ -108,3 +108,15 @@ def test_an_ignored_interrupt_stays_ignored(nodes: Any) -> None:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "taken_down"), [("explain busy", True), ("peer ping 127.0.0.1:9 -c 1 --timeout 0.2", False)]
+)
+def test_with_threads_of_gevent_the_interpreter_is_not_taken_down(words: str, taken_down: bool) -> None:
+    """A thread that wakes up while it is would crash the process."""
+    source = "import atexit; from kodectl.cli.main import main; atexit.register(print, 'taken down'); main()"
+    command = [sys.executable, "-c", source, *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == (0 if taken_down else 3)
+    assert done.stdout.endswith("taken down\n") is taken_down

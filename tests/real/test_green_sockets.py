@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import gevent
 import pytest
 
-from kodectl.errors import EnvironmentFault
+from kodectl.errors import EnvironmentFault, NegativeAnswer
+from kodectl.runtime import names
 from kodectl.runtime.base import ConnectFailed, Stream
 from kodectl.runtime.binding import bind_datagram
 from kodectl.runtime.datagrams import DRAIN_LIMIT
@@ -294,3 +295,23 @@ def test_a_task_that_fails_is_logged_with_its_name(runtime: GreenRuntime, caplog
 
 def test_names_resolve_by_the_system(runtime: GreenRuntime) -> None:
     assert HOST in runtime.resolve("localhost", 5.0)
+
+
+def test_a_runtime_closes_while_a_name_server_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = threading.Event()
+    monkeypatch.setattr(names, "getaddrinfo", lambda *_: server.wait(LIMIT_S) and [])
+    runtime = GreenRuntime()
+    with pytest.raises(NegativeAnswer, match="no answer within"):
+        runtime.resolve("silent.invalid", 0.05)
+    with gevent.Timeout(LIMIT_S / 2):
+        runtime.close()
+    server.set()
+
+
+def test_an_unresolved_name_is_told_without_numbers(runtime: GreenRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(names, "getaddrinfo", fail)
+    with pytest.raises(NegativeAnswer, match=r"does not resolve: Name or service not known$"):
+        runtime.resolve("nobody.invalid", 5.0)
