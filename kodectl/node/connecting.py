@@ -48,7 +48,7 @@ class Connector:
         if node_id == self._own_id:
             return self._connect_view("self", node_id, "that is this node itself")
         if target.id_known and self._book.bans.until(node_id, now) is not None:
-            return self._connect_view("banned", node_id, "banned by this node; lift it with unban")
+            return self._connect_view("banned", node_id, "by this node")
         if peer is not None and not peer.link.closed:
             self._make_static(peer)
             return self._connect_view("already_connected", peer.node_id)

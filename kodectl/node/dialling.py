@@ -120,7 +120,7 @@ class Dialler:
         try:
             link = self._open(dial)
         except ConnectFailed as failed:
-            self._settle(dial, "no_route" if failed.reason == "unreachable" else failed.reason, str(failed))
+            self._settle(dial, "no_route" if failed.reason == "unreachable" else failed.reason, failed.detail)
         except TimedOut as late:
             self._settle(dial, "timeout", str(late))
         except (PeerFault, NegativeAnswer) as fault:  # NegativeAnswer: no such name, or closed by the other side.

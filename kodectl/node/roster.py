@@ -172,16 +172,17 @@ class Roster:
         self._note_end(peer, reason, lasted_s)
         name = reason.name.lower()
         self.disconnects[name] += 1
-        by = "peer" if peer.link.closed_by_peer else "this node"
+        by = "peer" if peer.link.closed_by_peer else "this_node"
         self._events.emit(
             "peer_disconnected",
             **_described(peer),
             reason=name,
             by=by,
-            text=peer.link.close_text,
+            text=peer.link.close_text or None,
             lasted_s=round(lasted_s, 3),
         )
-        log.info("peer %s disconnected by %s: %s %s", peer.node_id.hex(), by, name, peer.link.close_text)
+        text = f" ({peer.link.close_text})" if peer.link.close_text else ""
+        log.info("peer %s disconnected by %s: %s%s", peer.node_id.hex(), by.replace("_", " "), name, text)
         self._tell(self.on_disconnected, peer)
 
     def _note_end(self, peer: Peer, reason: DisconnectReason, lasted_s: float) -> None:

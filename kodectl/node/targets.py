@@ -29,7 +29,7 @@ def parse_target(text: str) -> Enode:
         return parse_enode(f"enode://{ZERO_ID.hex()}@{text}")
     except WireError as error:
         raise LocalMisuse(
-            f"not a target: {text[:200]!r}: {error.message}",
+            f"not a target: {text[:200]!r}: {error.message.removeprefix('enode: ')}",
             code="bad_target",
             hint="enode://..., 64 hex digits, or ip:port",
         ) from error

@@ -266,7 +266,7 @@ class TestGoing:
         assert one.linked == set()
         town.world.run_for(1.0)
         (mine,), (its,) = one.happened("peer_disconnected"), other.happened("peer_disconnected")
-        assert (mine["reason"], mine["by"]) == ("requested", "this node")
+        assert (mine["reason"], mine["by"]) == ("requested", "this_node")
         assert (its["reason"], its["by"]) == ("requested", "peer")
         assert one.peering.disconnects == other.peering.disconnects == {"requested": 1}
 
