@@ -61,7 +61,7 @@ def ping(
     stage (resolve, udp, tcp, handshake, identity); 4: some answers, or through a relay only; 9: another identity.
     """
     from kodectl.cli.errand import terms_of, world
-    from kodectl.node.pinging import ping_target, summary_of
+    from kodectl.node.pinging import WrongIdentity, ping_target, summary_of
     from kodectl.node.targets import parse_target
 
     whom = parse_target(target)
@@ -84,11 +84,17 @@ def ping(
                 interval_s=interval_s,
                 report=report,
             )
+        except WrongIdentity as fault:
+            return _outcome(summary_of(whom, pongs), fault)
         except SystemExit:  # a signal, or the alarm of the deadline
             partial = summary_of(whom, pongs)
             output.emit({"event": "summary", **_fields(partial)}, _summary_line(partial))
             raise
-    return Outcome({"event": "summary", **_fields(view)}, _summary_line(view), failure=_verdict(view))
+    return _outcome(view, _verdict(view))
+
+
+def _outcome(view: PingView, failure: KodectlError | None) -> Outcome:
+    return Outcome({"event": "summary", **_fields(view)}, _summary_line(view), failure=failure)
 
 
 def _fields(view: PongView | PingView) -> dict[str, object]:

@@ -63,7 +63,9 @@ def put_value(runtime: Runtime, terms: Terms, seed: bytes, *, key: bytes, value:
 
 
 def get_value(runtime: Runtime, terms: Terms, *, key: bytes) -> ValueView:
-    """All records found, highest sequence of each publisher. Raises NodeUnreachable, NegativeAnswer (not_found)."""
+    """All records found, highest sequence of each publisher.
+
+    Raises NodeUnreachable, NegativeAnswer (value_not_found)."""
     place = hashlib.sha256(key).digest()
     with errand(runtime, terms) as this:
         this.join()
@@ -76,7 +78,7 @@ def get_value(runtime: Runtime, terms: Terms, *, key: bytes) -> ValueView:
 def _nothing_found(this: Errand) -> NoReturn:
     if this.late:
         raise DeadlineReached(f"no value was found within {this.terms.deadline_s:g} s", code="deadline")
-    raise NegativeAnswer("no node has a value under this key", code="not_found")
+    raise NegativeAnswer("no node has a value under this key", code="value_not_found")
 
 
 def verify_enode(runtime: Runtime, terms: Terms, enode: Enode) -> VerifyView:

@@ -49,6 +49,14 @@ class PingView(msgspec.Struct, frozen=True):
     reason: str | None
 
 
+class WrongIdentity(PeerFault):
+    """Another node answers at the address; `pong` is the ping that showed it, at stage identity."""
+
+    def __init__(self, fault: PeerFault, pong: PongView) -> None:
+        super().__init__(fault.message, code=fault.code, hint=fault.hint)
+        self.pong = pong
+
+
 def ping_target(
     runtime: Runtime,
     terms: Terms,
@@ -62,8 +70,9 @@ def ping_target(
     """Pings `count` times; a target that is only an id (no host) is looked up first.
 
     auto: udp, and where that does not answer, handshake. tcp: connects and closes. handshake: Noise and the proof of
-    the identity. Without any answer the view says so (received 0, stage, reason). Raises PeerFault (identity_mismatch),
-    NodeUnreachable (no_bootstrap_answered) and NegativeAnswer (not_found) for an id that must be looked up."""
+    the identity. Without any answer the view says so (received 0, stage, reason). Raises WrongIdentity, when that has
+    been reported, NodeUnreachable (no_bootstrap_answered) and NegativeAnswer (not_found) for an id that must be looked
+    up."""
     asked = target
     with errand(runtime, terms) as this:
         pongs: list[PongView] = []
@@ -74,7 +83,11 @@ def ping_target(
                 runtime.event().wait(min(interval_s, this.left_s()))
             if this.left_s() <= 0:
                 break
-            pong = _ping_once(this, target, mode, seq)
+            try:
+                pong = _ping_once(this, target, mode, seq)
+            except WrongIdentity as fault:
+                report(fault.pong)
+                raise
             pongs.append(pong)
             report(pong)
             if pong.rtt_ms is not None and mode == "auto":
@@ -110,8 +123,7 @@ def _ping_udp(this: Errand, target: Enode, address: Address, seq: int) -> PongVi
     except NegativeAnswer:
         return PongView(seq, None, where, "udp", None, None, "udp", "timeout")
     except PeerFault as fault:
-        _reraise_identity(fault)
-        return PongView(seq, None, where, "udp", None, None, "handshake", fault.code)
+        return _of_fault(fault, PongView(seq, None, where, "udp", None, None, "handshake", fault.code))
     return PongView(seq, answer.session.node_id.hex(), where, "udp", "direct", milliseconds(answer.rtt_s), None, None)
 
 
@@ -140,17 +152,18 @@ def _ping_handshake(this: Errand, target: Enode, address: Address, seq: int) -> 
     except TimedOut:
         return failed("handshake", "timeout")
     except PeerFault as fault:
-        _reraise_identity(fault)
-        return failed("handshake", fault.code)
+        return _of_fault(fault, failed("handshake", fault.code))
     except LinkClosed as closed:
         return failed("handshake", closed.code)
     known = target.node_id.hex() if target.id_known else None
     return PongView(seq, known, where, "handshake", "direct", milliseconds(took_s), None, None)
 
 
-def _reraise_identity(fault: PeerFault) -> None:
+def _of_fault(fault: PeerFault, pong: PongView) -> PongView:
+    """Raises WrongIdentity: to go on would be to ping somebody else."""
     if fault.code == "identity_mismatch":
-        raise fault
+        raise WrongIdentity(fault, msgspec.structs.replace(pong, stage="identity")) from fault
+    return pong
 
 
 def summary_of(target: Enode, pongs: list[PongView]) -> PingView:
