@@ -16,6 +16,8 @@ DEFAULT_UDP_PORT = 30301
 DEFAULT_API_PORT = 8545
 DEFAULT_MAX_PEERS = 50
 DEFAULT_NETWORK = "kodechain"
+MAX_BAN_S = 366 * 86_400.0
+"""For longer there is the ban without an end."""
 
 DEFAULT_BOOTSTRAP = tuple(
     f"enode://{'0' * 64}@seed{number}.kodechain.io:{DEFAULT_TCP_PORT}?discport={DEFAULT_UDP_PORT}"

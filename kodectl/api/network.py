@@ -15,6 +15,7 @@ from kodectl.api.problems import encode
 from kodectl.api.requests import Gate, check_seconds, one_of, read_json
 from kodectl.api.views import EnodeView
 from kodectl.errors import LocalMisuse, NegativeAnswer
+from kodectl.settings import MAX_BAN_S
 from kodectl.wire.messages import MAX_BLOCK
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ MAX_LARGE_BODIES = 4
 CONNECT_TIMEOUT_S = 10.0
 MAX_CONNECT_TIMEOUT_S = 60.0
 """The API's longest wait; clients and proxies give up around there."""
-MAX_BAN_S = 366 * 86_400.0
-"""For longer there is the ban without an end: no `seconds`."""
 
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
 

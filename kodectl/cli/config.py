@@ -79,7 +79,8 @@ def template() -> str:
 def _lines(value: Any) -> list[str]:
     """A value for people: of several, each on a line of its own."""
     plain = as_plain(value)
-    return [str(item) for item in plain] or ["-"] if isinstance(plain, list) else [str(plain)]
+    items = plain if isinstance(plain, list) else [plain]
+    return [as_toml(item) if isinstance(item, bool) else str(item) for item in items] or ["-"]
 
 
 def as_plain(value: Any) -> Any:

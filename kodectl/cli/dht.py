@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from kodectl.cli.command import command, examples
-from kodectl.cli.options import Seconds, setting, time_limits
-from kodectl.cli.output import Outcome, Output, pairs, table
+from kodectl.cli.options import Parsed, Seconds, setting, time_limits
+from kodectl.cli.output import Format, Outcome, Output, pairs, table
+from kodectl.cli.wording import milliseconds, short_id
 from kodectl.errors import Degraded, EnvironmentFault, LocalMisuse, NegativeAnswer
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ DEFAULT_TTL_S = 86_400.0
 MAX_TTL_S = 48 * 3_600.0
 """Nodes refuse a record whose expiry is further ahead."""
 PUBLISHER_SIZE = 32
+
+
+def parse_publisher(text: str) -> str:
+    if len(text) != 2 * PUBLISHER_SIZE or set(text.lower()) - set("0123456789abcdef"):
+        raise ValueError(f"a public key of {2 * PUBLISHER_SIZE} hex digits")
+    return text.lower()
 
 
 @command(
@@ -58,8 +65,9 @@ def find_node(
     output.start_logging()
 
     def report(hop: HopView) -> None:
-        if trace:
-            output.note(_hop_line(hop))
+        # One JSON document has the trace in it in any case.
+        if trace and output.format is not Format.JSON:
+            output.emit(hop, _hop_line(hop))
         else:
             output.progress(f"round {hop.round}: {hop.contacts} contacts from {hop.addr}")
 
@@ -117,18 +125,23 @@ def put(
         view = put_value(
             runtime, terms, seed or runtime.random_bytes(PUBLISHER_SIZE), key=name.encode(), value=content, ttl_s=ttl_s
         )
-    text = f"{view.stored} of {view.asked} nodes keep it, sequence {view.sequence}"
+    text = f"{view.stored} of {view.asked} nodes keep it"
     failure = None if view.stored == view.asked else Degraded(text, code="partly_stored")
     return Outcome(view, pairs([("key", view.key), ("sequence", view.sequence), ("stored", text)]), failure=failure)
 
 
 @command(
     "get",
-    epilog=examples("kodectl dht get motd", "kodectl dht get motd --records", "kodectl dht get motd --publisher ID"),
+    epilog=examples("kodectl dht get motd", "kodectl dht get motd --records", "kodectl dht get motd --publisher KEY"),
 )
 @click.argument("name", metavar="KEY")
 @click.option("--records", is_flag=True, help="Show all records with publisher, sequence and expiry.")
-@click.option("--publisher", metavar="ID", help="Only what this publisher (public key, 64 hex digits) wrote.")
+@click.option(
+    "--publisher",
+    type=Parsed(parse_publisher, "key"),
+    metavar="KEY",
+    help="Only what this publisher (public key, 64 hex digits) wrote.",
+)
 @setting("bootstrap", "network")
 @time_limits(timeout_s=2, deadline_s=30)
 @click.pass_obj
@@ -142,7 +155,7 @@ def get(
     timeout_s: float,
     deadline_s: float,
 ) -> Outcome:
-    """Read the value of a key, and print its bytes as they are.
+    """Read the value of a key, and print its bytes as they are (to a terminal, without what it would obey).
 
     Where several publishers have written, the newest record is taken, with a warning; --publisher chooses.
     Exit code 3: nothing found.
@@ -154,13 +167,14 @@ def get(
     output.start_logging()
     with world() as runtime:
         view = get_value(runtime, terms_of(bootstrap, network, timeout_s, deadline_s), key=name.encode())
-    found = [record for record in view.records if publisher is None or record.publisher == publisher.lower()]
+    found = [record for record in view.records if publisher in (None, record.publisher)]
     if not found:
-        raise NegativeAnswer(f"no value under {name!r}", code="not_found", hint="kodectl explain not_found")
+        others = "kodectl dht get KEY --records shows who has"
+        raise NegativeAnswer(f"{publisher} has written nothing under {name!r}", code="value_not_found", hint=others)
     if len(found) > 1 and not records:
         several = f"{len(found)} publishers have written under {name!r}; this is the newest"
         output.warn("several_publishers", several, "choose one with --publisher, or see all with --records")
-    return Outcome(ValueView(view.key, found), _records_table(found) if records else _value_of(found), rows=found)
+    return Outcome(ValueView(view.key, found), _records_text(found) if records else _value_of(found), rows=found)
 
 
 def _value(text: str | None, file: str | None) -> bytes:
@@ -199,9 +213,9 @@ def _publisher(output: Output, key_file: str | None, passphrase_file: str | None
 
 
 def _hop_line(hop: HopView) -> str:
-    time = "-" if hop.rtt_ms is None else f"{hop.rtt_ms:.1f} ms"
+    answer = milliseconds(hop.rtt_ms) or hop.outcome
     return (
-        f"round {hop.round}  {hop.id[:16]}  {hop.addr}  distance {hop.distance_bits}  {hop.outcome}  {time}  "
+        f"{hop.round}  {short_id(hop.id)}  {hop.addr}  distance {hop.distance_bits}  {answer}  "
         f"{hop.contacts} contacts, {hop.new_contacts} new"
     )
 
@@ -228,9 +242,18 @@ def _value_of(found: list[RecordView]) -> bytes:
     return base64.b64decode(_newest(found).value)
 
 
-def _records_table(found: list[RecordView]) -> str:
-    rows = ((record.publisher, record.sequence, record.expires, _shown(record)) for record in found)
-    return table(("publisher", "sequence", "expires", "value"), rows)
+def _records_text(found: list[RecordView]) -> str:
+    return "\n\n".join(
+        pairs(
+            [
+                ("publisher", record.publisher),
+                ("sequence", record.sequence),
+                ("expires", record.expires),
+                ("value", _shown(record)),
+            ]
+        )
+        for record in found
+    )
 
 
 def _shown(record: RecordView) -> str:

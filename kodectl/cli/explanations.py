@@ -426,8 +426,8 @@ _HTTP = {
     "malformed_body": Explanation(
         "The body of the request is not the JSON that the route takes.",
         "It does not parse, or misses a field.",
-        "Compare it with /openapi.json.",
-        "curl http://127.0.0.1:8545/openapi.json",
+        "Compare it with docs/api.md; the message names the field.",
+        "",
     ),
     "malformed_request": Explanation(
         "The request is not HTTP that the API takes.", "Its first line or a header.", "Send HTTP/1.1.", ""
@@ -459,7 +459,7 @@ _HTTP = {
     "method_not_allowed": Explanation(
         "The route does not take this method.", "GET, POST or PUT is another.", "See /openapi.json.", ""
     ),
-    "route_not_found": Explanation("The API has no such route.", "The path.", "See /openapi.json.", ""),
+    "route_not_found": Explanation("The API has no such route.", "The path.", "The routes are in docs/api.md.", ""),
 }
 
 _REACHING = {

@@ -13,6 +13,7 @@ from kodectl.cli.node_target import on_node
 from kodectl.cli.options import Seconds, read_targets
 from kodectl.cli.output import Outcome, Output
 from kodectl.errors import Degraded, EnvironmentFault, KodectlError, LocalMisuse, NegativeAnswer, PeerFault
+from kodectl.settings import MAX_BAN_S
 
 if TYPE_CHECKING:
     from kodectl.cli.client import NodeClient
@@ -40,13 +41,13 @@ def connect(output: Output, client: NodeClient, targets: tuple[str, ...]) -> Out
 
     TARGET is an enode, a node id (looked up in the network), IP:PORT, or - for targets on stdin. The node keeps
     redialling what was connected in this way. Exit code 3: refused, timeout, banned, ...; 9: another identity answers;
-    4: some of several targets."""
+    4: some of several targets. Among several, a target that cannot be read is told as `bad_target`."""
     if len(targets) == 1 and targets[0] != "-":
         view = _connect(client, targets[0])
         return Outcome(view, _connect_text(targets[0], view), failure=_connect_failure(targets[0], view))
     asked = connected = 0
     for target in read_targets(targets):
-        view = _connect(client, target)
+        view = _connect_or_say_why(client, target)
         output.emit(
             {"target": target, "outcome": view.outcome, "id": view.id, "detail": view.detail}, _line(target, view)
         )
@@ -63,6 +64,16 @@ def _connect(client: NodeClient, target: str) -> ConnectView:
 
     body = {"target": target, "timeout_s": client.timeout_s}
     return client.post("/api/network/connect", ConnectView, body, wait_s=client.timeout_s)
+
+
+def _connect_or_say_why(client: NodeClient, target: str) -> ConnectView:
+    """One of several: a target that is none must not keep the others from theirs."""
+    from kodectl.node.views import ConnectView
+
+    try:
+        return _connect(client, target)
+    except LocalMisuse as error:
+        return ConnectView(outcome=error.code, id=None, peer=None, detail=error.message)
 
 
 def _line(target: str, view: ConnectView) -> str:
@@ -82,9 +93,8 @@ def _connect_failure(target: str, view: ConnectView) -> KodectlError | None:
         return None
     branch = PeerFault if view.outcome in BAD_REMOTE else NegativeAnswer
     said = f": {view.detail}" if view.detail else ""
-    return branch(
-        f"not connected to {target}, {view.outcome}{said}", code=view.outcome, hint=f"kodectl explain {view.outcome}"
-    )
+    lift = f"kodectl node unban {view.id}" if view.outcome == "banned" and view.id else None
+    return branch(f"not connected to {target}, {view.outcome}{said}", code=view.outcome, hint=lift)
 
 
 @command("disconnect", epilog=examples("kodectl node disconnect 1f2e3d4c"))
@@ -103,7 +113,13 @@ def disconnect(output: Output, client: NodeClient, peer_id: str) -> Outcome:
 
 @command("ban", epilog=examples("kodectl node ban 1f2e3d4c", "kodectl node ban 1f2e3d4c --for 3600"))
 @click.argument("peer_id", metavar="ID")
-@click.option("--for", "seconds", type=Seconds(), metavar="SECONDS", help="How long; without it until `node unban`.")
+@click.option(
+    "--for",
+    "seconds",
+    type=Seconds(MAX_BAN_S),
+    metavar="SECONDS",
+    help="How long; without it until `node unban`.",
+)
 @on_node()
 def ban(output: Output, client: NodeClient, peer_id: str, seconds: float | None) -> Outcome:
     """Disconnect a node and refuse it from now on.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +14,7 @@ from kodectl.cli.wording import duration, milliseconds, short_id, size
 
 if TYPE_CHECKING:
     from kodectl.cli.client import NodeClient
-    from kodectl.node.views import PeerView, StatsView, StatusView
+    from kodectl.node.views import NatView, PeerView, StatsView, StatusView
 
 
 @command("status", epilog=examples("kodectl node status", "kodectl node status --api 127.0.0.1:8545 --json"))
@@ -39,42 +40,55 @@ def _status_text(view: StatusView) -> str:
         ("listens", f"{listeners.tcp} tcp, {listeners.udp} udp"),
         *(("api", address) for address in listeners.api),
         ("lan", "on" if view.lan else "off"),
-        ("nat", f"{view.nat.state}, seen as {view.nat.observed_address or 'nothing yet'}"),
+        ("nat", _nat_text(view.nat)),
         *(("warning", warning) for warning in view.warnings),
     ]
     return pairs(entries)
 
 
+def _nat_text(nat: NatView) -> str:
+    seen = f"seen as {nat.observed_address}" if nat.observed_address else "no peer has told our address"
+    return f"{nat.state}, {seen}"
+
+
 @command(
-    "peers", epilog=examples("kodectl node peers --sort latency", "kodectl node peers --direction inbound --jsonl")
+    "peers",
+    epilog=examples(
+        "kodectl node peers --sort latency",
+        "kodectl node peers --wide",
+        "kodectl node peers --direction inbound --jsonl",
+    ),
 )
 @click.option("--sort", type=click.Choice(["latency", "trust", "since", "bytes"]), help="Order of the peers.")
 @click.option("--direction", type=click.Choice(["inbound", "outbound"]), help="Only these.")
+@click.option("--wide", is_flag=True, help="More columns: what was sent and received, and the client.")
 @on_node()
-def peers(output: Output, client: NodeClient, sort: str | None, direction: str | None) -> Outcome:
+def peers(output: Output, client: NodeClient, sort: str | None, direction: str | None, wide: bool) -> Outcome:
     """List the connected peers."""
     from kodectl.node.views import PeersView
 
     view = client.get("/api/network/peers", PeersView, {"sort": sort, "direction": direction})
-    text = table(_PEER_HEADERS, map(_peer_row, view.peers)) if view.peers else "no peers"
-    return Outcome(view, text, rows=view.peers)
+    columns = _PEER_COLUMNS | _MORE_PEER_COLUMNS if wide else _PEER_COLUMNS
+    rows = ([show(peer) for show in columns.values()] for peer in view.peers)
+    return Outcome(view, table(list(columns), rows) if view.peers else "no peers", rows=view.peers)
 
 
-_PEER_HEADERS = ("id", "address", "direction", "latency", "trust", "priority", "sent", "received", "connected")
-
-
-def _peer_row(peer: PeerView) -> tuple[object, ...]:
-    return (
-        short_id(peer.id),
-        peer.addr,
-        peer.direction,
-        milliseconds(peer.latency_ms),
-        f"{peer.trust:.2f}",
-        peer.priority + (", static" if peer.static else ""),
-        size(peer.bytes_sent),
-        size(peer.bytes_received),
-        duration(peer.connected_s),
-    )
+_PEER_COLUMNS: dict[str, Callable[[PeerView], object]] = {
+    "id": lambda peer: short_id(peer.id),
+    "address": lambda peer: peer.addr,
+    "way": lambda peer: peer.direction.removesuffix("bound"),
+    "latency": lambda peer: milliseconds(peer.latency_ms),
+    "trust": lambda peer: f"{peer.trust:.2f}",
+    "priority": lambda peer: peer.priority,
+    "connected": lambda peer: duration(peer.connected_s),
+}
+"""They fit a terminal of 80 columns."""
+_MORE_PEER_COLUMNS: dict[str, Callable[[PeerView], object]] = {
+    "sent": lambda peer: size(peer.bytes_sent),
+    "received": lambda peer: size(peer.bytes_received),
+    "static": lambda peer: "yes" if peer.static else "no",
+    "client": lambda peer: peer.client,
+}
 
 
 @command("stats", epilog=examples("kodectl node stats --json"))
@@ -113,16 +127,16 @@ def latency(output: Output, client: NodeClient) -> Outcome:
         (
             short_id(entry.id),
             entry.addr,
-            milliseconds(entry.last_ms),
-            milliseconds(entry.average_ms),
-            milliseconds(entry.min_ms),
-            milliseconds(entry.max_ms),
+            *(
+                None if figure is None else f"{figure:.1f}"
+                for figure in (entry.last_ms, entry.average_ms, entry.min_ms, entry.max_ms)
+            ),
             None if entry.loss is None else f"{entry.loss:.0%}",
             entry.samples,
         )
         for entry in view.peers
     )
-    headers = ("id", "address", "last", "average", "min", "max", "loss", "samples")
+    headers = ("id", "address", "last ms", "average", "min", "max", "loss", "pings")
     return Outcome(view, table(headers, rows) if view.peers else "no peers", rows=view.peers)
 
 
@@ -134,7 +148,7 @@ def bootstrap(output: Output, client: NodeClient) -> Outcome:
 
     view = client.get("/api/network/bootstrap", BootstrapView)
     rows = (
-        (node.enode.partition("@")[2], node.state, milliseconds(node.rtt_ms), node.last_error)
+        (node.enode.partition("@")[2].partition("?")[0], node.state, milliseconds(node.rtt_ms), node.last_error)
         for node in view.bootstrap
     )
     text = table(("node", "state", "rtt", "last error"), rows) if view.bootstrap else "no bootstrap nodes"

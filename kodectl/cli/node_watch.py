@@ -105,7 +105,7 @@ def _is_leaving(client: NodeClient) -> bool:
 def _gave_up(client: NodeClient, condition: Condition, seen: bool) -> KodectlError:
     if not seen:
         return NodeUnreachable(f"no node has answered at {client.endpoint}", hint="kodectl node run")
-    return DeadlineReached(f"the node is not {condition.text} before the deadline", hint="kodectl node status")
+    return DeadlineReached(f"the deadline passed before {condition.text}", hint="kodectl node status")
 
 
 @command("stop", epilog=examples("kodectl node stop", "kodectl node stop --no-wait"))

@@ -27,17 +27,20 @@ CONFIGURATION = "kodectl.configuration"
 
 
 class Seconds(click.ParamType[float]):
-    """A time limit: above zero, finite."""
+    """A time: above zero, finite."""
 
     name = "seconds"
+
+    def __init__(self, most_s: float = MAX_LIMIT_S) -> None:
+        self.most_s = most_s
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             seconds = float(value)
         except ValueError:
             seconds = math.nan
-        if not 0 < seconds <= MAX_LIMIT_S:
-            self.fail(f"{value!r} is not a number of seconds above 0, at most {MAX_LIMIT_S:g}", param, ctx)
+        if not 0 < seconds <= self.most_s:
+            self.fail(f"{value!r} is not a number of seconds above 0, at most {self.most_s:.0f}", param, ctx)
         return seconds
 
 

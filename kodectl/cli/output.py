@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from kodectl.errors import EnvironmentFault, KodectlError
+from kodectl.errors import EnvironmentFault, ExitCode, KodectlError
 
 SCHEMA_VERSION = 1
 ERROR_STYLE = "red"
@@ -48,9 +48,9 @@ class Outcome(NamedTuple):
     """What a command answers.
 
     `data` is the value of the document: a view, a dataclass, or plain dicts and lists. `text` is the same for people
-    (bytes are written as they are). `rows`, where the answer is a list, become one document each under `--jsonl`.
-    `failure` is set when there is an answer, but not a good one: it fixes the exit code, and `data` moves into the
-    error's `details`.
+    (bytes are written as they are, but to a terminal). `rows`, where the answer is a list, become one document each
+    under `--jsonl`. `failure` is set when there is an answer, but not a good one: it fixes the exit code, and `data`
+    moves into the error's `details`.
     """
 
     data: Any
@@ -137,7 +137,7 @@ class Output:
             import traceback
 
             self._write_err("".join(traceback.format_exception(error)).rstrip())
-        self._complain("error", ERROR_STYLE, error.message, error.hint)
+        self._complain("error", ERROR_STYLE, error.message, _hint_of(error))
 
     def _document(self, data: Any, error: KodectlError | None = None) -> str:
         document: dict[str, Any] = {
@@ -161,7 +161,9 @@ class Output:
     def _write(self, text: str | bytes) -> None:
         if text in ("", b""):
             return
-        if isinstance(text, str) and not self.structured:
+        if isinstance(text, bytes) and _is_terminal(sys.stdout):
+            text = clean(text.decode(errors="backslashreplace").removesuffix("\n"))
+        elif isinstance(text, str) and not self.structured:
             text = self._styled(_safe(text), sys.stdout)
         self._clear_progress()
         try:
@@ -232,8 +234,15 @@ def plain(value: Any) -> Any:
 
 
 def _error_object(error: KodectlError, details: Any) -> dict[str, Any]:
-    fields = {"code": error.code, "exit": int(error.exit), "message": error.message, "hint": error.hint}
+    fields = {"code": error.code, "exit": int(error.exit), "message": error.message, "hint": _hint_of(error)}
     return fields if details is None else {**fields, "details": plain(details)}
+
+
+def _hint_of(error: KodectlError) -> str | None:
+    """Its own, else where its code is explained; who interrupts a command knows why."""
+    if error.hint is not None or error.exit in (ExitCode.SIGINT, ExitCode.SIGTERM):
+        return error.hint
+    return f"kodectl explain {error.code}"
 
 
 def _to_json(document: dict[str, Any], *, pretty: bool) -> str:

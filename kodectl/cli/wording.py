@@ -30,5 +30,5 @@ def duration(seconds: float) -> str:
 
 
 def short_id(node_id: str) -> str:
-    """Enough of an id to name a peer to the other commands, which take its beginning."""
-    return node_id[:16]
+    """Enough of an id to name a peer to the other commands, which take its beginning, and to fit in a table."""
+    return node_id[:12]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -173,6 +174,30 @@ def test_a_stream_has_a_line_for_each_record_under_json_too(run: Any) -> None:
 
 def test_bytes_are_written_as_they_are(run: Any) -> None:
     assert run("probe", "raw").stdout_bytes == b"\x00\xff\n"
+
+
+class Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(b"hello", b"hello\n"), (b"hello\n", b"hello\n"), (b"\x1b]0;b\x07\xff", b"\\x1b]0;b\\x07\\xff\n")],
+)
+def test_bytes_go_to_a_terminal_as_a_line_that_it_does_not_obey(
+    monkeypatch: pytest.MonkeyPatch, value: bytes, shown: bytes
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", Terminal(written, encoding="utf-8"))
+    Output().finish(Outcome({}, value))
+    assert written.getvalue() == shown
+
+
+def test_an_error_without_a_hint_says_where_it_is_explained(run: Any) -> None:
+    assert run("probe", "partly").stderr == "kodectl: error: 1 of 2\nhint: kodectl explain packet_loss\n"
+    assert document(run("probe", "partly", "--json"))["error"]["hint"] == "kodectl explain packet_loss"
+    assert document(run("probe", "fail", "interrupt", "--json"))["error"]["hint"] is None
 
 
 @pytest.mark.parametrize(

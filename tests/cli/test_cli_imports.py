@@ -86,4 +86,4 @@ def test_completion_imports_nothing_heavy(line: str) -> None:
 
 def test_the_list_is_a_list() -> None:
     assert "kodectl" in imported(["enode", "parse", ENODE])
-    assert imported(["peer", "ping", "nobody"], expected=2) & HEAVY
+    assert imported(["node", "status", "--datadir", "/nowhere"], expected=5) & HEAVY

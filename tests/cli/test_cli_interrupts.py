@@ -86,7 +86,9 @@ def test_a_full_disk(words: str) -> None:
             [*KODECTL, *words.split()], stdout=full, stderr=subprocess.PIPE, cwd=REPOSITORY, check=False
         )
     assert done.returncode == 7
-    assert done.stderr == b"kodectl: error: cannot write to stdout: No space left on device\n"
+    said, hint = done.stderr.decode().splitlines()
+    assert said == "kodectl: error: cannot write to stdout: No space left on device"
+    assert hint == "hint: kodectl explain output_failed"
 
 
 def test_without_stdout_it_still_works(tmp_path: Path) -> None:

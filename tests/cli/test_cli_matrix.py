@@ -102,6 +102,7 @@ OFFLINE = [
     Case("bad key", "dht put motd hello --key {empty}", 7, "key_malformed"),
     Case("no bootstrap", "dht get motd", 5, "no_bootstrap_answered"),
     Case("no key", "dht get", 2, "usage"),
+    Case("bad publisher", "dht get motd --publisher 1f2e", 2, "usage"),
     Case("ok", "config show", 0),
     Case("ok", "config show --origin", 0),
     Case("bad variable", "config show", 2, "config_invalid_value", variables={"KODECTL_MAX_PEERS": "many"}),
@@ -143,7 +144,7 @@ ONLINE = [
     Case("ok", "dht find-node {id} --trace --bootstrap {node}", 0),
     Case("negative", f"dht find-node {OTHER_ID} --bootstrap {{node}}", 3, "not_found"),
     Case("ok", "dht put motd hello --key {plain} --bootstrap {node}", 0),
-    Case("negative", "dht get nothing-there --bootstrap {node}", 3, "not_found"),
+    Case("negative", "dht get nothing-there --bootstrap {node}", 3, "value_not_found"),
     Case("deadline", "node wait --for peers=9 --datadir {datadir} --deadline 0.4", 8, "deadline"),
     Case("bad auth", "node status --api {guarded} --datadir {absent}", 6, "not_authorised"),
 ]
@@ -261,6 +262,34 @@ def test_a_value_comes_back_as_it_was_put(online: dict[str, str], shared_nodes: 
     first, second = (json.loads(shared_nodes.kodectl(*publish, "--json").stdout)["data"] for _ in range(2))
     assert second["sequence"] > first["sequence"]
     assert shared_nodes.kodectl("dht", "get", "bytes", "--bootstrap", online["node"]).stdout == value
+
+
+def test_the_records_of_a_key_and_of_a_publisher(
+    online: dict[str, str], shared_nodes: Any, places: dict[str, str]
+) -> None:
+    bootstrap = ["--bootstrap", online["node"]]
+    shared_nodes.kodectl("dht", "put", "tune", "la", "--key", places["plain"], *bootstrap)
+    publisher = json.loads(shared_nodes.kodectl("key", "show", places["plain"], "--json").stdout)["data"]["public_key"]
+    shown = shared_nodes.kodectl("dht", "get", "tune", "--records", "--publisher", publisher.upper(), *bootstrap)
+    assert shown.stdout.decode().splitlines()[0] == f"publisher  {publisher}"
+    other = shared_nodes.kodectl("dht", "get", "tune", "--publisher", OTHER_ID, "--json", *bootstrap)
+    assert (other.returncode, json.loads(other.stdout)["error"]["code"]) == (3, "value_not_found")
+
+
+def test_a_trace_is_part_of_the_answer(online: dict[str, str], shared_nodes: Any) -> None:
+    asked = ["dht", "find-node", online["id"], "--trace", "--bootstrap", online["node"]]
+    text = shared_nodes.kodectl(*asked, "-q").stdout.decode()
+    assert text.startswith("1  ")
+    assert len(json.loads(shared_nodes.kodectl(*asked, "--json").stdout)["data"]["trace"]) >= 1
+    first, *_ = shared_nodes.kodectl(*asked, "--jsonl").stdout.splitlines()
+    assert json.loads(first)["data"]["outcome"] == "answered"
+
+
+def test_a_ping_tells_the_stage_of_another_identity(online: dict[str, str], shared_nodes: Any) -> None:
+    done = shared_nodes.kodectl("peer", "ping", online["impostor"], "--mode", "handshake", "--json")
+    pong, end = map(json.loads, done.stdout.splitlines())
+    assert (pong["data"]["stage"], pong["data"]["reason"]) == ("identity", "identity_mismatch")
+    assert (end["error"]["details"]["event"], end["error"]["details"]["stage"]) == ("summary", "identity")
 
 
 def test_no_secret_is_shown_unless_asked_for(run: Any, places: dict[str, str]) -> None:

@@ -13,7 +13,12 @@ import threading
 import time
 from pathlib import Path
 
+import click
 import pytest
+
+from kodectl.cli.node_show import _PEER_COLUMNS
+from kodectl.cli.output import table
+from kodectl.node.views import PeerView
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -140,10 +145,27 @@ def test_status_names_everything_to_reach_the_node(trio, on):
 def test_peers_as_a_table_and_one_a_line(trio, on):
     _, out, _ = on(trio[0], "peers", "--sort", "latency")
     assert [line.split()[0] for line in out.splitlines()[1:]] != []
-    assert all(node.id[:16] in out for node in trio[1:])
+    assert all(node.id[:12] in out for node in trio[1:])
+    assert "kodectl/" in on(trio[0], "peers", "--wide")[1]
     _, out, _ = on(trio[0], "peers", "--jsonl")
     assert {json.loads(line)["data"]["id"] for line in out.splitlines()} == {node.id for node in trio[1:]}
     assert on(trio[0], "peers", "--sort", "speed")[0] == USAGE
+
+
+def test_peers_fit_a_terminal():
+    addr, month_s = "203.113.113.113:65535", 31 * 86_400.0
+    peer = PeerView(
+        "ab" * 32, "enode://", "kodectl/0.1.0", "outbound", "direct", "tcp", addr, "203.113.113.113", 65535, "",
+        month_s, 999.9, 10**9, 10**9, 1, 1, 0.5, "medium", False,
+    )  # fmt: skip
+    text = click.unstyle(table(list(_PEER_COLUMNS), [[show(peer) for show in _PEER_COLUMNS.values()]]))
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_ban_may_last_for_months(nodes, tmp_path):
+    ban = ["node", "ban", "11" * 32, "--datadir", str(tmp_path), "--for"]
+    assert nodes.kodectl(*ban, str(90 * 86_400)).returncode == NO_NODE
+    assert nodes.kodectl(*ban, str(400 * 86_400)).returncode == USAGE
 
 
 def test_the_table_names_its_nodes(trio, on):
@@ -163,7 +185,7 @@ def test_connecting_says_the_outcome(trio, on):
     assert (code, trio[1].id in out) == (ANSWERED, True)
     code, out, err = on(trio[0], "connect", "127.0.0.1:1", "--json")
     assert (code, json.loads(out)["error"]["code"]) == (NEGATIVE, "refused")
-    assert "refused" in err
+    assert "not connected to 127.0.0.1:1, refused: Connection refused\n" in err
     assert on(trio[0], "connect", trio[0].enode)[0] == NEGATIVE
     assert on(trio[0], "connect", "nonsense")[0] == USAGE
 
@@ -180,11 +202,11 @@ def test_connecting_to_another_identity(trio, on):
 
 
 def test_connecting_to_several_from_stdin(trio, on):
-    targets = f"{trio[1].enode}\n127.0.0.1:2\n".encode()
+    targets = f"nonsense\n{trio[1].enode}\n127.0.0.1:2\n".encode()
     code, out, err = on(trio[0], "connect", "-", "--jsonl", input=targets)
     outcomes = [json.loads(line).get("data", {}).get("outcome") for line in out.splitlines()]
-    assert (code, outcomes[:2]) == (DEGRADED, ["already_connected", "refused"])
-    assert "1 of 2" in err
+    assert (code, outcomes[:3]) == (DEGRADED, ["bad_target", "already_connected", "refused"])
+    assert "2 of 3" in err
 
 
 def test_disconnecting_by_the_beginning_of_an_id(trio, on):
@@ -199,9 +221,10 @@ def test_disconnecting_by_the_beginning_of_an_id(trio, on):
 def test_a_banned_node_is_refused_until_the_ban_is_lifted(trio, on, eventually):
     code, out, _ = on(trio[0], "ban", trio[2].id[:16], "--for", "600")
     assert (code, "until 20" in out) == (ANSWERED, True)
-    assert trio[2].id[:16] not in on(trio[0], "peers")[1]
+    assert trio[2].id[:12] not in on(trio[0], "peers")[1]
     code, out, _ = on(trio[0], "connect", trio[2].enode, "--json")
-    assert (code, json.loads(out)["error"]["code"]) == (NEGATIVE, "banned")
+    error = json.loads(out)["error"]
+    assert (code, error["code"], error["hint"]) == (NEGATIVE, "banned", f"kodectl node unban {trio[2].id}")
     assert on(trio[0], "unban", trio[2].id)[0] == ANSWERED
     eventually(lambda: on(trio[0], "connect", trio[2].enode)[0] == ANSWERED)
 
