@@ -21,12 +21,9 @@ RUNTIME = [
     "miniupnpc>=2.2.8",
     "msgspec>=0.18.6",
     "platformdirs>=4.0",
-    "prometheus-client>=0.20",
     "psutil>=5.9.8",
     "pycryptodome>=3.20",
     "pystun3>=1.0",
-    "rich>=13.7",
-    "simple-websocket>=1.0",
     "zstandard>=0.22",
 ]
 TEST = [

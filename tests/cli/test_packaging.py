@@ -15,9 +15,9 @@ from packaging.requirements import Requirement
 import kodectl
 
 ROOT = Path(__file__).parents[2]
-NAME_OF_IMPORT = {"Crypto": "pycryptodome", "stun": "pystun3", "prometheus_client": "prometheus-client"}
-USED_LATER = {"pystun3", "miniupnpc", "rich", "prometheus-client", "simple-websocket"}
-"""Settled for NAT traversal, live views, /metrics and /ws; an entry leaves this list with the code that uses it."""
+NAME_OF_IMPORT = {"Crypto": "pycryptodome", "stun": "pystun3"}
+USED_LATER = {"pystun3", "miniupnpc"}
+"""Settled for NAT traversal; an entry leaves this list with the code that uses it."""
 
 
 @pytest.fixture
