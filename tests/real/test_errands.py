@@ -333,7 +333,7 @@ def test_a_put_of_too_much_is_refused_before_it_is_sent(runtime, nodes):
 def test_get_of_what_nobody_has(runtime, nodes):
     with pytest.raises(NegativeAnswer) as caught:
         get_value(runtime, terms(enode_of(nodes[0])), key=b"nobody has this")
-    assert caught.value.code == "not_found"
+    assert caught.value.code == "value_not_found"
 
 
 def test_an_errand_with_the_identity_of_a_node_takes_nothing_from_it(runtime, nodes):
