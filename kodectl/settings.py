@@ -16,6 +16,9 @@ DEFAULT_UDP_PORT = 30301
 DEFAULT_API_PORT = 8545
 DEFAULT_MAX_PEERS = 50
 DEFAULT_NETWORK = "kodechain"
+DEFAULT_VALUE_TTL_S = 86_400.0
+MAX_VALUE_TTL_S = 48 * 3_600.0
+"""Nodes refuse a record whose expiry is further ahead (docs/protocol.md, Values)."""
 MAX_BAN_S = 366 * 86_400.0
 """For longer there is the ban without an end."""
 

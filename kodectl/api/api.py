@@ -15,6 +15,7 @@ from kodectl.api.listeners import listen_tcp, listen_unix
 from kodectl.api.server import ApiServer
 from kodectl.errors import EnvironmentFault
 from kodectl.runtime.base import Runtime
+from kodectl.wire.addresses import address_text
 
 if TYPE_CHECKING:
     from kodectl.node.node import Node
@@ -53,8 +54,7 @@ class Api:
             self._tcp.close()
             raise
         self._servers: list[ApiServer] = []
-        bound_host, bound_port = self._tcp.getsockname()[:2]
-        self.address = f"[{bound_host}]:{bound_port}" if ":" in bound_host else f"{bound_host}:{bound_port}"
+        self.address = address_text(*self._tcp.getsockname()[:2])
 
     @property
     def addresses(self) -> list[str]:

@@ -12,18 +12,15 @@ from falcon.response import Response
 from kodectl.api.problems import encode
 from kodectl.api.requests import Gate, check_seconds, read_json
 from kodectl.errors import LocalMisuse
+from kodectl.settings import DEFAULT_VALUE_TTL_S, MAX_VALUE_TTL_S
 
 if TYPE_CHECKING:
     from kodectl.node.node import Node
 
-DEFAULT_TTL_S = 86_400.0
-MAX_TTL_S = 172_800.0
-"""48 hours: the furthest expiry that other nodes accept (docs/protocol.md, Values)."""
-
 
 class PutBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: bytes
-    ttl_s: float = DEFAULT_TTL_S
+    ttl_s: float = DEFAULT_VALUE_TTL_S
 
 
 class KeyResource:
@@ -35,7 +32,7 @@ class KeyResource:
 
     def on_put(self, request: Request, response: Response, key: str) -> None:
         body = read_json(request, PutBody)
-        ttl_s = check_seconds(body.ttl_s, "ttl_s", MAX_TTL_S)
+        ttl_s = check_seconds(body.ttl_s, "ttl_s", MAX_VALUE_TTL_S)
         with self._waiting.enter():
             response.data = encode(self._node.dht_put(key.encode(), body.value, ttl_s))
 

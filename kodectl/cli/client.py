@@ -27,6 +27,7 @@ from kodectl.errors import (
     NotAuthorised,
     PeerFault,
 )
+from kodectl.wire.addresses import address_text
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ class Endpoint:
     def __str__(self) -> str:
         if self.unix is not None:
             return str(self.unix)
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return address_text(self.host, self.port)
 
 
 class _Problem(msgspec.Struct, frozen=True):

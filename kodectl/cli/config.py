@@ -88,8 +88,9 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], int):
-        host, port = value
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        from kodectl.wire.addresses import address_text
+
+        return address_text(*value)
     return [as_plain(item) for item in value] if isinstance(value, tuple) else value
 
 

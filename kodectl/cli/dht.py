@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import base64
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from kodectl.cli.command import command, examples
-from kodectl.cli.options import Parsed, Seconds, setting, time_limits
+from kodectl.cli.options import Parsed, Seconds, read_input, setting, time_limits
 from kodectl.cli.output import Format, Outcome, Output, pairs, table
 from kodectl.cli.wording import milliseconds, short_id
-from kodectl.errors import Degraded, EnvironmentFault, LocalMisuse, NegativeAnswer
+from kodectl.errors import Degraded, LocalMisuse, NegativeAnswer
+from kodectl.settings import DEFAULT_VALUE_TTL_S, MAX_VALUE_TTL_S
 
 if TYPE_CHECKING:
     from kodectl.node.views import HopView, LookupView, RecordView
 
 MAX_VALUE_SIZE = 1_000
 """What a record can hold (docs/protocol.md, Values)."""
-DEFAULT_TTL_S = 86_400.0
-MAX_TTL_S = 48 * 3_600.0
-"""Nodes refuse a record whose expiry is further ahead."""
 PUBLISHER_SIZE = 32
 
 
@@ -90,7 +87,9 @@ def find_node(
 @click.option("--file", "value_file", type=click.Path(), metavar="FILE", help="Take the value from a file.")
 @click.option("--key", "key_file", type=click.Path(), metavar="FILE", help="Key file of the publisher.")
 @click.option("--passphrase-file", type=click.Path(), metavar="FILE", help="File whose first line is the passphrase.")
-@click.option("--ttl", "ttl_s", type=Seconds(), default=DEFAULT_TTL_S, metavar="SECONDS", help="How long it is kept.")
+@click.option(
+    "--ttl", "ttl_s", type=Seconds(), default=DEFAULT_VALUE_TTL_S, metavar="SECONDS", help="How long it is kept."
+)
 @setting("bootstrap", "network")
 @time_limits(timeout_s=2, deadline_s=30)
 @click.pass_obj
@@ -116,8 +115,8 @@ def put(
     from kodectl.node.errands import put_value
 
     content = _value(value, value_file)
-    if ttl_s > MAX_TTL_S:
-        raise LocalMisuse(f"--ttl {ttl_s:g} is above {MAX_TTL_S:g}", code="ttl_too_long")
+    if ttl_s > MAX_VALUE_TTL_S:
+        raise LocalMisuse(f"--ttl {ttl_s:.0f} is above {MAX_VALUE_TTL_S:.0f}", code="ttl_too_long")
     seed = _publisher(output, key_file, passphrase_file)
     output.start_logging()
     terms = terms_of(bootstrap, network, timeout_s, deadline_s)
@@ -180,23 +179,13 @@ def get(
 def _value(text: str | None, file: str | None) -> bytes:
     if (text is None) == (file is None):
         raise LocalMisuse("give the value either as an argument or with --file", hint="kodectl dht put --help")
-    if file is not None:
-        content = _start_of(Path(file))
-    elif text == "-":
-        content = sys.stdin.buffer.read(MAX_VALUE_SIZE + 1)
+    if file is not None or text == "-":
+        content = read_input(file or "-", MAX_VALUE_SIZE + 1)
     else:
         content = (text or "").encode(errors="surrogateescape")
     if len(content) > MAX_VALUE_SIZE:
         raise LocalMisuse(f"the value has more than {MAX_VALUE_SIZE} bytes", code="value_too_large")
     return content
-
-
-def _start_of(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(MAX_VALUE_SIZE + 1)
-    except OSError as error:
-        raise EnvironmentFault(f"cannot read {file}: {error.strerror}", code="file_unreadable") from error
 
 
 def _publisher(output: Output, key_file: str | None, passphrase_file: str | None) -> bytes | None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from kodectl.cli.command import command, examples
 from kodectl.cli.node_target import on_node
-from kodectl.cli.options import Seconds, read_targets
+from kodectl.cli.options import Seconds, read_input, read_targets
 from kodectl.cli.output import Outcome, Output
-from kodectl.errors import Degraded, EnvironmentFault, KodectlError, LocalMisuse, NegativeAnswer, PeerFault
+from kodectl.errors import Degraded, KodectlError, LocalMisuse, NegativeAnswer, PeerFault
 from kodectl.settings import MAX_BAN_S
 
 if TYPE_CHECKING:
@@ -183,14 +181,7 @@ def broadcast(output: Output, client: NodeClient, kind: str, mode: str, file: st
 
 
 def _read_payload(file: str) -> bytes:
-    try:
-        if file == "-":
-            payload = sys.stdin.buffer.read(MAX_PAYLOAD + 1)
-        else:
-            with Path(file).open("rb") as stream:
-                payload = stream.read(MAX_PAYLOAD + 1)
-    except OSError as error:
-        raise EnvironmentFault(f"cannot read {file}: {error.strerror}", code="file_unreadable") from error
+    payload = read_input(file, MAX_PAYLOAD + 1)
     if len(payload) > MAX_PAYLOAD:
         raise LocalMisuse(f"{file} has more than {MAX_PAYLOAD} bytes", code="payload_too_large")
     return payload

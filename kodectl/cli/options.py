@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kodectl.cli.output import Output
-from kodectl.errors import LocalMisuse
+from kodectl.errors import EnvironmentFault, LocalMisuse
 
 if TYPE_CHECKING:
     from kodectl.cli.configuration import Configuration, Setting
@@ -123,6 +123,17 @@ def read_targets(targets: tuple[str, ...], *, name: str = "TARGET") -> Iterator[
             yield from _lines_of_stdin()
         else:
             yield target
+
+
+def read_input(file: str, limit: int) -> bytes:
+    """The first `limit` bytes of a file, or of stdin for `-`. Raises EnvironmentFault (file_unreadable)."""
+    try:
+        if file == "-":
+            return sys.stdin.buffer.read(limit)
+        with open(file, "rb") as stream:
+            return stream.read(limit)
+    except OSError as error:
+        raise EnvironmentFault(f"cannot read {file}: {error.strerror}", code="file_unreadable") from error
 
 
 def _setting_option(key: str) -> Callable[[Function], Function]:

@@ -18,6 +18,7 @@ from gevent.event import Event
 from kodectl import __version__
 from kodectl.api.api import Api, ApiSettings
 from kodectl.cli.background import BackgroundStream
+from kodectl.cli.identity import KEY_FILE
 from kodectl.cli.output import Output, PipeClosed, pairs
 from kodectl.cli.own_address import of_default_route
 from kodectl.core.identity import Identity
@@ -34,7 +35,6 @@ from kodectl.wire.suite import RealSuite
 
 log = logging.getLogger("kodectl.node")
 
-KEY_FILE = "node.key"
 STORE_FILE = "node.db"
 LOOK_AGAIN_S = 1.0
 """How soon a node whose tasks have failed is noticed."""

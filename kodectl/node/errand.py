@@ -172,10 +172,5 @@ def _open(discovery: Discovery) -> None:
         discovery.open(("0.0.0.0", 0))
 
 
-def show_address(address: Address) -> str:
-    ip, port = address
-    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
-
-
 def milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)

@@ -13,12 +13,13 @@ from typing import NoReturn
 import msgspec
 
 from kodectl.errors import DeadlineReached, LocalMisuse, NegativeAnswer
-from kodectl.node.errand import Errand, Stage, Terms, errand, milliseconds, show_address
+from kodectl.node.errand import Errand, Stage, Terms, errand, milliseconds
 from kodectl.node.handshake import LinkClosed
 from kodectl.node.kademlia import Hop
 from kodectl.node.lookups import hop_view, lookup_view, value_view
 from kodectl.node.views import HopView, LookupView, PutView, ValueView
 from kodectl.runtime.base import ConnectFailed, Runtime, TimedOut
+from kodectl.wire.addresses import address_text
 from kodectl.wire.enode import Enode
 
 
@@ -103,7 +104,7 @@ def verify_enode(runtime: Runtime, terms: Terms, enode: Enode) -> VerifyView:
             raise unreachable(enode, "resolve", "not_resolved") from error
     client, network = (hello.client, hello.network) if hello is not None else (None, None)
     return VerifyView(
-        str(enode), enode.node_id.hex(), show_address(address), True, client, network, milliseconds(took_s), reason
+        str(enode), enode.node_id.hex(), address_text(*address), True, client, network, milliseconds(took_s), reason
     )
 
 

@@ -10,6 +10,7 @@ from kodectl.node.events import rfc3339
 from kodectl.node.peer import Peer
 from kodectl.node.views import LatencyEntry, LatencyView, PeerView, Priority
 from kodectl.runtime.base import Runtime
+from kodectl.wire.addresses import address_text
 
 _PRIORITY: dict[Rank, Priority] = {Rank.HIGH: "high", Rank.MEDIUM: "medium", Rank.LOW: "low"}
 
@@ -21,10 +22,6 @@ def connect_outcome(outcome: str) -> str:
     if outcome == "subnet_limit":
         return "too_many_peers"
     return outcome if outcome in _CONNECT_OUTCOMES else "refused"
-
-
-def address_text(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def peer_view(peer: Peer, book: PeerBook, runtime: Runtime) -> PeerView:

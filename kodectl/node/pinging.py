@@ -8,9 +8,10 @@ from typing import Literal
 import msgspec
 
 from kodectl.errors import NegativeAnswer, PeerFault
-from kodectl.node.errand import Errand, Stage, Terms, errand, milliseconds, show_address
+from kodectl.node.errand import Errand, Stage, Terms, errand, milliseconds
 from kodectl.node.handshake import LinkClosed
 from kodectl.runtime.base import Address, ConnectFailed, Runtime, TimedOut
+from kodectl.wire.addresses import address_text
 from kodectl.wire.enode import Enode
 
 PingMode = Literal["auto", "udp", "tcp", "handshake"]
@@ -113,7 +114,7 @@ def _ping_once(this: Errand, target: Enode, mode: PingMode, seq: int) -> PongVie
 
 
 def _ping_udp(this: Errand, target: Enode, address: Address, seq: int) -> PongView:
-    where = show_address(address)
+    where = address_text(*address)
     sessions = this.discovery.sessions
     try:
         # The first answer takes a handshake as well; only what follows is a round trip.
@@ -128,7 +129,7 @@ def _ping_udp(this: Errand, target: Enode, address: Address, seq: int) -> PongVi
 
 
 def _ping_tcp(this: Errand, address: Address, seq: int) -> PongView:
-    where = show_address(address)
+    where = address_text(*address)
     started = this.runtime.now()
     try:
         stream = this.runtime.connect(address, this.limit_s())
@@ -140,7 +141,7 @@ def _ping_tcp(this: Errand, address: Address, seq: int) -> PongView:
 
 
 def _ping_handshake(this: Errand, target: Enode, address: Address, seq: int) -> PongView:
-    where = show_address(address)
+    where = address_text(*address)
 
     def failed(stage: Stage, reason: str) -> PongView:
         return PongView(seq, None, where, "handshake", None, None, stage, reason)

@@ -11,9 +11,9 @@ from kodectl.core.peerbook import PeerBook
 from kodectl.node.events import Events
 from kodectl.node.link import Handler
 from kodectl.node.peer import Peer
-from kodectl.node.peer_views import address_text
 from kodectl.node.traffic import Totals, Traffic
 from kodectl.runtime.base import Runtime
+from kodectl.wire.addresses import address_text
 from kodectl.wire.messages import DisconnectReason
 
 log = logging.getLogger(__name__)

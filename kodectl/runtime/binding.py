@@ -30,6 +30,7 @@ from typing import Any
 
 from kodectl.errors import EnvironmentFault
 from kodectl.runtime.base import Address
+from kodectl.wire.addresses import address_text
 
 SockAddr = tuple[Any, ...]
 """What the kernel calls take: (host, port), for IPv6 with flow and scope."""
@@ -188,7 +189,7 @@ def bind_fault(error: OSError, protocol: str, local: Address) -> EnvironmentFaul
     if code == "port_in_use":
         message = f"{protocol.upper()} port {port} is in use by {port_holder(protocol, port)}"
     else:
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        where = address_text(host, port)
         message = f"cannot bind {protocol.upper()} {where}: {os.strerror(error.errno) if error.errno else error}"
     return EnvironmentFault(message, code=code, hint=HINTS.get(code))
 

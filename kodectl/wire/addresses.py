@@ -1,4 +1,4 @@
-"""What the range of an address tells: advice only, what answers decides reachability."""
+"""Addresses as text, and what their range tells: advice only, what answers decides reachability."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ _RANGES = (
     ("multicast", ("224.0.0.0/4", "ff00::/8")),
     ("reserved", ("240.0.0.0/4", "100::/64")),
 )
+
+
+def address_text(host: str, port: int) -> str:
+    """`host:port`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def scope_of(host: str) -> str:
