@@ -37,7 +37,7 @@ def check_host(rules: AccessRules, host: str | None) -> None:
     raise NotAuthorised(
         f"Host {host!r} is not served here" if host else "the request has no Host",
         code="host_not_allowed",
-        hint="use localhost or 127.0.0.1, or start the node with --api-names NAME",
+        hint="use localhost or 127.0.0.1, or start the node with --api-name NAME",
     )
 
 

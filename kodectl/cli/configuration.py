@@ -51,6 +51,13 @@ class Setting(NamedTuple):
         return f"KODECTL_{self.key.upper()}"
 
     @property
+    def default_text(self) -> str:
+        """For help; empty where the default is a place, a list or a switch, which the help tells itself."""
+        if self.many or callable(self.default) or isinstance(self.default, bool):
+            return ""
+        return ":".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
+
+    @property
     def option(self) -> str:
         return self.flag or f"--{self.key.replace('_', '-')}"
 
@@ -177,7 +184,15 @@ SETTINGS = (
         "Ask for the API token: auto, where the API is not on loopback.",
         choices=_TOKEN_RULES,
     ),
-    Setting("api_names", parse_text, (), "Host name that the API answers to, beside localhost.", "NAME", many=True),
+    Setting(
+        "api_names",
+        parse_text,
+        (),
+        "Host name that the API answers to, beside localhost; repeatable.",
+        "NAME",
+        flag="--api-name",
+        many=True,
+    ),
     Setting(
         "bootstrap",
         parse_enode_text,

@@ -448,7 +448,7 @@ _HTTP = {
         "The API does not answer to this host name; a web page could have rebound it.",
         "The Host header is neither loopback nor a configured name.",
         "Use 127.0.0.1, or configure the name.",
-        "kodectl node run --api-names NAME",
+        "kodectl node run --api-name NAME",
     ),
     "origin_not_allowed": Explanation(
         "A web page of another origin asked.",

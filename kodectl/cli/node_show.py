@@ -86,7 +86,7 @@ _PEER_COLUMNS: dict[str, Callable[[PeerView], object]] = {
 _MORE_PEER_COLUMNS: dict[str, Callable[[PeerView], object]] = {
     "sent": lambda peer: size(peer.bytes_sent),
     "received": lambda peer: size(peer.bytes_received),
-    "static": lambda peer: "yes" if peer.static else "no",
+    "static": lambda peer: peer.static,
     "client": lambda peer: peer.client,
 }
 

@@ -148,7 +148,10 @@ def _setting_option(key: str) -> Callable[[Function], Function]:
         return None if ctx.resilient_parsing else configuration_of(ctx).get(key).value
 
     names, kind = _declaration(described)
-    decorate: Callable[[Function], Function] = click.option(*names, callback=resolve, help=described.help, **kind)
+    default = f" [default: {described.default_text}]" if described.default_text else ""
+    decorate: Callable[[Function], Function] = click.option(
+        *names, callback=resolve, help=described.help + default, **kind
+    )
     return decorate
 
 

@@ -50,7 +50,7 @@ class Outcome(NamedTuple):
     `data` is the value of the document: a view, a dataclass, or plain dicts and lists. `text` is the same for people
     (bytes are written as they are, but to a terminal). `rows`, where the answer is a list, become one document each
     under `--jsonl`. `failure` is set when there is an answer, but not a good one: it fixes the exit code, and `data`
-    moves into the error's `details`.
+    moves into the error's `details` (`rows` stay lines of their own, before the error's).
     """
 
     data: Any
@@ -104,8 +104,7 @@ class Output:
         if outcome.failure is not None:
             self._finish_failed(outcome, outcome.failure)
         elif self.format is Format.JSONL and outcome.rows is not None:
-            for row in outcome.rows:
-                self._write(self._document(row))
+            self._write_rows(outcome.rows)
         elif self.structured:
             self._write(self._document(outcome.data))
         else:
@@ -125,8 +124,15 @@ class Output:
         form = self.log_format or configuration_of(click.get_current_context()).get("log_format").value
         configure(verbosity=-1 if self.quiet else self.verbosity, json_lines=form == "json")
 
+    def _write_rows(self, rows: Sequence[Any]) -> None:
+        for row in rows:
+            self._write(self._document(row))
+
     def _finish_failed(self, outcome: Outcome, failure: KodectlError) -> None:
-        if self.structured:
+        if self.format is Format.JSONL and outcome.rows is not None:
+            self._write_rows(outcome.rows)
+            self._write(self._document(None, failure))
+        elif self.structured:
             self._write(self._document(outcome.data, failure))
         else:
             self._write(outcome.text)
@@ -199,8 +205,8 @@ def clean(text: str) -> str:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns for people; None shows as `-`."""
-    cells = [["-" if cell is None else clean(str(cell)) for cell in row] for row in rows]
+    """Columns for people."""
+    cells = [[_cell(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     lines = [click.style(_row(headers, widths), bold=True)]
     lines += [_row(row, widths) for row in cells]
@@ -208,10 +214,19 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def pairs(entries: Iterable[tuple[str, object]]) -> str:
-    """`name  value` lines for people; None shows as `-`."""
-    listed = [(name, "-" if value is None else clean(str(value))) for name, value in entries]
+    """`name  value` lines for people."""
+    listed = [(name, _cell(value)) for name, value in entries]
     width = max((len(name) for name, _ in listed), default=0)
     return "\n".join(f"{click.style(name.ljust(width), bold=True)}  {value}" for name, value in listed)
+
+
+def _cell(value: object) -> str:
+    """Unknown shows as `-`."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return clean(str(value))
 
 
 def plain(value: Any) -> Any:

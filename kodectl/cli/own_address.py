@@ -46,7 +46,9 @@ def of_default_route() -> tuple[str, str]:
                 continue
             address = probe.getsockname()[0]
             return address, _interface_of(address)
-    raise EnvironmentFault("no default route: this machine has no network", code="no_network", hint="give --ip")
+    raise EnvironmentFault(
+        "no default route: this machine has no network", code="no_network", hint="kodectl enode gen --ip IP"
+    )
 
 
 def _interface_of(address: str) -> str:

@@ -138,6 +138,12 @@ def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
     assert raised.value.code == "config_unreadable"
 
 
+def test_help_tells_the_defaults() -> None:
+    shown = " ".join(CliRunner().invoke(cli, ["node", "run", "--help"]).stdout.split())
+    assert "[default: 0.0.0.0:30303]" in shown
+    assert "[default: 50]" in shown
+
+
 def test_help_and_completion_do_not_mind_a_broken_file(config: Path) -> None:
     config.write_text("max_peers = 0")
     assert CliRunner().invoke(cli, ["node", "run", "--help"]).exit_code == 0

@@ -41,6 +41,12 @@ def partly() -> Outcome:
     return Outcome({"reached": 1}, "reached 1", failure=Degraded("1 of 2", code="packet_loss"))
 
 
+@command("some")
+def some() -> Outcome:
+    """Answer with rows, not all of them."""
+    return Outcome([1, 2], "1 2", rows=[1, 2], failure=Degraded("2 of 3", code="packet_loss"))
+
+
 @command("stream")
 @click.pass_obj
 def stream(output: Output) -> Outcome:
@@ -90,7 +96,7 @@ def targets(targets: tuple[str, ...]) -> Outcome:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Any:
-    names = ("answer", "partly", "stream", "raw", "hostile", "fail", "hang", "targets")
+    names = ("answer", "partly", "some", "stream", "raw", "hostile", "fail", "hang", "targets")
     module = types.ModuleType(PROBES)
     module.__dict__.update({name: globals()[name] for name in names})
     monkeypatch.setitem(sys.modules, PROBES, module)
@@ -307,3 +313,14 @@ def test_unknown_shows_as_a_dash() -> None:
 
 def test_the_base_class_is_an_internal_error() -> None:
     assert (KodectlError("x").code, int(KodectlError("x").exit)) == ("internal_error", 1)
+
+
+def test_rows_stay_lines_of_their_own_beside_a_failure(run: Any) -> None:
+    *rows, end = map(json.loads, run("probe", "some", "--jsonl").stdout.splitlines())
+    assert [row["data"] for row in rows] == [1, 2]
+    assert (end["ok"], "details" in end["error"]) == (False, False)
+    assert document(run("probe", "some", "--json"))["error"]["details"] == [1, 2]
+
+
+def test_unknown_and_switches_are_words_in_a_table() -> None:
+    assert table(("a", "b", "c"), [(None, True, False)]).splitlines()[-1] == "-  yes  no"
