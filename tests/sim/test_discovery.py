@@ -9,7 +9,7 @@ from kodectl.core.requests import ATTEMPTS, Notice
 from kodectl.core.sessions import ANY_ID
 from kodectl.errors import NegativeAnswer, PeerFault, WireError
 from kodectl.node.discovery import ANSWER_LIMIT_S, Discovery, read_answer
-from kodectl.node.kademlia import Kademlia
+from kodectl.node.kademlia import MAX_CHECKS, Kademlia
 from kodectl.runtime.base import Stopped
 from kodectl.sim.network import PathModel
 from kodectl.sim.suite import SimSuite
@@ -22,6 +22,10 @@ SUITE = SimSuite()
 PORT = 30301
 A_IP, B_IP, C_IP = "20.0.1.1", "20.0.2.1", "20.0.3.1"
 PING = Ping(0, 1)
+
+
+def id_of(name: str) -> bytes:
+    return Identity(SUITE, hashlib.sha256(name.encode()).digest()).node_id
 
 
 class End:
@@ -119,11 +123,14 @@ def test_another_identity_is_named_and_reported_with_its_address(world, pair):
     a, b = pair
     imposter = End(world, C_IP)
     imposter.identity.node_id, honest = b.id, imposter.id  # answers hails that are meant for b
+    told = a.notices(b.id, imposter.address)
     with pytest.raises(PeerFault) as caught:
         a.ask(b, address=imposter.address)
     assert caught.value.code == "identity_mismatch"
     assert honest.hex() in caught.value.message
     assert a.failed == [(b.id, imposter.address)]
+    world.run_for(ANSWER_LIMIT_S)
+    assert [fault.code for fault in told] == ["identity_mismatch"]
     assert a.ask(b).session.node_id == b.id
 
 
@@ -307,6 +314,14 @@ def test_a_request_larger_than_a_handshake_reaches_a_stranger(world, pair):
     assert b.discovery.counters["malformed"] == 0
 
 
+def test_idle_sessions_are_let_go(world, pair):
+    a, b = pair
+    a.ask(b)
+    world.run_for(2 * 3600.0)
+    assert len(a.discovery.sessions) == len(b.discovery.sessions) == 0
+    assert a.ask(b).session.node_id == b.id
+
+
 def test_other_traffic_is_handed_on_as_it_is(world, pair):
     a, b = pair
     heard = []
@@ -365,7 +380,8 @@ def test_a_command_that_borrows_the_identity_of_a_node_does_not_take_it_out(worl
     a.ask(b)
     command = End(world, C_IP, name=B_IP, flags=packets.FLAG_CLIENT)
     assert command.id == b.id
-    command.ask(a)
+    command.ask(a, Ping(packets.FLAG_CLIENT, 0))
+    world.run_for(10.0)
     assert a.kademlia.table.contact(b.id) == b.contact
 
 
@@ -386,6 +402,33 @@ def test_a_node_that_moved_is_found_at_its_new_address(world):
     assert a.kademlia.table.contact(b.id) == b.contact
     # Told to others as soon as it has answered there.
     assert world.run(lambda: [one.address for one in a.kademlia.table.closest(b.id)] == [moved.address], 10.0)
+
+
+def test_a_newcomer_to_a_full_bucket_gets_the_place_of_a_dead_node(world, monkeypatch):
+    monkeypatch.setattr("kodectl.core.table.K", 1)
+    a = TableEnd(world, A_IP)
+    far = [str(number) for number in range(50) if (id_of(str(number))[0] ^ a.id[0]) >> 7]
+    old, newcomer = TableEnd(world, B_IP, name=far[0]), TableEnd(world, C_IP, name=far[1])
+    a.ask(old)
+    world.run_for(31.0)
+    newcomer.ask(a)
+    world.run_for(10.0)
+    assert [one.node_id for one in a.kademlia.table.contacts()] == [old.id]  # it answered when it was asked
+    world.crash(B_IP)
+    world.run_for(31.0)
+    newcomer.ask(a)
+    assert world.run(lambda: [one.node_id for one in a.kademlia.table.closest(a.id)] == [newcomer.id], 10.0)
+
+
+def test_pings_under_way_to_the_table_are_bounded(world):
+    a = TableEnd(world, A_IP)
+    for number in range(100):
+        a.kademlia.check(Contact(number.to_bytes(32), "20.9.9.9", 1 + number, 0))
+    assert len(a.discovery.requests) == MAX_CHECKS
+    world.run_for(10.0)
+    assert len(a.discovery.requests) == 0
+    a.kademlia.check(Contact(bytes(32), "20.9.9.9", 1, 0))
+    assert len(a.discovery.requests) == 1
 
 
 def test_a_relay_of_packets_does_not_take_a_node_over(world):

@@ -79,6 +79,18 @@ def test_neighbours_find_each_other_at_once_and_hear_of_each_other_again(world):
     assert len(first.found) >= heard + 3
 
 
+def test_two_announcements_in_one_second_both_count(world):
+    first, second, _ = world.neighbours
+    first.lan.start(PORTS)
+    second.lan.start(PORTS)
+    world.run_for(10.0)
+    first.found.clear()
+    for _ in range(3):
+        second.lan.announce()
+        world.run_for(0.01)
+    assert first.found == [second.enode] * 3
+
+
 def test_nobody_finds_itself(world):
     first = world.neighbours[0]
     first.lan.start(PORTS)

@@ -17,6 +17,7 @@ from kodectl.sim.network import PathModel
 from kodectl.sim.suite import SimSuite
 from kodectl.sim.world import World
 from kodectl.wire import rpc
+from kodectl.wire.contacts import Contact
 from kodectl.wire.record import pack_record, record_statement, unpack_record
 
 SUITE = SimSuite()
@@ -72,7 +73,8 @@ def test_a_later_put_replaces_everywhere(dht):
 
 
 def test_a_clock_set_back_does_not_stop_puts(dht):
-    writer = dht.nodes[3]
+    put(dht, dht.nodes[0], b"other")
+    writer = next(node for node in dht.nodes if not node.values.store.get(KEY))  # it holds none of its own records
     first, *_ = put(dht, writer, b"one", ttl_s=40_000.0)
     writer.runtime.clock_offset_s = -HOUR_S
     second, stored, _ = put(dht, writer, b"two", ttl_s=40_000.0)
@@ -81,7 +83,6 @@ def test_a_clock_set_back_does_not_stop_puts(dht):
 
 
 def test_a_restarted_publisher_whose_clock_went_back_counts_on_from_what_it_holds(dht):
-    writer = holders(dht)[0] if holders(dht) else None
     put(dht, dht.nodes[0], b"other")
     writer = holders(dht)[0]
     first, *_ = put(dht, writer, b"one", ttl_s=40_000.0)
@@ -247,6 +248,32 @@ def test_a_dead_newcomer_does_not_hold_up_the_next():
         assert world.run(lambda: len(newcomer.values.store) >= 30, 60.0)
 
 
+def test_one_newcomer_is_given_so_many_and_no_more(monkeypatch):
+    monkeypatch.setattr("kodectl.node.values.HANDOVER_AT_ONCE", 10)
+    network = DhtNetwork(1, seed=5, model=PathModel())
+    with network.world as world:
+        (giver,) = network.nodes
+        for number in range(40):
+            put(network, giver, b"v", key=hashlib.sha256(b"%d" % number).digest(), ttl_s=40_000.0)
+        newcomer = network.join_newcomer(giver)
+        world.run_for(60.0)
+        assert len(newcomer.values.store) == 10
+
+
+def test_who_is_not_among_the_closest_refuses(dht):
+    put(dht, dht.nodes[3], b"v")
+    outsider = next(node for node in dht.nodes if not node.values.store.get(KEY))
+    writer = dht.nodes[3] if outsider is not dht.nodes[3] else dht.nodes[4]
+    packed = holders(dht)[0].values.store.get(KEY)[0].packed
+
+    def ask(body):
+        where = outsider.identity.node_id, outsider.address
+        return dht.world.call(writer.runtime, writer.discovery.ask, *where, body).body
+
+    token = ask(rpc.FindValue(KEY, 0, False)).token
+    assert ask(rpc.Store(token, packed)).status == rpc.StoreStatus.NOT_CLOSEST
+
+
 def test_records_are_republished_when_nobody_else_does(dht):
     put(dht, dht.nodes[3], b"v", ttl_s=40_000.0)
     before = holders(dht)
@@ -255,6 +282,18 @@ def test_records_are_republished_when_nobody_else_does(dht):
         dht.nodes.remove(node)
     dht.world.run_for(REPUBLISH_AFTER_S + 300.0)
     assert len(holders(dht)) == len(dht.nodes)
+
+
+def test_who_holds_what_is_not_his_tells_the_holders_once_an_hour(dht):
+    put(dht, dht.nodes[3], b"v", ttl_s=40_000.0)
+    outsider = next(node for node in dht.nodes if not node.values.store.get(KEY))
+    packed = holders(dht)[0].values.store.get(KEY)[0].packed
+    outsider.values.store.put(packed, None, dht.world.now, outsider.runtime.unix_time())
+    placed = []
+    place_it = outsider.values._place
+    outsider.values._place = lambda key, record: placed.append(dht.world.now) or place_it(key, record)
+    dht.world.run_for(REPUBLISH_AFTER_S + 600.0)
+    assert len(placed) == 1
 
 
 def test_holders_do_not_republish_all_at_once(dht):
@@ -380,3 +419,13 @@ def test_a_seed_that_cannot_be_used_is_no_reason_not_to_start(world, seed):
     store.save_seeds([StoredSeed(seed, 0.0), StoredSeed(other.enode, 0.0)])
     node = start(world, "21.0.0.1", store=store)
     assert world.run(lambda: other.identity.node_id in node.kademlia.table, 5.0)
+
+
+def test_neighbours_on_a_link_are_no_seeds(world):
+    """Their zone is the number of an interface, and an enode has none."""
+    store = MemoryStore()
+    node = start(world, "21.0.0.1", store=store)
+    for ip in ("fe80::1%2", "20.1.1.1"):
+        node.kademlia.table.heard(Contact(hashlib.sha256(ip.encode()).digest(), ip, 1, 1), world.now)
+    assert world.run(lambda: bool(store.load_seeds()), 40.0)
+    assert ["20.1.1.1" in seed.enode for seed in store.load_seeds()] == [True]

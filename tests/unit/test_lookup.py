@@ -5,8 +5,9 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kodectl.core import lookup as lookup_module
 from kodectl.core.distance import distance
-from kodectl.core.lookup import ALPHA, MAX_QUESTIONS, Lookup
+from kodectl.core.lookup import ALPHA, MAX_CANDIDATES, Lookup
 from kodectl.wire.contacts import Contact
 
 OWN = b"\xff" * 32
@@ -92,7 +93,8 @@ def test_without_seeds_it_is_over_at_once():
     assert lookup.closest() == []
 
 
-def test_liars_who_always_know_somebody_closer_are_bounded():
+def test_liars_who_always_know_somebody_closer_are_bounded(monkeypatch):
+    monkeypatch.setattr(lookup_module, "MAX_QUESTIONS", 40)
     rng = random.Random(4)
     lookup = Lookup(bytes(32), OWN, make_contacts(3, rng))
     under_way = lookup.questions()
@@ -103,7 +105,15 @@ def test_liars_who_always_know_somebody_closer_are_bounded():
         news = [Contact(rng.getrandbits(level).to_bytes(32), "10.9.9.9", 1, 1) for _ in range(16)]
         lookup.answered(contact.node_id, news)
         under_way += lookup.questions()
-    assert lookup.questions_asked <= MAX_QUESTIONS
+    assert lookup.questions_asked == 40
+
+
+def test_candidates_are_bounded_and_the_farthest_go():
+    rng = random.Random(9)
+    crowd = make_contacts(MAX_CANDIDATES + 300, rng)
+    lookup = Lookup(bytes(32), OWN, crowd)
+    assert len(lookup._candidates) == len(lookup._by_id) == MAX_CANDIDATES
+    assert [candidate.contact for candidate in lookup._candidates] == closest_of(crowd, bytes(32), MAX_CANDIDATES)
 
 
 def test_made_up_nodes_at_one_place_are_soon_left_alone():

@@ -11,7 +11,8 @@ from second_implementation import Callee, Caller
 
 from kodectl.core import sessions as sessions_module
 from kodectl.core.identity import Identity
-from kodectl.core.prekey import PREKEY_ROTATION_S
+from kodectl.core.limits import MAX_SOURCES, SharedBudget, TokenBucket
+from kodectl.core.prekey import OVERLAP_S, PREKEY_ROTATION_S
 from kodectl.core.sessions import ANY_ID, NOTHING, Sessions
 from kodectl.wire import packets
 from kodectl.wire.suite import RealSuite
@@ -192,6 +193,69 @@ def test_restarted_peer_is_found_by_reset_and_shaken_again(pair):
     assert len(a) == 2  # the old one stays until the new one is confirmed
     a.receive(reborn.reply(received.session, b"yes", 20.0), B_ADDRESS, 20.0, UNIX)
     assert len(a) == 1
+
+
+def test_a_reset_counts_once(pair):
+    a, b = pair
+    shake(a, b)
+    packet = a.seal(b.identity.node_id, B_ADDRESS, b"x", 6.0)
+    assert a.receive(packets.pack_reset(packet), B_ADDRESS, 6.0, UNIX).lost is not None
+    assert a.receive(packets.pack_reset(packet), B_ADDRESS, 6.0, UNIX) == NOTHING
+
+
+def test_a_message_asked_again_during_the_handshake_is_sent_once(pair):
+    a, b = pair
+    hail = a.seal(b.identity.node_id, B_ADDRESS, b"x", 0.0)
+    assert a.seal(b.identity.node_id, B_ADDRESS, b"x", 1.0, retry=True) == hail
+    assert len(a.receive(b.receive(hail, A_ADDRESS, 1.0, UNIX).replies[0], B_ADDRESS, 1.0, UNIX).replies) == 1
+
+
+def test_a_session_that_was_never_confirmed_goes_soon_and_a_confirmed_one_late(pair):
+    a, b = pair
+    shake(a, b, now=0.0)
+    soon, late = sessions_module.UNCONFIRMED_LIMIT_S + 1, sessions_module.IDLE_LIMIT_S - 1
+    a.expire(soon)
+    b.expire(late)
+    assert (len(a), len(b)) == (0, 1)
+    b.expire(late + 2)
+    assert len(b) == 0
+    assert not b._by_address
+    assert not b._by_peer
+
+
+def test_an_idle_session_lets_its_ciphers_go_and_still_works(pair):
+    a, b = pair
+    _, session_b = shake(a, b)
+    b.reply(session_b, b"x", 5.0)
+    later = 5.0 + sessions_module.COOL_AFTER_S + 1
+    b.expire(later)
+    assert session_b._sealer is session_b._opener is None
+    assert a.receive(b.reply(session_b, b"answer", later), B_ADDRESS, later, UNIX).message == b"answer"
+
+
+def test_buckets_of_sources_are_bounded():
+    budget = SharedBudget(TokenBucket(1.0, 10_000.0), 1.0, 1.0)
+    for number in range(MAX_SOURCES + 100):
+        assert budget.take(str(number), 0.0)
+    assert len(budget._sources) == MAX_SOURCES
+    assert not budget.take(str(MAX_SOURCES + 99), 0.0)
+
+
+def test_prekeys_change_daily_and_the_old_one_is_refused_soon():
+    b = make(2)
+
+    def challenge(caller, now):
+        return b.receive(caller.hail(b.identity.node_id), A_ADDRESS, now, UNIX + now).replies[0]
+
+    first = challenge(Caller(b"1" * 32, b"1" * 32, b"1" * 16), 0.0)
+    caller = Caller(b"2" * 32, b"2" * 32, b"2" * 16)
+    rotated = PREKEY_ROTATION_S + 1
+    second = challenge(caller, rotated)
+    assert first[76:108] != second[76:108]
+    too_late = rotated + OVERLAP_S + 1
+    fresh_cookie = challenge(caller, too_late)
+    old_key = fresh_cookie[:76] + first[76:]
+    assert b.receive(caller.handshake(old_key, b"x", 1), A_ADDRESS, too_late, UNIX + too_late) == NOTHING
 
 
 def test_a_forged_reset_changes_nothing(pair):
