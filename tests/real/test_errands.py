@@ -17,7 +17,9 @@ from kodectl.node.node import Node
 from kodectl.node.pinging import ping_target
 from kodectl.runtime.green import GreenRuntime
 from kodectl.settings import NodeSettings
+from kodectl.wire.contacts import Contact, pack_contacts
 from kodectl.wire.enode import Enode, parse_enode
+from kodectl.wire.rpc import Kind, Values
 from kodectl.wire.suite import RealSuite
 
 SUITE = RealSuite()
@@ -322,6 +324,32 @@ def test_put_and_get_by_two_errands(runtime, nodes):
     view = get_value(runtime, terms(enode_of(nodes[1])), key=b"motd")
     assert [base64.b64decode(record.value) for record in view.records] == [b"two"]
     assert view.records[0].publisher == SUITE.public_key(seed).hex()
+
+
+def test_a_put_counts_on_from_a_record_with_a_faster_clock(runtime, nodes):
+    class Fast(GreenRuntime):
+        def unix_time(self) -> float:
+            return super().unix_time() + 600.0
+
+    told, seed, fast = terms(enode_of(nodes[0])), b"two machines".ljust(32), Fast()
+    before = put_value(fast, told, seed, key=b"shared", value=b"one", ttl_s=60.0)
+    fast.close()
+    after = put_value(runtime, told, seed, key=b"shared", value=b"two", ttl_s=60.0)
+    assert after.sequence == before.sequence + 1
+    assert after.stored == 3
+
+
+def test_the_deadline_ends_a_lookup_among_the_dead(runtime, nodes):
+    liar = start(runtime, b"errands liar")
+    dead = [Contact(bytes([n]) * 32, "127.0.0.1", SILENT_PORT + n, 0) for n in range(1, 10)]
+    liar.discovery.handlers[Kind.FIND_VALUE] = lambda *_: Values(0, bytes(16), [], pack_contacts(dead))
+    begun = time.monotonic()
+    try:
+        with pytest.raises(DeadlineReached):
+            get_value(runtime, terms(enode_of(liar), deadline_s=0.5), key=b"k")
+        assert time.monotonic() - begun < 2.0
+    finally:
+        liar.stop()
 
 
 def test_a_put_of_too_much_is_refused_before_it_is_sent(runtime, nodes):
