@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import gevent
-from gevent.threadpool import ThreadPool
 
 from kodectl.runtime import streams
 from kodectl.runtime.base import Address, Stream
@@ -22,6 +21,7 @@ from kodectl.runtime.green_tasks import GreenTasks, GreenTimer
 from kodectl.runtime.lan import GreenLan
 from kodectl.runtime.names import Names
 from kodectl.runtime.tasks import TaskEvent, TaskMailbox, TaskScope
+from kodectl.runtime.threads import Threads
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class GreenRuntime:
     def __init__(self) -> None:
         self._hub = gevent.get_hub()
         self._tasks = GreenTasks(self._hub)
-        self._workers = ThreadPool(WORK_THREADS, self._hub)
+        self._workers = Threads(WORK_THREADS, self._hub)
         self._names = Names(self._hub)
         self.faults = CallbackFaults()
         self.rng = random.Random()
@@ -83,9 +83,9 @@ class GreenRuntime:
         return value
 
     def close(self) -> None:
-        """Ends the threads, once their work is done. Sockets and scopes belong to who opened them."""
+        """Ends the threads, and waits for those that have no work. Sockets and scopes belong to who opened them."""
         self._names.close()
-        self._workers.kill()
+        self._workers.end()
 
 
 def _outcome(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, BaseException | None]:

@@ -9,11 +9,11 @@ from gevent import Timeout
 from gevent.event import AsyncResult
 from gevent.hub import Hub
 from gevent.lock import BoundedSemaphore
-from gevent.threadpool import ThreadPool
 
 from kodectl.errors import NegativeAnswer
 from kodectl.runtime.base import Address
 from kodectl.runtime.binding import numeric_text, shown
+from kodectl.runtime.threads import Threads
 
 RESOLVER_THREADS = 4
 """Names asked for at once. A question to a dead name server holds its thread for up to 30 seconds, whatever its asker's
@@ -24,7 +24,7 @@ class Names:
     """Asks the system's resolver in threads of its own."""
 
     def __init__(self, hub: Hub) -> None:
-        self._pool = ThreadPool(RESOLVER_THREADS, hub)
+        self._threads = Threads(RESOLVER_THREADS, hub)
         self._free = BoundedSemaphore(RESOLVER_THREADS)
 
     def resolve(self, host: str, timeout_s: float) -> list[str]:
@@ -42,7 +42,7 @@ class Names:
     def _ask(self, host: str) -> AsyncResult:
         self._free.acquire()
         try:
-            answer = self._pool.spawn(_look_up, host)
+            answer = self._threads.spawn(_look_up, host)
         except BaseException:
             self._free.release()
             raise
@@ -51,8 +51,8 @@ class Names:
         return answer
 
     def close(self) -> None:
-        """Lets the threads go, and waits for none: one may hang on a dead name server for half a minute."""
-        self._pool.maxsize = 0
+        """Lets the threads go, and waits for none that asks: it may hang on a dead name server for half a minute."""
+        self._threads.end()
 
 
 def _look_up(host: str) -> list[str] | Exception:
