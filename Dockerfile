@@ -6,7 +6,8 @@ RUN python -m venv /opt/kodectl && /opt/kodectl/bin/pip install --no-cache-dir .
 
 FROM python:3.12-slim
 COPY --from=build /opt/kodectl /opt/kodectl
-RUN useradd --system --uid 10001 --home-dir /var/lib/kodectl --create-home kodectl
+RUN useradd --uid 10001 --home-dir /var/lib/kodectl --no-create-home --shell /usr/sbin/nologin kodectl \
+    && install -d -m 0700 -o kodectl -g kodectl /var/lib/kodectl
 ENV PATH=/opt/kodectl/bin:$PATH \
     KODECTL_DATADIR=/var/lib/kodectl
 USER kodectl
