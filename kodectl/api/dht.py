@@ -34,11 +34,19 @@ class KeyResource:
         body = read_json(request, PutBody)
         ttl_s = check_seconds(body.ttl_s, "ttl_s", MAX_VALUE_TTL_S)
         with self._waiting.enter():
-            response.data = encode(self._node.dht_put(key.encode(), body.value, ttl_s))
+            response.data = encode(self._node.dht_put(_key_of(key), body.value, ttl_s))
 
     def on_get(self, request: Request, response: Response, key: str) -> None:
         with self._waiting.enter():
-            response.data = encode(self._node.dht_get(key.encode()))
+            response.data = encode(self._node.dht_get(_key_of(key)))
+
+
+def _key_of(text: str) -> bytes:
+    """Raises LocalMisuse for a path that is not UTF-8: falcon puts U+FFFD for what it cannot read, and keys would fall
+    together."""
+    if "\ufffd" in text:
+        raise LocalMisuse("a key in a path is UTF-8", code="malformed_key")
+    return text.encode()
 
 
 class NodesResource:

@@ -288,7 +288,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise LocalMisuse(f"{file}: larger than {MAX_FILE_SIZE} bytes", code="config_invalid")
     try:
         return tomllib.loads(content.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, not UTF-8, or a number of thousands of digits
         raise LocalMisuse(f"{file}: not TOML: {error}", code="config_invalid") from error
 
 

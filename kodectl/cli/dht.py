@@ -122,7 +122,7 @@ def put(
     terms = terms_of(bootstrap, network, timeout_s, deadline_s)
     with world() as runtime:
         view = put_value(
-            runtime, terms, seed or runtime.random_bytes(PUBLISHER_SIZE), key=name.encode(), value=content, ttl_s=ttl_s
+            runtime, terms, seed or runtime.random_bytes(PUBLISHER_SIZE), key=_named(name), value=content, ttl_s=ttl_s
         )
     text = f"{view.stored} of {view.asked} nodes keep it"
     failure = None if view.stored == view.asked else Degraded(text, code="partly_stored")
@@ -165,7 +165,7 @@ def get(
 
     output.start_logging()
     with world() as runtime:
-        view = get_value(runtime, terms_of(bootstrap, network, timeout_s, deadline_s), key=name.encode())
+        view = get_value(runtime, terms_of(bootstrap, network, timeout_s, deadline_s), key=_named(name))
     found = [record for record in view.records if publisher in (None, record.publisher)]
     if not found:
         others = "kodectl dht get KEY --records shows who has"
@@ -174,6 +174,11 @@ def get(
         several = f"{len(found)} publishers have written under {name!r}; this is the newest"
         output.warn("several_publishers", several, "choose one with --publisher, or see all with --records")
     return Outcome(ValueView(view.key, found), _records_text(found) if records else _value_of(found), rows=found)
+
+
+def _named(key: str) -> bytes:
+    """The bytes that were typed, whether they are UTF-8 or not."""
+    return key.encode(errors="surrogateescape")
 
 
 def _value(text: str | None, file: str | None) -> bytes:

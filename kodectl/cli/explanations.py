@@ -106,6 +106,12 @@ _INPUT = {
         "Copy the id whole.",
         "kodectl key id",
     ),
+    "malformed_key": Explanation(
+        "A key in the path of a request is not UTF-8.",
+        "Its percent-encoding gives bytes that are no text.",
+        "Encode the key as UTF-8; other bytes can be named by the command line.",
+        "kodectl dht get --help",
+    ),
     "malformed_id": Explanation(
         "An id in a request is not hex, or too long.",
         "The path of the request has other characters where an id belongs.",
@@ -589,7 +595,7 @@ _DISCONNECTS = {
         "",
     ),
     "flooding": Explanation(
-        "A peer sent more control messages than it may.",
+        "A peer sent more messages than it may.",
         "Its allowance was used up.",
         "That peer alone was disconnected.",
         "",

@@ -38,9 +38,10 @@ class Root(LazyGroup):
             from kodectl.cli.completion import complete
 
             sys.exit(complete(self, arguments))
-        if sys.stdout is None:
-            # Started with stdout closed. Descriptor 1 must not become the next file or socket that is opened.
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        if None in (sys.stdin, sys.stdout, sys.stderr):
+            from kodectl.cli import standard_streams
+
+            standard_streams.fill_in()
         output = Output(_format_asked(arguments))
         with signals():
             code = _run(self, arguments, output)

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from kodectl.cli import standard_streams
 from kodectl.cli.command import command, examples
 from kodectl.cli.options import configuration_of, setting
 from kodectl.cli.output import Output
@@ -46,7 +45,6 @@ def run(ctx: click.Context, passphrase_file: Path | None, **given: Any) -> None:
 
     Prints where it can be reached as soon as it is ready; with --json one line of that, then what happens, one event a
     line. The log goes to stderr. The data directory is made if need be, and with it the node's identity."""
-    standard_streams.fill_in()
     # Before anything that opens sockets or starts threads is imported.
     from gevent import monkey
 

@@ -19,6 +19,8 @@ from kodectl.errors import EnvironmentFault, ExitCode, KodectlError
 SCHEMA_VERSION = 1
 ERROR_STYLE = "red"
 WARNING_STYLE = "yellow"
+MAX_COMPLAINT = 2_000
+"""Characters of one message or hint; an argument that is quoted may have a hundred thousand."""
 
 # Everything that moves a cursor, rings or renames a window; peers choose some of the text that is shown.
 # Patterns, not compiled: most commands print JSON or one line, and re keeps what it has compiled.
@@ -160,9 +162,9 @@ class Output:
         return _to_json(document, pretty=self.format is Format.JSON and _is_terminal(sys.stdout))
 
     def _complain(self, kind: str, style: str, message: str, hint: str | None) -> None:
-        self._write_err(f"{click.style(f'kodectl: {kind}:', fg=style)} {message}")
+        self._write_err(f"{click.style(f'kodectl: {kind}:', fg=style)} {_shown(message)}")
         if hint and not self.quiet:
-            self._write_err(f"{click.style('hint:', bold=True)} {hint}")
+            self._write_err(f"{click.style('hint:', bold=True)} {_shown(hint)}")
 
     def _write(self, text: str | bytes) -> None:
         if text in ("", b""):
@@ -197,6 +199,11 @@ class Output:
             self.color == "auto" and not os.environ.get("NO_COLOR") and _is_terminal(stream)
         )
         return text if wanted else click.unstyle(text)
+
+
+def _shown(text: str) -> str:
+    """What quotes somebody's input is neither obeyed by the terminal nor longer than anybody reads."""
+    return clean(text if len(text) <= MAX_COMPLAINT else text[:MAX_COMPLAINT] + "...")
 
 
 def clean(text: str) -> str:
