@@ -130,12 +130,14 @@ class Lan:
             return None
         if node_id_of(public_key) != node_id:
             raise WireError("id and public key do not match")
-        ip = sender[0] if data.ip in ANY_IPS else _numeric(data.ip)
+        # Believing any other would let one node on the LAN send all of them to somebody else's door.
+        if data.ip not in ANY_IPS and _numeric(data.ip) != sender[0]:
+            raise WireError("another's address")
         if not self._budget.take(self._runtime.now()):
             raise WireError("over the budget of signature checks")
         if not self._identity.suite.verify(public_key, announcement.statement, announcement.signature):
             raise WireError("wrong signature")
-        return Enode(node_id, ip, data.ports.tcp, data.ports.udp)
+        return Enode(node_id, sender[0], data.ports.tcp, data.ports.udp)
 
     def _remember(self, node_id: bytes, timestamp: int) -> None:
         self._latest.pop(node_id, None)

@@ -9,7 +9,7 @@ from typing import Literal
 from kodectl import __version__
 from kodectl.core.identity import Identity
 from kodectl.core.sessions import Session
-from kodectl.errors import NegativeAnswer
+from kodectl.errors import LocalMisuse, NegativeAnswer
 from kodectl.node import reports
 from kodectl.node.bootstrap import Bootstrap
 from kodectl.node.broadcast import Broadcast
@@ -267,6 +267,8 @@ class Node:
 
     def ban(self, node_id_hex: str, seconds: float | None) -> BanView:
         node_id = parse_node_id(node_id_hex)
+        if node_id == self.identity.node_id:
+            raise LocalMisuse("a node cannot ban itself", code="self")
         self.kademlia.table.remove(node_id)
         return self.peering.ban(node_id, seconds)
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from kodectl.core.identity import Identity
-from kodectl.errors import WireError
+from kodectl.errors import LocalMisuse, WireError
 from kodectl.node.node import Node
 from kodectl.node.persistence import MemoryStore
 from kodectl.settings import NodeSettings
@@ -99,6 +99,12 @@ def test_connect_by_id_goes_through_the_network(world):
     assert stranger.outcome == "no_route"
     own = world.call(asker.runtime, asker.connect, asker.enode, 10.0)
     assert own.outcome == "self"
+
+
+def test_a_node_cannot_ban_itself(world):
+    node = make(world, "21.0.0.1")
+    with pytest.raises(LocalMisuse, match="itself"):
+        world.call(node.runtime, node.ban, node.identity.node_id.hex(), None)
 
 
 def test_broadcast_reaches_everybody_once(world):
