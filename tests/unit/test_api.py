@@ -290,6 +290,8 @@ def test_values_are_put_under_the_text_of_the_path(client, node):
     assert client.simulate_put("/api/dht/%C3%A9 key", json=body).json["stored"] == 16
     assert node.asked == [("put", "é key".encode(), b"v\x00", 60.0)]
     problem(client.simulate_get("/api/dht/missing"), 404, "value_not_found")
+    problem(client.simulate_get("/api/dht/%ff"), 400, "malformed_key")
+    problem(client.simulate_put("/api/dht/%fe", json=body), 400, "malformed_key")
 
 
 def test_lookups_take_a_whole_id(client, node):
