@@ -322,7 +322,3 @@ class PeerBook:
         """They could not be saved; they come again with the next `take_changes`."""
         self._changed.update((known.node_id, None) for known in changed if known.node_id in self._known)
         self._removed.update((node_id, None) for node_id in removed if node_id not in self._known)
-
-    @property
-    def has_changes(self) -> bool:
-        return bool(self._changed or self._removed)

@@ -113,7 +113,8 @@ class Node:
         store is unreadable); nothing is left behind then."""
         try:
             for warning in self._store.warnings:
-                self._warn("store", warning)
+                # Told for as long as the node runs; "store" is what ails the disk now, and what `health ready` looks at.
+                self._warn("store at start", warning)
             seeds = self._saving.load()
             host = self.settings.listen_host
             self.udp_port = self.discovery.open((host, self.settings.udp_port))[1]

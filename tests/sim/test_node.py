@@ -101,6 +101,16 @@ def test_connect_by_id_goes_through_the_network(world):
     assert own.outcome == "self"
 
 
+def test_a_store_that_was_mended_at_the_start_is_told_and_does_not_make_the_node_unready(world):
+    store = MemoryStore()
+    store.warnings = ("the store was damaged and begun anew",)
+    node = make(world, "21.0.0.1", store=store)
+    assert node.health("ready").ok
+    make(world, "21.1.0.1", node)
+    world.run_for(60.0)  # seeds have been saved since
+    assert node.status().warnings == ["the store was damaged and begun anew"]
+
+
 def test_a_node_cannot_ban_itself(world):
     node = make(world, "21.0.0.1")
     with pytest.raises(LocalMisuse, match="itself"):
