@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -41,6 +41,19 @@ class ConnectFailed(Exception):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+class LocalNetwork(NamedTuple):
+    """What the machine knows of its own place in the network. Addresses are numeric text, without a zone."""
+
+    addresses: tuple[str, ...]
+    """Of all interfaces that are up, loopback too."""
+    source: str | None
+    """The IPv4 address that the default route leaves by; None without one. The same for IPv6 below."""
+    gateway: str | None
+    """The next hop of the IPv4 default route."""
+    source6: str | None
+    gateway6: str | None
 
 
 class Event(Protocol):
@@ -193,6 +206,10 @@ class Runtime(Protocol):
         """Numeric addresses of a host name (a numeric address gives itself), without waiting in the hub.
 
         Raises NegativeAnswer (code name_not_resolved)."""
+        ...
+
+    def local_network(self) -> LocalNetwork:
+        """Read anew at every call; does not wait."""
         ...
 
     def in_thread(self, function: Callable[..., T], *args: Any) -> T:

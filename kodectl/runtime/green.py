@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 import gevent
 
 from kodectl.runtime import streams
-from kodectl.runtime.base import Address, Stream
+from kodectl.runtime.base import Address, LocalNetwork, Stream
 from kodectl.runtime.datagrams import GreenDatagramSocket
 from kodectl.runtime.faults import CallbackFaults
 from kodectl.runtime.green_tasks import GreenTasks, GreenTimer
 from kodectl.runtime.lan import GreenLan
+from kodectl.runtime.local_network import read_local_network
 from kodectl.runtime.names import Names
 from kodectl.runtime.tasks import TaskEvent, TaskMailbox, TaskScope
 from kodectl.runtime.threads import Threads
@@ -75,6 +76,9 @@ class GreenRuntime:
 
     def resolve(self, host: str, timeout_s: float) -> list[str]:
         return self._names.resolve(host, timeout_s)
+
+    def local_network(self) -> LocalNetwork:
+        return read_local_network()
 
     def in_thread(self, function: Callable[..., T], *args: Any) -> T:
         value, error = self._workers.spawn(_outcome, function, args).get()

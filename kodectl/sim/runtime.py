@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from kodectl.errors import NegativeAnswer
-from kodectl.runtime.base import Address, Stream
+from kodectl.runtime.base import Address, LocalNetwork, Stream
 from kodectl.runtime.tasks import TaskEvent, TaskMailbox, TaskScope
 from kodectl.sim import streams
 from kodectl.sim.network import Host, SimDatagramSocket, SimLan
@@ -86,6 +86,9 @@ class SimRuntime:
         if host not in self._names or timeout_s < RESOLUTION_TIME_S:
             raise NegativeAnswer(f"host name {host!r} does not resolve", code="name_not_resolved")
         return list(self._names[host])
+
+    def local_network(self) -> LocalNetwork:
+        return LocalNetwork((self.ip, "127.0.0.1"), self.ip, None, None, None)
 
     def in_thread(self, function: Callable[..., T], *args: Any) -> T:
         self._pass_time(THREAD_TIME_S)
