@@ -665,6 +665,58 @@ _DHT = {
     ),
 }
 
+_GATEWAYS = {
+    "no_gateway": Explanation(
+        "No router here answers a protocol that maps ports.",
+        "PCP and NAT-PMP asked at the default gateway, and UPnP by multicast, stayed without a usable answer.",
+        "Switch on UPnP, NAT-PMP or PCP in the router, or forward the ports there by hand.",
+        "kodectl nat probe",
+    ),
+    "mapping_refused": Explanation(
+        "The router answers, and does not map the port.",
+        "Its answer carries an error; the message has its number and meaning.",
+        "Look at the router's log and settings, or forward the port there by hand.",
+        "kodectl nat mappings",
+    ),
+    "mapping_conflict": Explanation(
+        "The outer port belongs to another host, or to the router itself.",
+        "The router says so, and for some other ports as well.",
+        "Take another outer port.",
+        "kodectl nat map 30303/tcp:30304",
+    ),
+    "mapping_not_authorised": Explanation(
+        "The router does not let this machine map this port.",
+        "The router refuses for lack of permission: mapping is switched off, closed to this machine or port, or an "
+        "earlier program holds the mapping under a secret of its own.",
+        "Allow UPnP, NAT-PMP or PCP in the router's settings, also for this machine and ports above 1023.",
+        "kodectl nat map 30303/tcp",
+    ),
+    "mapping_permanent_only": Explanation(
+        "The router makes only mappings without an end.",
+        "It refuses a limited lease (UPnP error 725).",
+        "Ask for one without an end, and remove it afterwards.",
+        "kodectl nat map 30303/tcp --lease 0",
+    ),
+    "mapping_unsupported": Explanation(
+        "The router does not speak this version or part of the mapping protocol.",
+        "Its answer says so.",
+        "Use another protocol.",
+        "kodectl nat map --proto auto",
+    ),
+    "gateway_full": Explanation(
+        "The router has no room for another mapping.",
+        "It says that its table, or this machine's share of it, is used up.",
+        "Remove mappings that nobody needs, or restart the router.",
+        "kodectl nat mappings",
+    ),
+    "gateway_no_address": Explanation(
+        "The router has no outer address.",
+        "It says that its line is down, or names 0.0.0.0.",
+        "Bring the router's connection up; a node maps its ports by itself then.",
+        "kodectl nat probe",
+    ),
+}
+
 EXPLANATIONS: dict[str, Explanation] = {
     **_GENERAL,
     **_INPUT,
@@ -676,4 +728,5 @@ EXPLANATIONS: dict[str, Explanation] = {
     **_REACHING,
     **_DISCONNECTS,
     **_DHT,
+    **_GATEWAYS,
 }
