@@ -481,6 +481,12 @@ _REACHING = {
         "Check that it runs and that UDP reaches it.",
         "kodectl peer ping TARGET --mode udp",
     ),
+    "stun_refused": Explanation(
+        "A STUN server answered, and refused.",
+        "Its answer is an error (RFC 8489, section 14.8); the message has its number and words.",
+        "401: it serves who has a password. 420: it has one address only, and cannot answer from another. 300: ask another.",
+        "kodectl nat probe --server HOST:PORT",
+    ),
     "name_not_resolved": Explanation(
         "The host name has no address.",
         "The resolver said so, or was silent.",
