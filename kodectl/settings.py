@@ -45,6 +45,8 @@ class NodeSettings:
     lan: bool = True
     nat: str = "auto"
     """auto | none | upnp | natpmp | pcp | extip:IP"""
+    stun: tuple[tuple[str, int], ...] = ()
+    """Host and port of STUN servers that are asked beside the peers."""
     network: str = DEFAULT_NETWORK
     validators: tuple[str, ...] = ()
     """Node ids (hex) that rank high."""

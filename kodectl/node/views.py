@@ -133,13 +133,56 @@ class ListenerView(msgspec.Struct, frozen=True):
     api: list[str]
 
 
-class NatView(msgspec.Struct, frozen=True):
-    """Reachability as far as it is known; everything null until it is measured."""
+class MappingErrorView(msgspec.Struct, frozen=True):
+    code: str
+    message: str
+    hint: str | None
 
-    state: str
+
+class PortMappingView(msgspec.Struct, frozen=True):
+    """What the router does for the node. `tcp` and `udp`: the outer addresses ("ip:port") of mappings that were read back."""
+
+    state: Literal["off", "searching", "mapped", "degraded", "refused", "no_gateway"]
+    method: Literal["pcp", "natpmp", "upnp"] | None
+    gateway: str | None
+    gateway_name: str | None
+    external_ip: str | None
+    tcp: str | None
+    udp: str | None
+    expires_s: float | None
+    error: MappingErrorView | None
+    double_nat: bool | None
+
+
+class NatView(msgspec.Struct, frozen=True):
+    """How the node is seen from outside, as far as it is known; null is unknown.
+
+    `state`: what others can do to reach it. `observed_address` and `observed_port` (of UDP) are what most observers name;
+    `external` are the addresses that the node tells others. `observers`: networks that have spoken."""
+
+    state: Literal["unknown", "direct", "hole_punching", "turn_relay"]
+    nat_type: str | None
+    """open | full_cone | restricted | port_restricted | symmetric | firewalled | blocked"""
+    mapping: str | None
+    """RFC 4787, section 4.1: endpoint_independent | address_dependent | address_and_port_dependent"""
+    filtering: str | None
+    """RFC 4787, section 5: the same words."""
+    translated: bool | None
     observed_address: str | None
+    observed_port: int | None
+    observers: int
     reachable_udp: bool | None
     reachable_tcp: bool | None
+    external_udp: str | None
+    external_tcp: str | None
+    cgnat: bool | None
+    """The router's outer address, or this machine's, is in 100.64.0.0/10 (RFC 6598)."""
+    double_nat: bool | None
+    """The router's outer address is not the one that observers name."""
+    port_mapping: PortMappingView
+    checked_s: float | None
+    """Since the last conclusion."""
+    advice: str | None
 
 
 class CheckView(msgspec.Struct, frozen=True):
