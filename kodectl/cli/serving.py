@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-import gevent
 import msgspec
 from gevent.event import Event
 
@@ -19,6 +17,7 @@ from kodectl import __version__
 from kodectl.api.api import Api, ApiSettings
 from kodectl.cli.background import BackgroundStream
 from kodectl.cli.identity import KEY_FILE
+from kodectl.cli.leaving import watch_signals
 from kodectl.cli.output import Output, PipeClosed, pairs
 from kodectl.cli.own_address import of_default_route
 from kodectl.core.identity import Identity
@@ -116,20 +115,6 @@ def end(scope: Scope) -> None:
         # Only writing to a reader that stands still takes so long, and no thread can be called back from that. The node
         # has left and saved by now.
         os._exit(int(ExitCode.SIGPIPE))
-
-
-def watch_signals(leaving: Event, cleanup: ExitStack) -> None:
-    """The first SIGTERM or SIGINT asks to leave, the second ends the process at once; a node survives that."""
-
-    def on_signal(number: int, forced: ExitCode) -> None:
-        if leaving.is_set():
-            os._exit(int(forced))
-        log.info("%s: leaving; once more ends the process at once", signal.Signals(number).name)
-        leaving.set()
-
-    for number, forced in ((signal.SIGTERM, ExitCode.SIGTERM), (signal.SIGINT, ExitCode.SIGINT)):
-        watcher = gevent.signal_handler(number, on_signal, number, forced)
-        cleanup.callback(watcher.cancel)
 
 
 def load_identity(path: Path, passphrase: bytes | None) -> Identity:
