@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from kodectl.core.contacted import Contacted
 from kodectl.core.identity import Identity
 from kodectl.core.requests import ATTEMPTS, Notice, Request, Requests
 from kodectl.core.sessions import ANY_ID, Address, Received, Session, Sessions
@@ -53,9 +54,13 @@ class Discovery:
         self.handlers: dict[int, Handler] = {}
         self.on_heard: Callable[[Session], None] = _ignore
         self.on_failed: Callable[[bytes, Address], None] = _ignore_failure
+        self.on_knock: Callable[[bytes, Address, bool], None] = _ignore_knock
+        """Hears the nonce of each KNOCK, from where it came, and whether this socket has sent anything there lately: what
+        then arrives proves nothing about a filter."""
         self.other_traffic: Callable[[bytes, Address], None] = _ignore_datagram
         """Datagrams whose first byte is not discovery's: STUN, TURN, ICE and QUIC attach here."""
         self.counters: Counter[str] = Counter()
+        self._contacted = Contacted()
         self._socket: DatagramSocket | None = None
         self._timer: Any = None
         self._timer_at = float("inf")
@@ -68,6 +73,15 @@ class Discovery:
         self._next_expiry = now + EXPIRE_EVERY_S
         self._arm(now)
         return self._socket.local
+
+    @property
+    def port(self) -> int:
+        """Where it is bound; 0 before `open`."""
+        return self._socket.local[1] if self._socket is not None else 0
+
+    def send(self, data: bytes, address: Address) -> None:
+        """A datagram that is not discovery's, from the same port."""
+        self._send(data, address)
 
     def close(self) -> None:
         """Ends all requests with `Notice.REFUSED` and closes the socket."""
@@ -136,6 +150,9 @@ class Discovery:
         if not data or data[0] not in packets.DISCOVERY_TYPES:
             self.other_traffic(data, address)
             return
+        if data[0] == packets.KNOCK:
+            self._knock(data, address)
+            return
         now = self._runtime.now()
         received = self.sessions.receive(data, address, now, self._runtime.unix_time())
         for packet in received.replies:
@@ -146,6 +163,14 @@ class Discovery:
             self._begin_again(received.lost, now)
         elif received.refused is not None:
             self._refused(received, address)
+
+    def _knock(self, data: bytes, address: Address) -> None:
+        try:
+            nonce = packets.unpack_knock(data)
+        except WireError:
+            self.counters["malformed"] += 1
+            return
+        self.on_knock(nonce, address, address[0] in self._contacted)
 
     def _message(self, session: Session, message: bytes, now: float) -> None:
         try:
@@ -210,6 +235,7 @@ class Discovery:
     def _send(self, packet: bytes | None, address: Address) -> None:
         if packet is not None and self._socket is not None:
             self.counters["bytes_sent"] += len(packet)
+            self._contacted.note(address[0])
             self._socket.send(packet, address)
 
     # -- timer -----------------------------------------------------------------------------------------------------
@@ -231,6 +257,7 @@ class Discovery:
         now = self._runtime.now()
         if now >= self._next_expiry:
             self.sessions.expire(now)
+            self._contacted.age(now)
             self._next_expiry = now + EXPIRE_EVERY_S
         due = self.requests.due(now)
         for request in due.again:
@@ -259,6 +286,10 @@ def _ignore(_: object) -> None:
 
 
 def _ignore_failure(node_id: bytes, address: Address) -> None:
+    pass
+
+
+def _ignore_knock(nonce: bytes, address: Address, is_contacted: bool) -> None:
     pass
 
 

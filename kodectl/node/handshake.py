@@ -32,6 +32,7 @@ from kodectl.wire.messages import (
     unpack_hello,
 )
 from kodectl.wire.noise import Handshake, Transport
+from kodectl.wire.packets import NONCE_SIZE
 from kodectl.wire.suite import KEY_SIZE, SIGNATURE_SIZE, node_id_of
 
 HANDSHAKE_LIMIT_S = 5.0
@@ -41,6 +42,8 @@ MAX_HANDSHAKE_MESSAGE = 1024
 
 PROLOGUE = b"kodechain link v1"
 STATIC_KEY_CONTEXT = b"kodechain noise static key v1"
+_NO_HANDSHAKE = bytes(2)
+"""A first message of size 0: a nonce follows, and nothing else."""
 _UNKNOWN_ID = bytes(32)
 """An enode may carry it: whoever answers there."""
 
@@ -52,6 +55,14 @@ class LinkClosed(NegativeAnswer):
         name = reason.name.lower()
         super().__init__(f"connection closed: {name}" + (f" ({text})" if text else ""), code=name)
         self.reason = reason
+
+
+class Knocked(Exception):
+    """Not a handshake, but a knock (docs/protocol.md, "Dial-back"): somebody shows that the port can be reached."""
+
+    def __init__(self, nonce: bytes) -> None:
+        super().__init__(f"knock {nonce.hex()}")
+        self.nonce = nonce
 
 
 class LocalEnd:
@@ -99,15 +110,20 @@ def open_outbound(
 
 
 def open_inbound(runtime: Runtime, local: LocalEnd, stream: Stream, hello: Hello) -> Channel:
-    """Acceptor's side; raises as `open_outbound`, but identity_mismatch."""
+    """Acceptor's side; raises as `open_outbound`, but identity_mismatch; and Knocked."""
     with _limited(runtime, stream):
         noise = _noise(runtime, local, initiator=False)
         with _noise_faults():
-            noise.read_message(_read_noise(stream))
+            noise.read_message(_read_first(stream))
             _write_noise(stream, noise.write_message(local.proof))
             proof = noise.read_message(_read_noise(stream))
         public_key = _verify(local, proof, noise.remote_static, None)
         return _exchange_hello(local, stream, noise.split(), public_key, hello, prefix=b"")
+
+
+def pack_stream_knock(nonce: bytes) -> bytes:
+    """All that is sent over a connection which only shows that the port can be reached."""
+    return _NO_HANDSHAKE + nonce
 
 
 @contextmanager
@@ -161,8 +177,18 @@ def _write_noise(stream: Stream, message: bytes) -> None:
     stream.write(_sized(message))
 
 
-def _read_noise(stream: Stream) -> bytes:
+def _read_first(stream: Stream) -> bytes:
     size = int.from_bytes(stream.read_exactly(2))
+    if size == 0:
+        raise Knocked(stream.read_exactly(NONCE_SIZE))
+    return _read_sized(stream, size)
+
+
+def _read_noise(stream: Stream) -> bytes:
+    return _read_sized(stream, int.from_bytes(stream.read_exactly(2)))
+
+
+def _read_sized(stream: Stream, size: int) -> bytes:
     if size > MAX_HANDSHAKE_MESSAGE:
         raise WireError(f"message of {size} bytes; the limit is {MAX_HANDSHAKE_MESSAGE}")
     return stream.read_exactly(size)

@@ -36,6 +36,7 @@ from kodectl.node.views import (
     LookupView,
     NatView,
     PeersView,
+    PortMappingView,
     PutView,
     RediscoverView,
     StatsView,
@@ -208,7 +209,10 @@ class Node:
         return reports.status(self)
 
     def nat(self) -> NatView:
-        return NatView("unknown", self.observed.address(self.runtime.now()), None, None)
+        off = PortMappingView("off", None, None, None, None, None, None, None, None, None)
+        seen = self.observed.address(self.runtime.now())
+        unknown = (None,) * 4
+        return NatView("unknown", *unknown, seen, None, 0, None, None, None, None, None, None, off, None, None)
 
     def peers(self, sort: str | None = None, direction: str | None = None) -> PeersView:
         """Raises LocalMisuse for a sort key or direction that does not exist."""

@@ -19,7 +19,7 @@ from kodectl.errors import KodectlError, PeerFault
 from kodectl.node.connecting import Connector
 from kodectl.node.dialling import CONNECTED, Dial, Dialler, place_of
 from kodectl.node.events import Events, rfc3339
-from kodectl.node.handshake import LocalEnd
+from kodectl.node.handshake import Knocked, LocalEnd
 from kodectl.node.heartbeat import Heartbeats
 from kodectl.node.keeper import Keeper
 from kodectl.node.link import Link
@@ -89,6 +89,8 @@ class Peering:
         self._handshakes: dict[Stream, str] = {}
         self._handshake_rate = TokenBucket(HANDSHAKES_PER_S, HANDSHAKE_BURST)
         self._inbound: Counter[str] = Counter()
+        self.on_knock: Callable[[bytes, str], None] = _ignore_knock
+        """Hears the nonce of each connection that only showed that the port can be reached, and who made it."""
         self.links = self._roster.links
         """Connected peers by node id."""
         self.on_connected = self._roster.on_connected
@@ -173,6 +175,9 @@ class Peering:
     def _shake_hands(self, stream: Stream) -> Link | None:
         try:
             return accept_link(self._runtime, self._local, stream, self._hello_of())
+        except Knocked as knock:
+            self._inbound["knocks"] += 1
+            self.on_knock(knock.nonce, stream.remote[0])
         except (KodectlError, TimedOut, Stopped) as fault:
             self._inbound["failed"] += 1
             log.debug("inbound from %s: %s", stream.remote[0], fault)
@@ -299,6 +304,10 @@ class Peering:
     def disconnects(self) -> dict[str, int]:
         """Ended links by reason, since the start."""
         return dict(self._roster.disconnects)
+
+
+def _ignore_knock(nonce: bytes, ip: str) -> None:
+    pass
 
 
 def _ignore(link: Link, kind: int, body: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Discovery packets (docs/protocol.md, "Discovery: UDP"): the five packet types, as frozen values and twins.
+"""Discovery packets (docs/protocol.md, "Discovery: UDP"): the six packet types, as frozen values and twins.
 
 The first byte tells discovery from STUN, TURN channels and QUIC on the same socket (RFC 9443).
 """
@@ -14,13 +14,14 @@ VERSION = 1
 MAX_PACKET = 1232
 """What fits the smallest IPv6 path (1,280) with its headers: never fragmented."""
 
-HAIL, CHALLENGE, HANDSHAKE, MESSAGE, RESET = 0x08, 0x09, 0x0A, 0x0B, 0x0C
-DISCOVERY_TYPES = range(HAIL, RESET + 1)
+HAIL, CHALLENGE, HANDSHAKE, MESSAGE, RESET, KNOCK = 0x08, 0x09, 0x0A, 0x0B, 0x0C, 0x0D
+DISCOVERY_TYPES = range(HAIL, KNOCK + 1)
 
 HAIL_SIZE = CHALLENGE_SIZE = 184
 HANDSHAKE_HEAD = 176
 MESSAGE_HEAD = 17
 RESET_SIZE = 17
+NONCE_SIZE = 16
 TAG_SIZE = 16
 MAX_FIRST_MESSAGE = MAX_PACKET - HANDSHAKE_HEAD - TAG_SIZE
 """What fits a HANDSHAKE, whose head is larger than a MESSAGE's."""
@@ -136,6 +137,17 @@ def unpack_reset(data: bytes) -> bytes:
     if len(data) < RESET_SIZE:
         raise WireError("RESET cut short")
     return data[1:RESET_SIZE]
+
+
+def pack_knock(nonce: bytes) -> bytes:
+    return bytes((KNOCK,)) + nonce
+
+
+def unpack_knock(data: bytes) -> bytes:
+    """The nonce that the one who is knocked at has given out."""
+    if len(data) < 1 + NONCE_SIZE:
+        raise WireError("KNOCK cut short")
+    return data[1 : 1 + NONCE_SIZE]
 
 
 def _check(data: bytes, expected_type: int) -> None:

@@ -123,7 +123,45 @@ class PeerResponse(msgspec.Struct, frozen=True, tag="peer_response", tag_field="
     peers: Annotated[list[Annotated[str, msgspec.Meta(max_length=512)]], msgspec.Meta(max_length=64)]
 
 
-Body = ErrorAnswer | Ping | Pong | FindNode | Nodes | Store | Stored | FindValue | Values | PeerRequest | PeerResponse
+class Probe(_Body, frozen=True):
+    """Knock, with this nonce, at these ports (0: not there) of `ip`; without `ip`, at the address of who asks, and have
+    others knock there too."""
+
+    nonce: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    udp_port: Port
+    tcp_port: Port
+    ip: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
+
+
+class Probed(_Body, frozen=True):
+    """`knocking`: how many others were asked to knock."""
+
+    status: Byte
+    knocking: Count = 0
+
+
+class ProbeStatus(IntEnum):
+    KNOCKING = 0
+    BUSY = 1
+    NOT_THERE = 2
+    """Nobody knocks at such an address for somebody from so far away."""
+
+
+Body = (
+    ErrorAnswer
+    | Ping
+    | Pong
+    | FindNode
+    | Nodes
+    | Store
+    | Stored
+    | FindValue
+    | Values
+    | PeerRequest
+    | PeerResponse
+    | Probe
+    | Probed
+)
 
 _KINDS: dict[type[Any], Kind] = {
     ErrorAnswer: Kind.ERROR,
@@ -137,6 +175,8 @@ _KINDS: dict[type[Any], Kind] = {
     Values: Kind.VALUES,
     PeerRequest: Kind.PEER_REQUEST,
     PeerResponse: Kind.PEER_RESPONSE,
+    Probe: Kind.PROBE,
+    Probed: Kind.PROBED,
 }
 _JSON_KINDS = (Kind.PEER_REQUEST, Kind.PEER_RESPONSE)
 

@@ -326,10 +326,10 @@ def test_other_traffic_is_handed_on_as_it_is(world, pair):
     a, b = pair
     heard = []
     b.discovery.other_traffic = lambda data, address: heard.append((data, address))
-    for data in (b"\x00stun", b"\x07", b"\x0d", b"\xffquic", b""):
+    for data in (b"\x00stun", b"\x07", b"\x0e", b"\xffquic", b""):
         a.discovery._send(data, b.address)
     world.run_for(1.0)
-    assert sorted(heard) == sorted((data, a.address) for data in (b"\x00stun", b"\x07", b"\x0d", b"\xffquic", b""))
+    assert sorted(heard) == sorted((data, a.address) for data in (b"\x00stun", b"\x07", b"\x0e", b"\xffquic", b""))
 
 
 # -- what the routing table makes of it --------------------------------------------------------------------------------

@@ -1,0 +1,272 @@
+"""How this node is seen from outside, and whether strangers reach it: kept up to date while the node runs.
+
+    gather   ask nodes of several networks at which address they see us          (core/observers.py)
+    try      have some of them, and others through them, knock at our ports     (node/dial_back.py)
+    conclude from what arrived                                                   (core/reachability.py)
+    follow   be a DHT server or a DHT client, advertise what is true
+
+Then a look every few seconds: at the machine's own addresses, and by a ping at what observers say. What differs from
+before starts the whole anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from kodectl.core.nat import Behavior
+from kodectl.core.observers import MIN_GROUPS, Belief, Observers, group_of
+from kodectl.core.reachability import BLOCKED, NOTHING_KNOWN, Evidence, Reach, conclude
+from kodectl.errors import KodectlError
+from kodectl.node.dial_back import DialBack, OwnPorts
+from kodectl.node.discovery import Discovery
+from kodectl.node.kademlia import Kademlia
+from kodectl.node.stun_client import StunClient
+from kodectl.runtime.base import Address, LocalNetwork, Runtime, Scope
+from kodectl.wire import packets
+from kodectl.wire.contacts import Contact
+
+log = logging.getLogger(__name__)
+
+JOIN_GRACE_S = 0.7
+"""After the first node is known: joining finds the others within a few round trips."""
+MAX_ASKED = 12
+"""Observers asked for our address in one round; a minority of liars among eight stays one."""
+GATHER_LIMIT_S = 1.5
+GATHER_STEP_S = 0.05
+MAX_TRIALS = 4
+"""Observers that knock: three liars leave an honest one."""
+LOOK_EVERY_S = 8.0
+"""Also what keeps a NAT's mapping alive: the shortest that are met last 30 s."""
+PINGS_A_LOOK = 2
+SILENCE_S = 5.0
+"""A stranger's first answer over UDP is given up after 4.1 s."""
+SILENCE_STEP_S = 1.0
+TRY_AGAIN_FIRST_S = 4.0
+TRY_AGAIN_MOST_S = 300.0
+"""While something is unknown, ever more rarely; and always so often when nothing is."""
+RECHECK_GAP_S = 5.0
+"""Between two rounds that observers have caused: one who says something else each time must not keep the node busy."""
+DISTRUST_S = 300.0
+"""How long an observer whose news turned out to be none causes nothing any more."""
+MAX_TOLD = 64
+"""Contacts that are told at once that this node is now a client, or a server; others learn it with the next packet."""
+STUN_LIMIT_SCHEDULE = (0.3, 0.5, 0.8)
+RESOLVE_LIMIT_S = 3.0
+
+
+class Reachability:
+    """`belief` and `reach` are the last conclusions, `is_translated` None as long as nobody has said anything.
+    `on_changed` hears when one of them has changed."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        discovery: Discovery,
+        kademlia: Kademlia,
+        dial_back: DialBack,
+        scope: Scope,
+        stun_servers: tuple[tuple[str, int], ...] = (),
+    ) -> None:
+        self._runtime = runtime
+        self._discovery = discovery
+        self._kademlia = kademlia
+        self._dial_back = dial_back
+        self._scope = scope
+        self._stun_servers = stun_servers
+        self.stun = StunClient(runtime, discovery.send)
+        self.observers = Observers()
+        self.belief = Belief(None, None, None, None, 0, 0)
+        self.reach: Reach = NOTHING_KNOWN
+        self.is_translated: bool | None = None
+        self.checked_at: float | None = None
+        self.local: LocalNetwork = runtime.local_network()
+        self.tcp_port: Callable[[], int] = lambda: 0
+        """The TCP port that the outside is told."""
+        self.is_mapped: Callable[[], bool] = lambda: False
+        """Whether a router has said that it forwards the discovery port."""
+        self.linked_s: Callable[[], float] = lambda: 0.0
+        """How long there has been a peer that is connected over TCP."""
+        self.on_changed: Callable[[], None] = lambda: None
+        self._again = runtime.event()
+        self._last_round = float("-inf")
+        self._distrusted: dict[bytes, float] = {}
+        self._suspects: set[bytes] = set()
+        kademlia.on_new.append(lambda _contact: self._newcomer())
+
+    def start(self) -> None:
+        self._scope.spawn("reachability", self._keep_known)
+
+    def stop(self) -> None:
+        self.stun.close()
+        self._again.set()
+
+    def look_again(self) -> None:
+        """Something has changed that may matter: a mapping, an address."""
+        self._again.set()
+
+    def observed(self, node_id: bytes, observer_ip: str, seen: Address) -> None:
+        """An observer's word. What differs from its last one is looked into, if it would matter."""
+        now = self._runtime.now()
+        before = self.observers.hear(node_id, observer_ip, seen, now)
+        if before is None or before == seen or self._distrusted.get(node_id, now) > now:
+            return
+        # Ports differ from one mapping to the next where mappings depend on the destination; that is no news.
+        if before[0] != seen[0] or self.belief.mapping is Behavior.ENDPOINT_INDEPENDENT:
+            self._suspects.add(node_id)
+            self._again.set()
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def _keep_known(self) -> None:
+        pause_s = TRY_AGAIN_FIRST_S
+        while not len(self._kademlia.table):
+            self._wait_for_news(SILENCE_STEP_S)
+            self._look_at_silence()
+        self._scope.sleep(JOIN_GRACE_S)
+        while True:
+            changed = self._round()
+            known = self.reach.udp is not None and self.belief.ip is not None
+            pause_s = TRY_AGAIN_FIRST_S if changed else min(pause_s * 2, TRY_AGAIN_MOST_S)
+            self._watch(TRY_AGAIN_MOST_S if known else pause_s)
+
+    def _wait_for_news(self, limit_s: float) -> bool:
+        is_news = self._again.wait(limit_s)
+        self._again.clear()
+        self._scope.sleep(0)
+        return is_news
+
+    def _watch(self, limit_s: float) -> None:
+        """Returns when it is time for another round."""
+        ends = self._runtime.now() + limit_s * self._runtime.rng.uniform(0.8, 1.2)
+        while (left_s := ends - self._runtime.now()) > 0:
+            is_news = self._wait_for_news(min(left_s, LOOK_EVERY_S))
+            if self._runtime.local_network() != self.local:
+                return
+            if is_news and self._runtime.now() - self._last_round >= RECHECK_GAP_S:
+                return
+            self._ask(self._contacts_of_many_networks(PINGS_A_LOOK, heard_before=self._runtime.now() - LOOK_EVERY_S))
+
+    def _newcomer(self) -> None:
+        if self.checked_at is None or self.belief.groups < MIN_GROUPS:
+            self._again.set()
+
+    def _look_at_silence(self) -> None:
+        """Peers over TCP, and nobody over UDP: that is blocked."""
+        if self.reach is NOTHING_KNOWN and self.linked_s() >= SILENCE_S:
+            self._publish(self.belief, self.is_translated, BLOCKED)
+
+    def _round(self) -> bool:
+        """Gathers, tries, concludes, follows; whether anything has changed."""
+        self._last_round = started = self._runtime.now()
+        self.local = self._runtime.local_network()
+        suspects, self._suspects = self._suspects, set()
+        if suspects:
+            self.observers.forget_before(started)
+        belief = self._gather(started)
+        is_translated = self._is_translated(belief)
+        reach = self._try(belief, is_translated)
+        if self.reach.udp and reach.udp is False:
+            # Rare and grave: tables would lose this node. So it is asked twice.
+            reach = self._try(belief, is_translated)
+        changed = self._publish(belief, is_translated, reach)
+        if suspects and not changed:
+            now = self._runtime.now()
+            self._distrusted = {who: until for who, until in self._distrusted.items() if until > now}
+            self._distrusted.update((who, now + DISTRUST_S) for who in suspects)
+        return changed
+
+    # -- gathering -------------------------------------------------------------------------------------------------
+
+    def _gather(self, started: float) -> Belief:
+        """Waits until everybody asked has answered, for a second or two at most: the first few may all be liars."""
+        asked = self._contacts_of_many_networks(MAX_ASKED, heard_before=started)
+        self._ask(asked)
+        for server in self._stun_servers:
+            self._scope.spawn(f"stun {server[0]}", self._ask_stun, server)
+        awaited = {contact.node_id for contact in asked} | {_stun_voice(server) for server in self._stun_servers}
+        ends = started + GATHER_LIMIT_S
+        while self._runtime.now() < ends and not awaited <= set(self.observers.heard_since(started)):
+            self._scope.sleep(GATHER_STEP_S)
+        return self.observers.belief(self._runtime.now())
+
+    def _ask(self, contacts: list[Contact]) -> None:
+        for contact in contacts:
+            self._kademlia.check(contact)
+
+    def _contacts_of_many_networks(self, count: int, heard_before: float) -> list[Contact]:
+        """At random, one of each network as long as there are such; without those whose word is newer."""
+        recent = set(self.observers.heard_since(heard_before))
+        contacts = [contact for contact in self._kademlia.table.contacts() if contact.node_id not in recent]
+        self._runtime.rng.shuffle(contacts)
+        groups: set[str] = set()
+        first: list[Contact] = []
+        others: list[Contact] = []
+        for contact in contacts:
+            (others if group_of(contact.ip) in groups else first).append(contact)
+            groups.add(group_of(contact.ip))
+        return [*first, *others][:count]
+
+    def _ask_stun(self, server: tuple[str, int]) -> None:
+        """A configured server is one voice more, of its own network."""
+        host, port = server
+        try:
+            ip = self._runtime.resolve(host, RESOLVE_LIMIT_S)[0]
+            answer = self.stun.ask((ip, port), schedule=STUN_LIMIT_SCHEDULE)
+        except KodectlError as error:
+            log.debug("STUN server %s:%d: %s", host, port, error)
+            return
+        self.observers.hear(_stun_voice(server), ip, answer.mapped, self._runtime.now())
+
+    def _is_translated(self, belief: Belief) -> bool | None:
+        if belief.hint is not None:
+            return belief.hint not in self.local.addresses
+        return self.is_translated if belief.groups else None
+
+    # -- trying ----------------------------------------------------------------------------------------------------
+
+    def _try(self, belief: Belief, is_translated: bool | None) -> Reach:
+        observers = self._contacts_of_many_networks(MAX_TRIALS, heard_before=float("inf"))
+        trials = self._dial_back.try_with(observers, self._own_ports)
+        return conclude(Evidence(is_translated, belief.mapping, trials, self.is_mapped()))
+
+    def _own_ports(self, observer: Contact) -> OwnPorts:
+        seen = self.observers.seen_by(observer.node_id)
+        udp = seen[1] if seen is not None else self._discovery.port
+        return OwnPorts(udp, self.tcp_port())
+
+    # -- following -------------------------------------------------------------------------------------------------
+
+    def _publish(self, belief: Belief, is_translated: bool | None, reach: Reach) -> bool:
+        if self.is_translated == is_translated and self.belief.hint == belief.hint:
+            reach = _with_what_was_known(reach, self.reach)
+        before = (self.belief[:4], self.is_translated, self.reach)
+        self.belief, self.is_translated, self.reach = belief, is_translated, reach
+        self.checked_at = self._runtime.now()
+        changed = before != (belief[:4], is_translated, reach)
+        if changed:
+            self.on_changed()
+        return changed
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether to be a DHT server: proved, or nothing speaks against it."""
+        return self.reach.udp if self.reach.udp is not None else self.is_translated is not True
+
+    def tell(self, is_server: bool) -> None:
+        """From now on a DHT server, or a client; neighbours hear it at once."""
+        sessions = self._discovery.sessions
+        flags = sessions.flags & ~packets.FLAG_CLIENT | (0 if is_server else packets.FLAG_CLIENT)
+        if flags != sessions.flags:
+            sessions.flags = flags
+            self._ask(self._kademlia.table.closest(self._kademlia.table.own_id, MAX_TOLD))
+
+
+def _with_what_was_known(new: Reach, old: Reach) -> Reach:
+    """Where a round could not tell, nothing has changed."""
+    known = {name: value for name, value in new._asdict().items() if value is not None}
+    return old._replace(**known)
+
+
+def _stun_voice(server: tuple[str, int]) -> bytes:
+    return f"stun {server[0]} {server[1]}".encode()

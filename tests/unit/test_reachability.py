@@ -1,0 +1,121 @@
+"""What follows from knocks that arrived, and from those that did not."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kodectl.core.contacted import GENERATION_S, MAX_ADDRESSES, Contacted
+from kodectl.core.nat import Behavior, NatType, Verdict
+from kodectl.core.reachability import Evidence, Trial, conclude
+
+EIM, ADM = Behavior.ENDPOINT_INDEPENDENT, Behavior.ADDRESS_DEPENDENT
+SILENT = {"helpers": 2, "own_helpers": 2}
+
+
+def trials(count: int = 4, **first) -> list[Trial]:
+    """All silent, but for what the first one saw."""
+    return [Trial(**{**SILENT, **first}), *[Trial(**SILENT) for _ in range(count - 1)]]
+
+
+FULL = {"arrived_from_helper": True, "arrived_from_observer": True}
+TABLE = {
+    "open": (False, None, {**FULL, "own_udp_contacted": True, "own_tcp": True}, NatType.OPEN, True, True, "direct"),
+    "firewalled": (False, None, {}, NatType.FIREWALLED, False, False, "hole_punching"),
+    "full cone": (True, EIM, FULL, NatType.FULL_CONE, True, False, "direct"),
+    "restricted": (
+        True,
+        EIM,
+        {"arrived_from_observer": True, "own_udp_contacted": True},
+        NatType.RESTRICTED,
+        False,
+        False,
+        "hole_punching",
+    ),
+    "port restricted": (True, EIM, {}, NatType.PORT_RESTRICTED, False, False, "hole_punching"),
+    "symmetric": (True, ADM, {}, NatType.SYMMETRIC, False, False, "turn_relay"),
+    "symmetric, filter open": (True, ADM, FULL, NatType.SYMMETRIC, False, False, "turn_relay"),
+    "forwarded": (
+        True,
+        EIM,
+        {"own_udp_contacted": True, "own_tcp": True},
+        NatType.PORT_RESTRICTED,
+        True,
+        True,
+        "direct",
+    ),
+    "only TCP forwarded": (True, EIM, {"own_tcp": True}, NatType.PORT_RESTRICTED, False, True, "direct"),
+    "a stranger came": (True, EIM, {"own_udp_stranger": True}, NatType.PORT_RESTRICTED, True, False, "direct"),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_table(name):
+    is_translated, mapping, first, nat_type, udp, tcp, verdict = TABLE[name]
+    reach = conclude(Evidence(is_translated, mapping, trials(**first)))
+    assert (reach.nat_type, reach.udp, reach.tcp) == (nat_type, udp, tcp)
+    assert reach.verdict is Verdict(verdict)
+
+
+def test_a_mapping_of_the_router_is_proved_by_any_knock_even_where_the_filter_is_lax():
+    lax = {"arrived_from_observer": True, "own_udp_contacted": True}
+    assert conclude(Evidence(True, EIM, trials(**lax), is_mapped=True)).udp is True
+    assert conclude(Evidence(True, EIM, trials(**lax), is_mapped=False)).udp is False
+    assert conclude(Evidence(True, EIM, trials(), is_mapped=True)).udp is False
+
+
+def test_the_silence_of_one_proves_nothing():
+    reach = conclude(Evidence(True, EIM, [Trial(**SILENT), Trial(), Trial()]))
+    assert (reach.filtering, reach.udp, reach.tcp, reach.nat_type) == (None, None, None, None)
+    assert reach.verdict is Verdict.HOLE_PUNCHING
+
+
+def test_observers_without_helpers_say_nothing_about_strangers():
+    alone = [Trial(helpers=0, own_helpers=0, arrived_from_observer=True) for _ in range(4)]
+    reach = conclude(Evidence(True, EIM, alone))
+    assert (reach.filtering, reach.udp) == (None, None)
+    assert reach.tcp is False
+
+
+def test_nothing_is_known_without_trials():
+    reach = conclude(Evidence(None, None, []))
+    assert reach == (None, None, None, None, None, None)
+
+
+@given(
+    st.lists(st.builds(Trial, helpers=st.sampled_from([None, 0, 2]), own_helpers=st.sampled_from([None, 0, 2]))),
+    st.sampled_from([True, False, None]),
+    st.sampled_from([*Behavior, None]),
+)
+def test_silence_never_means_open(silent, is_translated, mapping):
+    """Liars that agree to knock and do not can only make a node look less reachable."""
+    reach = conclude(Evidence(is_translated, mapping, silent))
+    assert not reach.udp
+    assert not reach.tcp
+    assert reach.filtering in (None, Behavior.ADDRESS_AND_PORT_DEPENDENT)
+
+
+@given(st.lists(st.sampled_from([SILENT, {}]), max_size=3))
+def test_one_arrival_outweighs_every_silence(silent):
+    seen = [*[Trial(**each) for each in silent], Trial(**SILENT, **FULL, own_tcp=True)]
+    reach = conclude(Evidence(True, EIM, seen))
+    assert (reach.nat_type, reach.udp, reach.tcp) == (NatType.FULL_CONE, True, True)
+
+
+def test_contacted_addresses_are_kept_for_one_to_two_generations():
+    contacted = Contacted()
+    contacted.age(GENERATION_S)
+    contacted.note("20.0.0.1")
+    contacted.age(GENERATION_S * 2)
+    assert "20.0.0.1" in contacted
+    contacted.age(GENERATION_S * 3)
+    assert "20.0.0.1" not in contacted
+
+
+def test_with_too_many_contacted_addresses_everybody_counts_as_one():
+    contacted = Contacted()
+    for number in range(MAX_ADDRESSES + 1):
+        contacted.note(str(number))
+    assert "never seen" in contacted
+    contacted.age(GENERATION_S)
+    contacted.age(GENERATION_S * 2)
+    assert "never seen" not in contacted
