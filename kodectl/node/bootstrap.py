@@ -121,7 +121,7 @@ class Bootstrap:
         answer = self._discovery.ask(node_id, (ip, node.enode.udp), self._kademlia.ping_body())
         node.state, node.last_error, node.rtt_s = "answered", None, answer.rtt_s
         node.node_id = answer.session.node_id
-        self._kademlia.take_pong(node.node_id, answer.body)
+        self._kademlia.take_pong(answer.session, answer.body)
         contact = contact_of(answer.session)
         self.on_answer(Enode(contact.node_id, ip, contact.tcp_port, node.enode.udp))
 

@@ -69,8 +69,8 @@ class Kademlia:
         self._scope = scope
         self.table = RoutingTable(discovery.identity.node_id)
         self.on_new: list[Callable[[Contact], object]] = []
-        self.on_observed: Callable[[bytes, str, int], object] = _ignore_observation
-        """Hears from each pong who saw us at which address; what that means is decided elsewhere."""
+        self.on_observed: Callable[[bytes, str, Address], object] = _ignore_observation
+        """Hears from each pong who (id and IP) saw us at which address; what that means is decided elsewhere."""
         self._checking: set[Contact] = set()
         discovery.handlers[rpc.Kind.PING] = self._serve_ping
         discovery.handlers[rpc.Kind.FIND_NODE] = self._serve_find_node
@@ -151,7 +151,7 @@ class Kademlia:
         def pong(session: Session, kind: int, packed: bytes, rtt_s: float) -> None:
             over()
             try:
-                self.take_pong(contact.node_id, read_answer(kind, packed))
+                self.take_pong(session, read_answer(kind, packed))
             except PeerFault as error:
                 log.debug("pong of %s: %s", contact, error)
 
@@ -161,12 +161,12 @@ class Kademlia:
         sessions = self._discovery.sessions
         return rpc.Ping(sessions.flags, sessions.tcp_port)
 
-    def take_pong(self, node_id: bytes, pong: rpc.Pong) -> None:
+    def take_pong(self, observer: Session, pong: rpc.Pong) -> None:
         """Raises WireError for an observed address that is none."""
         ip = unpack_ip(pong.observed_ip)
         if not is_unicast(ip):
             raise WireError(f"nobody is seen at {ip}")
-        self.on_observed(node_id, ip, pong.observed_port)
+        self.on_observed(observer.node_id, observer.address[0], (ip, pong.observed_port))
 
     def check_known(self, node_id: bytes) -> None:
         """Asks a node of the table again: its link broke, or it was heard at another address."""
@@ -313,5 +313,5 @@ def _report_notice(put: Callable[[Any], bool], contact: Contact, notice: Notice 
     put((contact, notice, None))
 
 
-def _ignore_observation(node_id: bytes, ip: str, port: int) -> None:
+def _ignore_observation(node_id: bytes, observer_ip: str, seen: Address) -> None:
     pass

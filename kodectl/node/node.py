@@ -6,6 +6,8 @@ import hashlib
 import logging
 from typing import Literal
 
+import msgspec
+
 from kodectl import __version__
 from kodectl.core.identity import Identity
 from kodectl.core.sessions import Session
@@ -26,6 +28,7 @@ from kodectl.node.saving import Saving
 from kodectl.node.targets import parse_node_id, parse_target
 from kodectl.node.values import Values
 from kodectl.node.views import (
+    UNKNOWN_NAT,
     BanView,
     BootstrapView,
     BroadcastView,
@@ -36,7 +39,6 @@ from kodectl.node.views import (
     LookupView,
     NatView,
     PeersView,
-    PortMappingView,
     PutView,
     RediscoverView,
     StatsView,
@@ -44,7 +46,7 @@ from kodectl.node.views import (
     TableView,
     ValueView,
 )
-from kodectl.runtime.base import Runtime, Scope
+from kodectl.runtime.base import Address, Runtime, Scope
 from kodectl.settings import NodeSettings
 from kodectl.wire import packets, rpc
 from kodectl.wire.announcement import Ports
@@ -188,8 +190,8 @@ class Node:
     def _serve_peer_request(self, session: Session, question: rpc.PeerRequest) -> rpc.PeerResponse:
         return serve_peer_request(self.peering.shareable(session.node_id, session.address[0]), question)
 
-    def _observed(self, node_id: bytes, ip: str, port: int) -> None:
-        self.observed.vote(node_id, ip, self.runtime.now())
+    def _observed(self, node_id: bytes, observer_ip: str, seen: Address) -> None:
+        self.observed.vote(node_id, seen[0], self.runtime.now())
 
     # -- questions -------------------------------------------------------------------------------------------------
 
@@ -209,10 +211,7 @@ class Node:
         return reports.status(self)
 
     def nat(self) -> NatView:
-        off = PortMappingView("off", None, None, None, None, None, None, None, None, None)
-        seen = self.observed.address(self.runtime.now())
-        unknown = (None,) * 4
-        return NatView("unknown", *unknown, seen, None, 0, None, None, None, None, None, None, off, None, None)
+        return msgspec.structs.replace(UNKNOWN_NAT, observed_address=self.observed.address(self.runtime.now()))
 
     def peers(self, sort: str | None = None, direction: str | None = None) -> PeersView:
         """Raises LocalMisuse for a sort key or direction that does not exist."""

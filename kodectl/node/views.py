@@ -185,6 +185,29 @@ class NatView(msgspec.Struct, frozen=True):
     advice: str | None
 
 
+NO_MAPPING = PortMappingView("off", None, None, None, None, None, None, None, None, None)
+UNKNOWN_NAT = NatView(
+    state="unknown",
+    nat_type=None,
+    mapping=None,
+    filtering=None,
+    translated=None,
+    observed_address=None,
+    observed_port=None,
+    observers=0,
+    reachable_udp=None,
+    reachable_tcp=None,
+    external_udp=None,
+    external_tcp=None,
+    cgnat=None,
+    double_nat=None,
+    port_mapping=NO_MAPPING,
+    checked_s=None,
+    advice=None,
+)
+"""Before anybody has been asked."""
+
+
 class CheckView(msgspec.Struct, frozen=True):
     name: str
     ok: bool

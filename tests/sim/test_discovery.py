@@ -6,6 +6,7 @@ import pytest
 
 from kodectl.core.identity import Identity
 from kodectl.core.requests import ATTEMPTS, Notice
+from kodectl.core.session import Session
 from kodectl.core.sessions import ANY_ID
 from kodectl.errors import NegativeAnswer, PeerFault, WireError
 from kodectl.node.discovery import ANSWER_LIMIT_S, Discovery, read_answer
@@ -466,8 +467,9 @@ def test_an_address_that_is_nobodys_is_not_taken_for_ours(world):
     a = TableEnd(world, A_IP)
     seen = []
     a.kademlia.on_observed = lambda *observed: seen.append(observed)
+    observer = Session(bytes(32), bytes(32), ("198.51.100.1", 30301), 0, 0)
     for wrong in (bytes(4), b"\xff" * 4, b"\xe0\0\0\1", bytes(16), bytes(5)):
         with pytest.raises(WireError):
-            a.kademlia.take_pong(bytes(32), Pong(0, 0, wrong, 1))
-    a.kademlia.take_pong(bytes(32), Pong(0, 0, bytes((192, 0, 2, 1)), 1))
-    assert seen == [(bytes(32), "192.0.2.1", 1)]
+            a.kademlia.take_pong(observer, Pong(0, 0, wrong, 1))
+    a.kademlia.take_pong(observer, Pong(0, 0, bytes((192, 0, 2, 1)), 1))
+    assert seen == [(bytes(32), "198.51.100.1", ("192.0.2.1", 1))]

@@ -15,6 +15,7 @@ from kodectl.api.network import MAX_BROADCAST_BODY
 from kodectl.api.requests import MAX_SMALL_BODY
 from kodectl.errors import DeadlineReached, NegativeAnswer, NodeUnreachable
 from kodectl.node.views import (
+    UNKNOWN_NAT,
     BanView,
     BootstrapView,
     BroadcastView,
@@ -104,7 +105,7 @@ class FixedNode:
         return TableView(ID_A, 0, [])
 
     def nat(self) -> NatView:
-        return NatView("unknown", None, None, None)
+        return UNKNOWN_NAT
 
     def status(self) -> StatusView:
         return StatusView(
@@ -125,7 +126,7 @@ class FixedNode:
             records=0,
             dht_mode="server",
             lan=False,
-            nat=NatView("unknown", None, None, None),
+            nat=UNKNOWN_NAT,
             warnings=[],
         )
 
