@@ -14,6 +14,10 @@ DEFAULT_LEASE_S = 3600
 """What a node asks for (RFC 6886, section 3.3, recommends two hours; a router that forgets to clean up keeps a dead
 mapping for no longer than this)."""
 
+LONGEST_LEASE_S = 365 * 86_400
+"""For "for ever" where a protocol has no word for it. Not the most that 32 bits hold: routers add it to their clock, and
+some then see the end in the past."""
+
 
 class Transport(Enum):
     UDP = "udp"

@@ -88,7 +88,7 @@ class MappingRace:
     def _next(self, ends: float) -> Gateway | None:
         """The best router that has answered and was not tried; waits while there is none and some may yet answer."""
         while self._awaited and not self._has_best():
-            left = ends - self._runtime.now()
+            left = max(0.0, ends - self._runtime.now())
             try:
                 method, outcome = self._outcomes.get(min(GRACE_S, left) if self._found else left)
             except TimedOut:
