@@ -203,7 +203,9 @@ SETTINGS = (
     ),
     Setting("max_peers", parse_count, DEFAULT_MAX_PEERS, "How many peers to have at most.", "N"),
     Setting("nat", parse_nat, "auto", "Port mapping: auto, none, upnp, natpmp, pcp or extip:IP.", "METHOD"),
-    Setting("stun", parse_host_port, (), "STUN server; repeatable.", "HOST:PORT", many=True),
+    Setting(
+        "stun", parse_host_port, (), "STUN server that is asked beside the peers; repeatable.", "HOST:PORT", many=True
+    ),
     Setting("turn", parse_text, (), "TURN server; repeatable.", "URL", many=True),
     Setting("lan", parse_switch, True, "Announce and find nodes on the local network.", "SWITCH"),
     Setting("network", parse_network, DEFAULT_NETWORK, "Name of the network; others are refused.", "NAME"),

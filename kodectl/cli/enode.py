@@ -75,7 +75,7 @@ def parse(output: Output, enodes: tuple[str, ...]) -> Outcome:
 @click.option("--ip", type=Parsed(parse_ip, "ip"), default=AUTO, metavar="IP|auto", help="The address to write.")
 @click.option("--tcp", type=Parsed(parse_port, "port"), metavar="PORT", help="TCP port. Default: the node's, or 30303.")
 @click.option("--udp", type=Parsed(parse_port, "port"), metavar="PORT", help="UDP port. Default: the node's, or 30301.")
-@setting("datadir", "listen", "discovery_port")
+@setting("datadir", "listen", "discovery_port", "stun")
 @click.pass_obj
 def gen(
     output: Output,
@@ -87,10 +87,12 @@ def gen(
     datadir: Path,
     listen: tuple[str, int],
     discovery_port: int,
+    stun: tuple[tuple[str, int], ...],
 ) -> Outcome:
     """Write an enode of this machine's identity: one line, always with discport.
 
-    `--ip auto` asks the running node; without one it takes the address of the default route's interface, and says so.
+    `--ip auto` asks the running node; without one the STUN servers, if some are configured; else it takes the address of
+    the default route's interface. It says which.
     """
     from kodectl.cli.identity import key_path, open_or_make
     from kodectl.cli.own_address import told_by_node
@@ -103,7 +105,7 @@ def gen(
     elif told is not None:
         host, source = told.host, "node"
     else:
-        host, source = _guessed_address(output), "default_route"
+        host, source = _address_without_node(output, stun)
     # The node's own ports, where the enode is the node's: it may have been told to take any that are free.
     ports = (told.tcp, told.udp) if told and told.node_id == key.node_id else (listen[1], discovery_port)
     enode = Enode(key.node_id, host, ports[0] if tcp is None else tcp, ports[1] if udp is None else udp)
@@ -239,13 +241,18 @@ def _verdict_on(found: list[Description]) -> KodectlError | None:
     return (LocalMisuse if broken == len(found) else Degraded)(message, code="malformed")
 
 
-def _guessed_address(output: Output) -> str:
-    from kodectl.cli.own_address import of_default_route
+def _address_without_node(output: Output, stun: tuple[tuple[str, int], ...]) -> tuple[str, str]:
+    """Address, and where it is from."""
+    from kodectl.cli.own_address import of_default_route, told_by_stun
 
+    told = told_by_stun(stun) if stun else None
+    if told is not None:
+        output.note(f"no running node to ask: {told[0]} is what the STUN server {told[1]} sees")
+        return told[0], "stun"
     address, interface = of_default_route()
     output.warn(
         "address_guessed",
         f"no running node to ask: {address} is the address of {interface}, the interface of the default route",
-        "others may see this machine at another address; give it with --ip",
+        "others may see this machine at another address; give it with --ip, or a server to ask with --stun",
     )
-    return address
+    return address, "default_route"

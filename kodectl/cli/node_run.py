@@ -30,6 +30,7 @@ from kodectl.cli.output import Output
     "bootstrap",
     "max_peers",
     "nat",
+    "stun",
     "lan",
     "network",
     "validators",
@@ -73,6 +74,7 @@ def run(ctx: click.Context, passphrase_file: Path | None, **given: Any) -> None:
         max_peers=given["max_peers"],
         lan=given["lan"],
         nat=given["nat"],
+        stun=given["stun"],
         network=given["network"],
         validators=given["validators"],
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -40,15 +40,31 @@ def _status_text(view: StatusView) -> str:
         ("listens", f"{listeners.tcp} tcp, {listeners.udp} udp"),
         *(("api", address) for address in listeners.api),
         ("lan", "on" if view.lan else "off"),
-        ("nat", _nat_text(view.nat)),
+        *_nat_text(view.nat),
         *(("warning", warning) for warning in view.warnings),
     ]
     return pairs(entries)
 
 
-def _nat_text(nat: NatView) -> str:
-    seen = f"seen as {nat.observed_address}" if nat.observed_address else "no peer has told our address"
-    return f"{nat.state}, {seen}"
+def _nat_text(nat: NatView) -> Iterator[tuple[str, object]]:
+    what = f" ({nat.nat_type.replace('_', ' ')})" if nat.nat_type else ""
+    yield "nat", nat.state.replace("_", " ") + what
+    if nat.observed_address:
+        port = f", UDP port {nat.observed_port}" if nat.observed_port else ""
+        yield "seen as", f"{nat.observed_address}{port}, by {nat.observers} networks"
+    for name, reachable, address in (
+        ("udp", nat.reachable_udp, nat.external_udp),
+        ("tcp", nat.reachable_tcp, nat.external_tcp),
+    ):
+        if reachable is not None:
+            yield name, f"strangers reach {address}" if reachable else "strangers do not get through"
+    mapping = nat.port_mapping
+    if mapping.method:
+        yield "mapping", f"{mapping.state} by {mapping.method} at {mapping.gateway_name or mapping.gateway}"
+    elif mapping.error is not None:
+        yield "mapping", f"{mapping.state}: {mapping.error.message}"
+    if nat.advice:
+        yield "advice", nat.advice
 
 
 @command(

@@ -1,8 +1,8 @@
-"""At which address others reach this machine, as well as can be told without asking a server."""
+"""At which address others reach this machine, as well as a command can tell."""
 
 from __future__ import annotations
 
-import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
 ASK_LIMIT_S = 2.0
 """A node on this machine answers in milliseconds, or it hangs."""
-ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
-"""Addresses that nobody has: connecting a UDP socket sends nothing, it only chooses a route."""
-DISCARD_PORT = 9
 
 
 def told_by_node(datadir: Path) -> Enode | None:
@@ -36,19 +33,27 @@ def told_by_node(datadir: Path) -> Enode | None:
     return None if scope_of(told.host) == "unspecified" else told
 
 
+def told_by_stun(servers: Sequence[tuple[str, int]]) -> tuple[str, str] | None:
+    """The address that the first server to answer sees, and which that was; None when none of them answers."""
+    from kodectl.cli.errand import world
+    from kodectl.node.stun_query import ask_any
+
+    with world() as runtime:
+        answered = ask_any(runtime, servers, ASK_LIMIT_S)
+    return None if answered is None else (answered[1].mapped[0], answered[0])
+
+
 def of_default_route() -> tuple[str, str]:
     """Address and name of the interface that the default route leaves by. Raises EnvironmentFault (no_network)."""
-    for family, elsewhere in ELSEWHERE:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect((elsewhere, DISCARD_PORT))
-            except OSError:
-                continue
-            address = probe.getsockname()[0]
-            return address, _interface_of(address)
-    raise EnvironmentFault(
-        "no default route: this machine has no network", code="no_network", hint="kodectl enode gen --ip IP"
-    )
+    from kodectl.runtime.local_network import read_local_network
+
+    network = read_local_network()
+    address = network.source or network.source6
+    if address is None:
+        raise EnvironmentFault(
+            "no default route: this machine has no network", code="no_network", hint="kodectl enode gen --ip IP"
+        )
+    return address, _interface_of(address)
 
 
 def _interface_of(address: str) -> str:

@@ -19,6 +19,7 @@ DECODERS = {
     "handshake": packets.unpack_handshake,
     "message head": packets.unpack_message_head,
     "reset": packets.unpack_reset,
+    "knock": packets.unpack_knock,
     "message": rpc.unpack_message,
     "contacts": lambda data: contacts.unpack_contacts(data, 16),
     "ip": contacts.unpack_ip,
@@ -201,3 +202,6 @@ def test_vectors_read_as_written():
         kind, request_id, body = rpc.unpack_message(bytes.fromhex(vector["packed"]))
         assert (kind, request_id) == (vector["kind"], vector["request_id"])
         assert rpc.pack_message(request_id, rpc.unpack_body(kind, body)).hex() == vector["packed"]
+    knock = VECTORS["knock"]
+    assert packets.pack_knock(bytes.fromhex(knock["nonce"])).hex() == knock["packed"]
+    assert packets.unpack_knock(bytes.fromhex(knock["packed"])).hex() == knock["nonce"]
