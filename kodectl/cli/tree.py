@@ -44,6 +44,12 @@ TREE: dict[str, str | Branch] = {
             "verify": "kodectl.cli.enode:verify",
         },
     ),
+    "nat": Branch(
+        "Know the NAT, open its ports, serve others.",
+        {
+            "serve": "kodectl.cli.nat_serve:serve",
+        },
+    ),
     "peer": Branch("Ask one peer.", {"ping": "kodectl.cli.peer:ping"}),
     "dht": Branch(
         "Ask the distributed hash table, without a running node.",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kodectl.core.stun_transactions import BindingAnswer, StunRefused, Transactions, read_answer
-from kodectl.errors import NegativeAnswer, PeerFault, WireError
-from kodectl.runtime.base import Address, ConnectFailed, Mailbox, Runtime, Stopped, Stream, StreamClosed, TimedOut
+from kodectl.errors import NegativeAnswer, PeerFault
+from kodectl.node.stun_framing import read_framed
+from kodectl.runtime.base import Address, ConnectFailed, Mailbox, Runtime, Stopped, StreamClosed, TimedOut
 from kodectl.wire.addresses import address_text
-from kodectl.wire.stun import HEADER_SIZE, Change
+from kodectl.wire.stun import Change
 
 __all__ = ["DEFAULT_SCHEDULE", "BindingAnswer", "StunClient", "StunRefused", "ask_over_tcp"]
 
@@ -104,16 +105,6 @@ def ask_over_tcp(runtime: Runtime, server: Address, timeout_s: float) -> Binding
     if isinstance(outcome, PeerFault):
         raise outcome
     return outcome
-
-
-def read_framed(stream: Stream, limit: int) -> bytes:
-    """The next message of a stream; its own header says where it ends. Raises StreamClosed, and WireError where more than
-    `limit` bytes of attributes are announced: such a stream can only be closed."""
-    header = stream.read_exactly(HEADER_SIZE)
-    length = int.from_bytes(header[2:4])
-    if header[0] & 0xC0 or length > limit:
-        raise WireError(f"STUN over TCP with {length} bytes of attributes; the limit is {limit}")
-    return header + stream.read_exactly(length)
 
 
 def _no_answer(server: Address, how: str) -> NegativeAnswer:

@@ -1,0 +1,170 @@
+"""A STUN server of its own: UDP on one address, or on four sockets (RFC 5780); TCP on the first of them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from contextlib import ExitStack
+
+from kodectl.core.stun_answers import FIRST, BindingResponder, Grid, Place, server_budget
+from kodectl.core.table import subnet_of
+from kodectl.errors import EnvironmentFault, WireError
+from kodectl.node.stun_framing import read_framed
+from kodectl.runtime.base import Address, DatagramSocket, Listener, Runtime, Stopped, Stream, StreamClosed
+from kodectl.wire.addresses import address_text
+
+log = logging.getLogger(__name__)
+
+PORT_ATTEMPTS = 16
+"""To find a port that is free for UDP and TCP, and the next one too."""
+MAX_CONNECTIONS = 256
+MAX_CONNECTIONS_OF_NETWORK = 16
+"""One network (/24, /64) cannot take all connections; private ones, of which there is no scarcity, are not counted."""
+IDLE_LIMIT_S = 40.0
+"""For a request to come and its answer to go. A client may wait 39.5 s for its answer (RFC 8489, section 6.2.2)."""
+MAX_TCP_REQUEST = 2048
+"""Bytes of attributes."""
+STOP_LIMIT_S = 2.0
+
+_PLACES = (FIRST, Place(0, 1), Place(1, 0), Place(1, 1))
+
+
+class StunServer:
+    """Serves from `start` to `stop`. `udp` and `tcp` are the addresses it listens on."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        budget = server_budget()
+        self._responder = BindingResponder(budget)
+        self._budget = budget
+        self._connections = Connections(runtime, BindingResponder(budget))
+        self._sockets: dict[Place, DatagramSocket] = {}
+        self.udp: list[Address] = []
+        self.tcp: list[Address] = []
+        self.other: Address | None = None
+        """What clients are told as the other address and port; None with one address."""
+
+    def start(self, listen: Address, alt_ip: str | None = None, external: tuple[str, str] | None = None) -> None:
+        """`alt_ip`: the second address; the second port is the next one. `external`: how the two addresses are seen from
+        outside, behind a NAT that translates them one to one. Raises EnvironmentFault (port_in_use, ...)."""
+        for attempt in range(PORT_ATTEMPTS):
+            try:
+                self._bind(listen, alt_ip)
+                break
+            except EnvironmentFault as fault:
+                if listen[1] or fault.code != "port_in_use" or attempt == PORT_ATTEMPTS - 1:
+                    raise
+        self.udp = [socket.local for socket in self._sockets.values()]
+        if alt_ip is not None:
+            ips, ports = (listen[0], alt_ip), (self.udp[0][1], self.udp[1][1])
+            grid = Grid(external or ips, ports)
+            self.other = grid.address(_PLACES[-1])
+            self._responder = BindingResponder(self._budget, grid)
+
+    def _bind(self, listen: Address, alt_ip: str | None) -> None:
+        """All sockets, or none."""
+        with ExitStack() as opened:
+            first = self._open(FIRST, listen, opened)
+            ip, port = listen[0], first.local[1]
+            if alt_ip is not None:
+                for place in _PLACES[1:]:
+                    self._open(place, ((ip, alt_ip)[place.ip], port + place.port), opened)
+            listener = self._runtime.listen((ip, port), self._connections.accept)
+            self.tcp = [listener.local]
+            self._connections.listener = listener
+            opened.pop_all()
+
+    def _open(self, place: Place, local: Address, opened: ExitStack) -> DatagramSocket:
+        def receive(data: bytes, sender: Address) -> None:
+            self._datagram(place, data, sender)
+
+        socket = self._sockets[place] = self._runtime.open_datagram(local, receive)
+        opened.callback(socket.close)
+        return socket
+
+    def _datagram(self, place: Place, data: bytes, sender: Address) -> None:
+        reply = self._responder.reply(data, sender, self._runtime.now(), place)
+        if reply is not None:
+            self._sockets[reply.place].send(reply.data, reply.target)
+
+    @property
+    def counters(self) -> Counter[str]:
+        """Of the responder (`core.stun_answers`), over UDP and TCP together, and of the connections."""
+        return self._responder.counters + self._connections.counters
+
+    def stop(self) -> None:
+        """Closes everything. Waits, for tasks to end."""
+        for socket in self._sockets.values():
+            socket.close()
+        self._connections.stop()
+
+
+class Connections:
+    """Clients over TCP: a task each, within limits."""
+
+    def __init__(self, runtime: Runtime, responder: BindingResponder) -> None:
+        self._runtime = runtime
+        # A connection has two ends and no others: who wants the answer from elsewhere is refused.
+        self._responder = responder
+        self._scope = runtime.scope("stun connections")
+        self._streams: set[Stream] = set()
+        self._of_network: Counter[str] = Counter()
+        self._counters: Counter[str] = Counter()
+        self.listener: Listener | None = None
+
+    @property
+    def counters(self) -> Counter[str]:
+        return self._responder.counters + self._counters
+
+    def accept(self, stream: Stream) -> None:
+        network = subnet_of(stream.remote[0])
+        is_crowded = network is not None and self._of_network[network] >= MAX_CONNECTIONS_OF_NETWORK
+        if is_crowded or len(self._streams) >= MAX_CONNECTIONS:
+            self._counters["connections_refused"] += 1
+            stream.close()
+            return
+        self._counters["connections"] += 1
+        self._streams.add(stream)
+        if network is not None:
+            self._of_network[network] += 1
+        try:
+            self._scope.spawn(f"stun {address_text(*stream.remote)}", self._serve, stream, network)
+        except Stopped:
+            self._ended(stream, network)
+
+    def _serve(self, stream: Stream, network: str | None) -> None:
+        try:
+            while self._answer_next(stream):
+                pass
+        except (StreamClosed, WireError) as error:
+            log.debug("stun: connection of %s ended: %s", stream.remote[0], error)
+        finally:
+            self._ended(stream, network)
+
+    def _answer_next(self, stream: Stream) -> bool:
+        """False for what is not answered: an end is all that a client of TCP would notice."""
+        limit = self._runtime.call_later(IDLE_LIMIT_S, stream.close)
+        try:
+            request = read_framed(stream, MAX_TCP_REQUEST)
+            answer = self._responder.answer(request, stream.remote, self._runtime.now())
+            if answer is not None:
+                stream.write(answer)
+            return answer is not None
+        finally:
+            limit.cancel()
+
+    def _ended(self, stream: Stream, network: str | None) -> None:
+        stream.close()
+        self._streams.discard(stream)
+        if network is not None:
+            self._of_network[network] -= 1
+            if not self._of_network[network]:
+                del self._of_network[network]
+
+    def stop(self) -> None:
+        if self.listener is not None:
+            self.listener.close()
+        self._scope.close()
+        for stream in list(self._streams):
+            stream.close()
+        self._scope.join(STOP_LIMIT_S)
