@@ -1,0 +1,336 @@
+"""An internet in a box: hosts with public addresses on one segment, and routers of every kind with hosts behind them.
+
+The internet is a bridge in a namespace of its own without a way out: nothing that runs in a lab reaches the machine's real
+network, and each lab has its own internet. Addresses: 20.N.0.1 with another N for each host and router, because what tells
+networks apart by /24 has to see different ones, and the range counts as public. Whatever is outside 20.0.0.0/8 is
+a black hole: packets go there and nothing comes back, not even an error."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterable
+from contextlib import ExitStack
+from ipaddress import IPv4Network
+from subprocess import CompletedProcess, Popen
+from typing import Any
+
+import pytest
+
+from . import servers
+from .kinds import DEFAULT_UDP_TIMEOUT_S, Kind, Options, ruleset
+from .netns import LabError, Namespace, sweep
+
+_TOOLS = {"ip": "iproute2", "nft": "nftables", "setpriv": "util-linux"}
+_INTERNET = "20.0.0.1"
+_LOSS = "table bridge loss\ndelete table bridge loss\n"
+_LOSE = """
+table bridge loss {{
+  chain crossing {{
+    type filter hook forward priority filter
+    ether type ip numgen random mod 10000 < {per_10000} drop
+  }}
+}}
+"""
+
+
+def missing() -> str | None:
+    """Why no lab can be had here, or None."""
+    if os.geteuid() != 0:
+        return "the NAT lab needs root, for network namespaces"
+    for tool, package in _TOOLS.items():
+        if shutil.which(tool) is None:
+            return f"the NAT lab needs {tool} (Debian: {package})"
+    try:
+        Namespace("trial").close()
+    except LabError as error:
+        return f"the NAT lab needs network namespaces ({error})"
+    return None
+
+
+_missing = missing()
+skip_without_lab = pytest.mark.skipif(_missing is not None, reason=_missing or "")
+
+
+class Host:
+    """A machine with one network card. `udp` and `tcp` make sockets of the test's own process that live there."""
+
+    def __init__(self, namespace: Namespace, addresses: list[str], router: Router | None = None) -> None:
+        self.namespace = namespace
+        self.addresses = addresses
+        self.router = router
+        self._sockets: list[socket.socket] = []
+
+    def __repr__(self) -> str:
+        return f"<{self.namespace.label} {self.ip}>"
+
+    @property
+    def ip(self) -> str:
+        return self.addresses[0]
+
+    @property
+    def external_ip(self) -> str:
+        """What the internet sees it as."""
+        return self.ip if self.router is None else self.router.external_ip
+
+    def run(self, command: list[str], *, timeout_s: float = 30.0, **options: Any) -> CompletedProcess[str]:
+        """Raises `subprocess.TimeoutExpired` when the limit is over. Options are those of `Popen`."""
+        return self.namespace.run(command, timeout_s=timeout_s, **options)
+
+    def popen(self, command: list[str], **options: Any) -> Popen[Any]:
+        """Ended by the lab, or with the thread that calls."""
+        return self.namespace.popen(command, **options)
+
+    def udp(self, port: int = 0, *, ip: str = "", timeout_s: float = 2.0) -> socket.socket:
+        return self._bound(socket.SOCK_DGRAM, ip, port, timeout_s)
+
+    def listen(self, port: int = 0, *, ip: str = "", timeout_s: float = 2.0) -> socket.socket:
+        listener = self._bound(socket.SOCK_STREAM, ip, port, timeout_s)
+        listener.listen()
+        return listener
+
+    def connect(self, address: tuple[str, int], *, port: int = 0, timeout_s: float = 2.0) -> socket.socket:
+        """Over TCP. Raises as `socket.connect` does."""
+        stream = self._bound(socket.SOCK_STREAM, "", port, timeout_s)
+        stream.connect(address)
+        return stream
+
+    def _bound(self, form: socket.SocketKind, ip: str, port: int, timeout_s: float) -> socket.socket:
+        with self.namespace.entered():
+            made = socket.socket(socket.AF_INET, form)
+        self._sockets.append(made)
+        made.settimeout(timeout_s)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, form is socket.SOCK_STREAM)
+        made.bind((ip, port))
+        return made
+
+    def close(self) -> None:
+        for made in self._sockets:
+            made.close()
+        self.namespace.close()
+
+
+class Router:
+    """Interfaces `outer` and `inner`, and the rules of its kind between them."""
+
+    def __init__(
+        self, lab: Lab, kind: Kind, options: Options, namespace: Namespace, outer: str, inner: IPv4Network
+    ) -> None:
+        self.kind = kind
+        self.namespace = namespace
+        self.hosts: list[Host] = []
+        self.upstream: Router | None = None
+        self.outer_ip = outer
+        self.inner_network = inner
+        self.inner_ip = str(inner[1])
+        self._lab = lab
+        self._options = options
+        self._forwards: dict[tuple[str, int], tuple[str, int]] = {}
+        self._igd: tuple[str, ...] = ()
+        self._daemon: Popen[Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.namespace.label} {self.outer_ip}>"
+
+    @property
+    def external_ip(self) -> str:
+        """What the internet sees hosts behind it as: the address of the outermost router that translates."""
+        if not self.kind.translates:
+            return self.hosts[0].ip
+        return self.outer_ip if self.upstream is None else self.upstream.external_ip
+
+    def forget(self) -> None:
+        """Loses its state, as in a power failure: connections and mappings. What was configured by hand stays."""
+        self._load()
+        self.namespace.forget_connections()
+
+    def change_address(self) -> None:
+        """Another outer address, and with it the loss of all state, as when a provider assigns a new one."""
+        if not self.kind.translates or self.upstream is not None:
+            raise LabError(f"the address of {self} is not its own to change")
+        self._lab._renumber(self)
+        self.forget()
+
+    def forward(self, transport: str, outer_port: int, host: Host, inner_port: int) -> None:
+        self._forwards[transport, outer_port] = (host.ip, inner_port)
+        self._load_forwards({(transport, outer_port): (host.ip, inner_port)})
+
+    def serve_igd(self, protocols: Iterable[str]) -> None:
+        """Starts miniupnpd; protocols out of upnp, natpmp and pcp."""
+        self._igd = tuple(protocols)
+        self._daemon = servers.miniupnpd(self.namespace, self.outer_ip, self.inner_ip, self._igd)
+
+    def stop_igd(self) -> None:
+        if self._daemon is not None:
+            self._daemon.kill()
+            self._daemon.wait()
+        self._daemon = None
+
+    def restart(self) -> None:
+        """Off and on again: all mappings are lost, and what the daemon counts from its start begins anew."""
+        self.stop_igd()
+        self.forget()
+        if self._igd:
+            self.serve_igd(self._igd)
+
+    def _load(self) -> None:
+        rules = ruleset(self.kind, self.outer_ip, str(self.inner_network), self._options)
+        self.namespace.configure(["nft", "-f", "-"], rules)
+        self._load_forwards(self._forwards)
+
+    def _load_forwards(self, forwards: dict[tuple[str, int], tuple[str, int]]) -> None:
+        lines = [
+            f"add element ip router forwards {{ {transport} . {port} : {ip} . {inner_port} }}\n"
+            for (transport, port), (ip, inner_port) in forwards.items()
+        ]
+        if lines:
+            self.namespace.configure(["nft", "-f", "-"], "".join(lines))
+
+
+class Lab:
+    """`with Lab() as lab:`. Everything is gone when the block ends or the process does, in whatever way."""
+
+    def __init__(self) -> None:
+        if (reason := missing()) is not None:
+            raise LabError(reason)
+        self._undo = ExitStack()
+        self._addresses = 0
+        self._networks = 0
+        self._ports = 0
+
+    def __enter__(self) -> Lab:
+        sweep()
+        self._internet = self._namespace("internet")
+        self._bridge(self._internet, f"{_INTERNET}/8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    # --- building ---
+
+    def public(self, name: str = "host", addresses: int = 1) -> Host:
+        """A host on the internet itself, each address in a /24 of its own."""
+        namespace = self._namespace(name)
+        host = Host(namespace, [self._public_address() for _ in range(addresses)])
+        self._undo.callback(host.close)
+        self._plug(self._internet, namespace, "eth0", [f"{address}/8" for address in host.addresses], _INTERNET)
+        return host
+
+    def behind(self, kind: Kind | None = None, *, router: Router | None = None, **options: Any) -> Host:
+        """A host behind a new router of this kind (options: see `router`), or behind one that is there."""
+        if (kind is None) is (router is None):
+            raise LabError("give a kind or a router")
+        router = router or self.router(kind, **options)
+        namespace = self._namespace(f"behind {router.namespace.label}")
+        host = Host(namespace, [str(router.inner_network[2 + len(router.hosts)])], router)
+        self._undo.callback(host.close)
+        prefix = router.inner_network.prefixlen
+        self._plug(router.namespace, namespace, "eth0", [f"{host.ip}/{prefix}"], router.inner_ip)
+        router.hosts.append(host)
+        return host
+
+    def router(
+        self,
+        kind: Kind,
+        *,
+        hairpin: bool = False,
+        udp_timeout_s: int | None = None,
+        preserve_ports: bool = True,
+        is_silent: bool = False,
+        igd: tuple[str, ...] = ("upnp", "natpmp", "pcp"),
+        carrier: Kind = Kind.CARRIER,
+        upstream: Router | None = None,
+    ) -> Router:
+        """`igd`: what a router of kind IGD speaks. `carrier`: what stands before one of kind CGNAT. `upstream`: the router
+        that this one is behind, instead of the internet."""
+        options = Options(hairpin, udp_timeout_s or DEFAULT_UDP_TIMEOUT_S, preserve_ports, is_silent)
+        if kind is Kind.CGNAT:
+            upstream = self._router(carrier, options, None, inner="100.64.{}.0/24")
+            return self._router(Kind.PORT_RESTRICTED, options, upstream)
+        router = self._router(kind, options, upstream)
+        if kind is Kind.IGD:
+            router.serve_igd(igd)
+        return router
+
+    def _router(self, kind: Kind, options: Options, upstream: Router | None, inner: str = "192.168.{}.0/24") -> Router:
+        namespace = self._namespace(f"{kind.value} router")
+        self._networks += 1
+        network = IPv4Network(inner.format(self._networks))
+        if not kind.translates:
+            network = IPv4Network((self._public_address(), 24), strict=False)
+        if upstream is None:
+            outer, prefix, gateway, onto = self._public_address(), 8, _INTERNET, self._internet
+        else:
+            outer, prefix = str(upstream.inner_network[2 + len(upstream.hosts)]), 24
+            gateway, onto = upstream.inner_ip, upstream.namespace
+        router = Router(self, kind, options, namespace, outer, network)
+        router.upstream = upstream
+        self._undo.callback(namespace.close)
+        self._bridge(namespace, f"{router.inner_ip}/24", "inner")
+        self._plug(onto, namespace, "outer", [f"{outer}/{prefix}"], gateway)
+        namespace.sysctl("ipv4/ip_forward", 1)
+        for name in ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"):
+            namespace.sysctl(f"netfilter/{name}", options.udp_timeout_s)
+        if not kind.translates:
+            # It answers on the internet's segment for the addresses behind it, and at once.
+            namespace.sysctl("ipv4/conf/outer/proxy_arp", 1)
+            namespace.sysctl("ipv4/neigh/outer/proxy_delay", 0)
+        router._load()
+        return router
+
+    # --- disturbing ---
+
+    def lose(self, share: float) -> None:
+        """Drops this share of what crosses the internet, in each direction; 0 ends it."""
+        rules = _LOSE.format(per_10000=round(share * 10_000)) if share else ""
+        self._internet.configure(["nft", "-f", "-"], _LOSS + rules)
+
+    def forward(self, router: Router, transport: str, outer_port: int, host: Host, inner_port: int) -> None:
+        """A port forward made by hand; transport is "udp" or "tcp"."""
+        router.forward(transport, outer_port, host, inner_port)
+
+    def coturn(self, host: Host, port: int = 3478) -> Popen[Any]:
+        """A STUN server there, answering when this returns; RFC 5780 when the host has two addresses."""
+        return servers.coturn(host.namespace, host.addresses, port)
+
+    # --- wiring ---
+
+    def _namespace(self, label: str) -> Namespace:
+        namespace = Namespace(label)
+        for interfaces in ("all", "default"):
+            namespace.sysctl(f"ipv6/conf/{interfaces}/disable_ipv6", 1)
+        return namespace
+
+    def _bridge(self, namespace: Namespace, address: str, name: str = "inner") -> None:
+        namespace.configure(
+            ["ip", "-batch", "-"],
+            f"link set lo up\nlink add {name} type bridge mcast_snooping 0\naddr add {address} dev {name}\nlink set {name} up\n",
+        )
+
+    def _plug(self, onto: Namespace, namespace: Namespace, card: str, addresses: list[str], gateway: str) -> None:
+        """A cable from a bridge to a network card, and the card's addresses."""
+        self._ports += 1
+        port = f"port{self._ports}"
+        onto.configure(
+            ["ip", "-batch", "-"],
+            f"link add {port} type veth peer name {card} netns {namespace.path}\nlink set {port} master inner up\n",
+        )
+        lines = [f"addr add {address} dev {card}\n" for address in addresses]
+        namespace.configure(
+            ["ip", "-batch", "-"],
+            f"link set lo up\n{''.join(lines)}link set {card} up\nroute add default via {gateway}\n",
+        )
+
+    def _renumber(self, router: Router) -> None:
+        before, router.outer_ip = router.outer_ip, self._public_address()
+        router.namespace.configure(
+            ["ip", "-batch", "-"],
+            f"addr del {before}/8 dev outer\naddr add {router.outer_ip}/8 dev outer\nroute add default via {_INTERNET}\n",
+        )
+
+    def _public_address(self) -> str:
+        self._addresses += 1
+        third, second = divmod(self._addresses, 250)
+        return f"20.{second + 1}.{third}.1"
