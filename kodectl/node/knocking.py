@@ -28,10 +28,11 @@ log = logging.getLogger(__name__)
 
 HELPERS = 2
 """Asked to knock for one question: one of them may be gone, or a liar."""
-MAX_KNOCKS = 16
-"""Under way at a time; each holds a socket for a second and perhaps a connection attempt for two."""
-KNOCKS_PER_S = 5.0
-KNOCK_BURST = 20.0
+MAX_KNOCKS = 64
+"""Under way at a time; each holds a socket for a second, or a connection attempt for two."""
+KNOCKS_PER_S = 10.0
+KNOCK_BURST = 100.0
+"""A dozen nodes that start at the same time in a small network ask each other for so many."""
 TARGET_KNOCKS_PER_S = 0.5
 TARGET_BURST = 12.0
 """At one network, whoever asks: four observers may each send us there, for two ports. An observer can lie about where the
