@@ -1,0 +1,221 @@
+"""Port mapping by UPnP IGD, as seen from the node: a gateway whose calls wait, and never in the hub.
+
+The work is done by `runtime.upnp_worker`, in a process for each call; why, it says there.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import psutil
+from gevent import Timeout
+from gevent.subprocess import DEVNULL, PIPE, Popen
+
+import kodectl
+from kodectl.core.mapping import Method, PortMapping, Transport, Wish
+from kodectl.core.upnp_refusals import refused
+from kodectl.errors import NegativeAnswer, WireError
+from kodectl.runtime import upnp_calls as calls
+from kodectl.runtime.base import Runtime
+
+WORKER = ("-P", "-m", "kodectl.runtime.upnp_worker")
+"""-P: whatever lies about in the current directory is not imported."""
+FIND_LIMIT_S = 6.0
+"""Two seconds of search, and a second for a description, of which the default gateway's comes first."""
+CALL_LIMIT_S = 5.0
+"""A call needs a few exchanges of some milliseconds; slow routers take one second for all of them."""
+LIST_LIMIT_S = 12.0
+"""For 256 exchanges."""
+MAX_ANSWER = 256 * 1024
+"""Bytes; 256 mappings have 50,000."""
+DESCRIPTION = "kodectl"
+"""Shown in the router's own list."""
+NO_ADDRESS = "0.0.0.0"
+RESTART_SLACK_S = 30.0
+"""By how much an uptime may fall behind our clock and count as the same start."""
+
+T = TypeVar("T", bound=calls.Answer)
+
+
+def find_upnp(runtime: Runtime) -> UpnpGateway:
+    """Searches by multicast, on the interface of the default route alone. Raises NegativeAnswer (no_gateway)."""
+    here = runtime.local_network()
+    if here.source is None:
+        raise _no_gateway("there is no IPv4 default route, so no router to ask")
+    call = calls.Find(here.source, _network_of(here.source), here.gateway)
+    try:
+        outcome = _ask(call, calls.Search, FIND_LIMIT_S)
+    except (_Silence, WireError) as error:
+        raise _no_gateway("what answers by UPnP does not answer as a router should") from error
+    if outcome.found is not None:
+        return UpnpGateway(runtime, outcome.found, here.source)
+    why = f"; not believed: {', '.join(outcome.refused)}" if outcome.refused else ""
+    raise _no_gateway(f"no router answered by UPnP{why}")
+
+
+class UpnpGateway:
+    """See `core.mapping.Gateway`."""
+
+    method = Method.UPNP
+
+    def __init__(self, runtime: Runtime, found: calls.Found, source: str) -> None:
+        self.address = found.service.control.ip
+        self.name = found.name or self.address
+        self._runtime = runtime
+        self._service = found.service
+        self._source = source
+        self._uptime_s = found.uptime_s
+        self._uptime_read_at = runtime.now()
+
+    def external_ip(self) -> str | None:
+        return self._ask(calls.Status(self._service), calls.State).external_ip
+
+    def add(self, wish: Wish) -> PortMapping:
+        if self._runtime.local_network().source != self._source:
+            raise _no_gateway(f"this host is no longer {self._source}, as which it found the router {self.address}")
+        call = calls.Add(
+            self._service,
+            self._source,
+            wish.transport.value,
+            wish.internal_port,
+            wish.external_port,
+            wish.lease_s,
+            DESCRIPTION,
+        )
+        given = self._ask(
+            call,
+            calls.Given,
+            f"map {wish.internal_port}/{wish.transport.value} to its port {wish.external_port or wish.internal_port}",
+        )
+        return PortMapping(
+            method=self.method,
+            transport=wish.transport,
+            internal=(self._source, wish.internal_port),
+            external=(given.external_ip or NO_ADDRESS, given.external_port),
+            lease_s=given.lease_s,
+            gateway=self.address,
+            description=DESCRIPTION,
+        )
+
+    def verify(self, mapping: PortMapping) -> bool:
+        listed = self._ask(
+            calls.Read(self._service, mapping.transport.value, mapping.external[1]),
+            calls.Listed,
+        )
+        return any((entry.client, entry.internal_port) == mapping.internal for entry in listed.entries)
+
+    def remove(self, mapping: PortMapping) -> None:
+        """Raises MappingRefused (mapping_conflict) when the port is by now another host's."""
+        call = calls.Remove(self._service, self._source, mapping.transport.value, mapping.external[1])
+        self._ask(call, calls.Done, f"remove {mapping.external[1]}/{mapping.transport.value}")
+
+    def mappings(self) -> list[PortMapping]:
+        """At most 256."""
+        state = self._ask(calls.Status(self._service), calls.State)
+        listed = self._ask(calls.List(self._service), calls.Listed, limit_s=LIST_LIMIT_S)
+        return [self._mapping_of(entry, state.external_ip) for entry in listed.entries]
+
+    def has_restarted(self) -> bool:
+        """By its uptime, which has to grow as our clock does (RFC 6886, section 3.6, has the same rule for epochs)."""
+        uptime_s = self._ask(calls.Status(self._service), calls.State).uptime_s
+        now = self._runtime.now()
+        before_s, self._uptime_s = self._uptime_s, uptime_s
+        passed_s, self._uptime_read_at = now - self._uptime_read_at, now
+        if uptime_s is None or before_s is None or uptime_s == before_s:
+            # It does not tell, or gives the same number always.
+            return False
+        return uptime_s + RESTART_SLACK_S < before_s + passed_s * 7 / 8 or uptime_s < before_s
+
+    def _mapping_of(self, entry: calls.Entry, external_ip: str | None) -> PortMapping:
+        return PortMapping(
+            method=self.method,
+            transport=Transport(entry.transport),
+            internal=(entry.client, entry.internal_port),
+            external=(external_ip or NO_ADDRESS, entry.external_port),
+            lease_s=entry.lease_s,
+            gateway=self.address,
+            description=entry.description,
+        )
+
+    def _ask(self, call: calls.Call, kind: type[T], what: str = "answer", limit_s: float = CALL_LIMIT_S) -> T:
+        """`what` the router is to do, for the message when it does not."""
+        try:
+            return _ask(call, kind, limit_s)
+        except _RouterRefuses as refusal:
+            raise refused(refusal.number, what) from refusal
+        except _Silence as silence:
+            raise _no_gateway(f"the router {self.address} has stopped answering by UPnP") from silence
+
+
+class _RouterRefuses(Exception):
+    def __init__(self, number: int | None) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class _Silence(Exception):
+    pass
+
+
+def _ask(call: calls.Call, kind: type[T], limit_s: float) -> T:
+    """Raises _RouterRefuses, _Silence, or WireError."""
+    data = _run_worker(msgspec.json.encode(call) + b"\n", limit_s)
+    if data is None:
+        raise _Silence
+    try:
+        answer = msgspec.json.decode(data, type=kind | calls.Refused | calls.Silent | calls.Malformed)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise WireError("what the router answered by UPnP was too much for the worker that read it") from error
+    match answer:
+        case calls.Refused():
+            raise _RouterRefuses(answer.number)
+        case calls.Silent():
+            raise _Silence
+        case calls.Malformed():
+            raise WireError(f"by UPnP, {answer.why}")
+    return answer
+
+
+def _run_worker(line: bytes, limit_s: float) -> bytes | None:
+    """What the worker writes; None when it had to be ended. Whatever happens, it is gone afterwards."""
+    worker = Popen(
+        [sys.executable, *WORKER],
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(Path(kodectl.__file__).parents[1])},
+        # Ctrl-C is the caller's to answer; he may want to remove a mapping because of it.
+        start_new_session=True,
+    )
+    try:
+        with Timeout(limit_s, False):
+            worker.stdin.write(line)
+            worker.stdin.flush()
+            data: bytes = worker.stdout.read(MAX_ANSWER)
+            return data
+        return None
+    finally:
+        worker.kill()
+        worker.stdin.close()
+        worker.stdout.close()
+        worker.wait()
+
+
+def _network_of(source: str) -> str:
+    """The network of this address; without a mask, it alone, and then nobody but the gateway is listened to."""
+    for entries in psutil.net_if_addrs().values():
+        for entry in entries:
+            if entry.address == source and entry.netmask:
+                return str(ipaddress.ip_network(f"{source}/{entry.netmask}", strict=False))
+    return source
+
+
+def _no_gateway(why: str) -> NegativeAnswer:
+    return NegativeAnswer(
+        why, code="no_gateway", hint="switch on UPnP in the router, or forward the port there by hand"
+    )
