@@ -59,7 +59,7 @@ _RANDOM = """
 """
 _SEQUENTIAL = """
     # As with random ports, but the next connection gets the next port, whoever inside opens it.
-    meta l4proto { tcp, udp } snat to $OUTER : numgen inc mod 8192 offset {first}
+    meta l4proto { tcp, udp } snat to $OUTER : numgen inc mod {count} map {sequence}
     snat to $OUTER
 """
 
@@ -191,12 +191,18 @@ _NOTHING = "# No word to strangers."
 _FRESH = "table ip router\ndelete table ip router\n"
 
 
+_SEQUENCE_LENGTH = 1024
+"""Connections until sequential ports begin again: more than a test opens."""
+
+
 @dataclass(frozen=True)
 class Options:
     hairpin: bool = False
     udp_timeout_s: int = DEFAULT_UDP_TIMEOUT_S
     preserve_ports: bool = True
     """The first host inside to use a port gets the same one outside. Means nothing to the symmetric kinds."""
+    step: int = 1
+    """Of sequential ports."""
     is_silent: bool = False
     """Unsolicited TCP is dropped instead of refused. Unsolicited UDP always is."""
 
@@ -209,7 +215,7 @@ def ruleset(kind: Kind, outer: str, inner: str, options: Options) -> str:
     if kind is Kind.FIREWALLED:
         return _FRESH + _FIREWALL.replace("{unsolicited}", unsolicited)
     behavior = _BEHAVIORS[kind]
-    mapping = behavior.mapping.replace("{first}", str(random.randrange(1024, 57344)))
+    mapping = behavior.mapping
     if not options.preserve_ports or kind is Kind.CARRIER:
         mapping = mapping.replace(_PRESERVED, _NOT_PRESERVED)
     values = {
@@ -218,6 +224,8 @@ def ruleset(kind: Kind, outer: str, inner: str, options: Options) -> str:
         "{timeout}": str(options.udp_timeout_s),
         "{filtering}": behavior.filtering,
         "{mapping}": mapping,
+        "{count}": str(_SEQUENCE_LENGTH),
+        "{sequence}": _sequence(options.step),
         "{hairpin}": _HAIRPIN if options.hairpin else _NO_HAIRPIN,
         "{udp}": "meta l4proto udp drop" if kind is Kind.BLOCKED else "# Any transport.",
         "{unsolicited}": unsolicited,
@@ -226,3 +234,9 @@ def ruleset(kind: Kind, outer: str, inner: str, options: Options) -> str:
     for name, value in values.items():
         text = text.replace(name, value)
     return _FRESH + text
+
+
+def _sequence(step: int) -> str:
+    """A map instead of `numgen ... offset`, whose number nft writes into the port with its bytes swapped: steps of 256."""
+    first = random.randrange(1024, 65536 - step * _SEQUENCE_LENGTH)
+    return "{ " + ", ".join(f"{turn} : {first + turn * step}" for turn in range(_SEQUENCE_LENGTH)) + " }"

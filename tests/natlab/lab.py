@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
 from ipaddress import IPv4Network
@@ -32,6 +33,15 @@ table bridge loss {{
     ether type ip numgen random mod 10000 < {per_10000} drop
   }}
 }}
+"""
+
+_CHATTER = """
+import socket, sys, time
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as chatter:
+    while True:
+        for port in range(1024, 65536):
+            chatter.sendto(b"", ("198.18.0.1", port))
+            time.sleep(1 / int(sys.argv[1]))
 """
 
 
@@ -127,8 +137,8 @@ class Router:
         self._lab = lab
         self._options = options
         self._forwards: dict[tuple[str, int], tuple[str, int]] = {}
-        self._igd: tuple[str, ...] = ()
-        self._daemon: Popen[Any] | None = None
+        self._igd: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+        self.igd: servers.Server | None = None
 
     def __repr__(self) -> str:
         return f"<{self.namespace.label} {self.outer_ip}>"
@@ -156,23 +166,23 @@ class Router:
         self._forwards[transport, outer_port] = (host.ip, inner_port)
         self._load_forwards({(transport, outer_port): (host.ip, inner_port)})
 
-    def serve_igd(self, protocols: Iterable[str]) -> None:
-        """Starts miniupnpd; protocols out of upnp, natpmp and pcp."""
-        self._igd = tuple(protocols)
-        self._daemon = servers.miniupnpd(self.namespace, self.outer_ip, self.inner_ip, self._igd)
-
-    def stop_igd(self) -> None:
-        if self._daemon is not None:
-            self._daemon.kill()
-            self._daemon.wait()
-        self._daemon = None
+    def serve_igd(self, protocols: Iterable[str], settings: Iterable[str] = ()) -> None:
+        """Starts miniupnpd with protocols out of `servers.IGD_PROTOCOLS`, and further lines of its configuration."""
+        self._igd = (tuple(protocols), tuple(settings))
+        self.igd = servers.miniupnpd(self.namespace, self.inner_ip, *self._igd)
 
     def restart(self) -> None:
-        """Off and on again: all mappings are lost, and what the daemon counts from its start begins anew."""
-        self.stop_igd()
+        """Off and on again: `forget`, and every mapping that somebody asked for is lost too."""
+        if self.igd is not None:
+            self.igd.stop()
         self.forget()
-        if self._igd:
-            self.serve_igd(self._igd)
+        if self._igd is not None:
+            self.serve_igd(*self._igd)
+
+    def make_busy(self, per_second: int) -> Popen[Any]:
+        """Another host behind it that opens so many UDP mappings a second, until the process is ended."""
+        other = self._lab.behind(router=self)
+        return other.popen([sys.executable, "-c", _CHATTER, str(per_second)])
 
     def _load(self) -> None:
         rules = ruleset(self.kind, self.outer_ip, str(self.inner_network), self._options)
@@ -239,19 +249,22 @@ class Lab:
         udp_timeout_s: int | None = None,
         preserve_ports: bool = True,
         is_silent: bool = False,
-        igd: tuple[str, ...] = ("upnp", "natpmp", "pcp"),
+        step: int = 1,
+        igd: Iterable[str] = servers.IGD_PROTOCOLS,
+        igd_settings: Iterable[str] = (),
         carrier: Kind = Kind.CARRIER,
         upstream: Router | None = None,
     ) -> Router:
-        """`igd`: what a router of kind IGD speaks. `carrier`: what stands before one of kind CGNAT. `upstream`: the router
+        """`step`: of sequential ports. `igd`: what a router of kind IGD speaks (protocols left out it does not hear),
+        `igd_settings`: further lines for miniupnpd.conf. `carrier`: what stands before one of kind CGNAT. `upstream`: the router
         that this one is behind, instead of the internet."""
-        options = Options(hairpin, udp_timeout_s or DEFAULT_UDP_TIMEOUT_S, preserve_ports, is_silent)
+        options = Options(hairpin, udp_timeout_s or DEFAULT_UDP_TIMEOUT_S, preserve_ports, step, is_silent)
         if kind is Kind.CGNAT:
             upstream = self._router(carrier, options, None, inner="100.64.{}.0/24")
             return self._router(Kind.PORT_RESTRICTED, options, upstream)
         router = self._router(kind, options, upstream)
         if kind is Kind.IGD:
-            router.serve_igd(igd)
+            router.serve_igd(igd, igd_settings)
         return router
 
     def _router(self, kind: Kind, options: Options, upstream: Router | None, inner: str = "192.168.{}.0/24") -> Router:
@@ -268,7 +281,7 @@ class Lab:
         router = Router(self, kind, options, namespace, outer, network)
         router.upstream = upstream
         self._undo.callback(namespace.close)
-        self._bridge(namespace, f"{router.inner_ip}/24", "inner")
+        self._bridge(namespace, f"{router.inner_ip}/24")
         self._plug(onto, namespace, "outer", [f"{outer}/{prefix}"], gateway)
         namespace.sysctl("ipv4/ip_forward", 1)
         for name in ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"):
@@ -291,7 +304,7 @@ class Lab:
         """A port forward made by hand; transport is "udp" or "tcp"."""
         router.forward(transport, outer_port, host, inner_port)
 
-    def coturn(self, host: Host, port: int = 3478) -> Popen[Any]:
+    def coturn(self, host: Host, port: int = 3478) -> servers.Server:
         """A STUN server there, answering when this returns; RFC 5780 when the host has two addresses."""
         return servers.coturn(host.namespace, host.addresses, port)
 
@@ -303,10 +316,10 @@ class Lab:
             namespace.sysctl(f"ipv6/conf/{interfaces}/disable_ipv6", 1)
         return namespace
 
-    def _bridge(self, namespace: Namespace, address: str, name: str = "inner") -> None:
+    def _bridge(self, namespace: Namespace, address: str) -> None:
         namespace.configure(
             ["ip", "-batch", "-"],
-            f"link set lo up\nlink add {name} type bridge mcast_snooping 0\naddr add {address} dev {name}\nlink set {name} up\n",
+            f"link add inner type bridge mcast_snooping 0\naddr add {address} dev inner\nlink set inner up\n",
         )
 
     def _plug(self, onto: Namespace, namespace: Namespace, card: str, addresses: list[str], gateway: str) -> None:
