@@ -74,5 +74,5 @@ def refused(method: Method, number: int, what: str) -> MappingRefused:
 def most_telling(troubles: Sequence[KodectlError]) -> MappingRefused | None:
     """Of several routers' or protocols' refusals the one to show; None where nobody refused."""
     refusals = [trouble for trouble in troubles if isinstance(trouble, MappingRefused)]
-    ranks = list(ADVICE)
-    return min(refusals, key=lambda refusal: ranks.index(refusal.code), default=None)
+    ranks = {code: rank for rank, code in enumerate(ADVICE)}
+    return min(refusals, key=lambda refusal: ranks.get(refusal.code, len(ranks)), default=None)

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from kodectl.core.mapping import Gateway, MappingRefused, Method, PortMapping, Wish
 from kodectl.core.refusals import ADVICE, METHOD_NAMES, most_telling
-from kodectl.errors import KodectlError, NegativeAnswer, PeerFault
+from kodectl.errors import EnvironmentFault, KodectlError, NegativeAnswer, PeerFault
 from kodectl.runtime.base import Runtime, Scope, Stopped, TimedOut
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,9 @@ FIRST_OTHER_PORT, LAST_OTHER_PORT = 49152, 65535
 """The dynamic ports (RFC 6335, section 6): nobody's in particular."""
 
 PREFERENCE = list(Method)
+
+TROUBLES = (NegativeAnswer, PeerFault, EnvironmentFault)
+"""What a router, or the way to it, may do to a request."""
 
 Finders = Mapping[Method, Callable[[], Gateway]]
 
@@ -70,7 +73,7 @@ class MappingRace:
         while (gateway := self._next(ends)) is not None:
             try:
                 return gateway, self._map(gateway, wishes, other_ports)
-            except (NegativeAnswer, PeerFault) as trouble:
+            except TROUBLES as trouble:
                 log.debug("%s at %s: %s", METHOD_NAMES[gateway.method], gateway.address, trouble)
                 self._troubles[gateway.method] = trouble
         self._outcomes.close()
@@ -126,7 +129,7 @@ class MappingRace:
                 made.append(claim(self._runtime, gateway, wish, other_ports))
                 if self._given_up:
                     raise Stopped
-        except (NegativeAnswer, PeerFault, Stopped):
+        except (*TROUBLES, Stopped):
             release(gateway, made)
             raise
         return made
@@ -165,7 +168,7 @@ def _read_back(gateway: Gateway, mapping: PortMapping) -> PortMapping:
 
 def release(gateway: Gateway, mappings: Sequence[PortMapping]) -> None:
     """Removes as much as the router lets go; what it does not ends with its lease. Stops at a router that is silent."""
-    with suppress(NegativeAnswer, PeerFault):
+    with suppress(*TROUBLES):
         for mapping in mappings:
             with suppress(MappingRefused):
                 gateway.remove(mapping)

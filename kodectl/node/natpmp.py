@@ -10,7 +10,7 @@ from kodectl.node.gateway_line import GatewayLine, default_route
 from kodectl.runtime.base import Runtime
 from kodectl.wire import natpmp
 from kodectl.wire.contacts import is_unicast
-from kodectl.wire.natpmp import ExternalAddress, Mapping, MappingRequest, Opcode, Refusal, Result
+from kodectl.wire.natpmp import Answer, ExternalAddress, Mapping, MappingRequest, Opcode, Refusal, Result
 
 OPCODES = {Transport.UDP: Opcode.MAP_UDP, Transport.TCP: Opcode.MAP_TCP}
 NO_IP = "0.0.0.0"
@@ -48,22 +48,15 @@ class NatPmpGateway:
     def ask_external_address(self) -> str | int:
         """The router's outer address, or the result with which it does not tell; one that it has not got is a network
         failure, whichever way it says so."""
-
-        def take(data: bytes) -> str | int | None:
-            match natpmp.unpack_answer(data):
-                case ExternalAddress(epoch_s, ip):
-                    self._observe(epoch_s)
-                    if ip == NO_IP:
-                        return Result.NETWORK_FAILURE
-                    if not is_unicast(ip):
-                        raise WireError(f"router {self.address} names {ip} as its outer address")
-                    return ip
-                case Refusal(Opcode.EXTERNAL_ADDRESS, result, epoch_s):
-                    self._observe(epoch_s)
-                    return result
-            return None
-
-        return self._line.ask(natpmp.pack_external_address_request(), take)
+        answer = self._ask(natpmp.pack_external_address_request(), Opcode.EXTERNAL_ADDRESS)
+        if isinstance(answer, Refusal):
+            return answer.result
+        assert isinstance(answer, ExternalAddress)
+        if answer.ip == NO_IP:
+            return Result.NETWORK_FAILURE
+        if not is_unicast(answer.ip):
+            raise WireError(f"router {self.address} names {answer.ip} as its outer address")
+        return answer.ip
 
     def add(self, wish: Wish) -> PortMapping:
         """The router may give another outer port. A lease without end is asked for as the longest there is."""
@@ -102,24 +95,30 @@ class NatPmpGateway:
         return self._epoch.take_reset()
 
     def _map(self, transport: Transport, internal_port: int, external_port: int, lifetime_s: int) -> Mapping:
-        opcode = OPCODES[transport]
-
-        def take(data: bytes) -> Mapping | Refusal | None:
-            answer = natpmp.unpack_answer(data)
-            match answer:
-                case Mapping(answered, epoch_s, port) if answered == opcode and port == internal_port:
-                    self._observe(epoch_s)
-                    return answer
-                case Refusal(answered, _, epoch_s) if answered == opcode:
-                    self._observe(epoch_s)
-                    return answer
-            return None
-
-        request = MappingRequest(opcode, internal_port, external_port, lifetime_s)
-        answer = self._line.ask(natpmp.pack_mapping_request(request), take)
+        request = MappingRequest(OPCODES[transport], internal_port, external_port, lifetime_s)
+        answer = self._ask(natpmp.pack_mapping_request(request), request.opcode, internal_port)
         if isinstance(answer, Refusal):
             raise refused(self.method, answer.result, f"{internal_port}/{transport.value}")
+        assert isinstance(answer, Mapping)
         return answer
 
-    def _observe(self, epoch_s: int) -> None:
-        self._epoch.observe(epoch_s, self._runtime.now())
+    def _ask(self, request: bytes, opcode: Opcode, internal_port: int = 0) -> Answer:
+        def take(data: bytes) -> Answer | None:
+            answer = natpmp.unpack_answer(data)
+            if not _is_answer(answer, opcode, internal_port):
+                return None
+            self._epoch.observe(answer.epoch_s, self._runtime.now())
+            return answer
+
+        return self._line.ask(request, take)
+
+
+def _is_answer(answer: Answer, opcode: Opcode, internal_port: int) -> bool:
+    """The protocol has no number for a question: what was asked is all that an answer can be told by."""
+    match answer:
+        case Mapping():
+            return (answer.opcode, answer.internal_port) == (opcode, internal_port)
+        case Refusal():
+            return answer.opcode == opcode
+        case ExternalAddress():
+            return opcode is Opcode.EXTERNAL_ADDRESS

@@ -8,10 +8,10 @@ from typing import Literal
 
 from kodectl.core.mapping import Gateway, MappingRefused, Method, Transport, Wish
 from kodectl.core.refusals import METHOD_NAMES
-from kodectl.errors import NegativeAnswer, PeerFault
+from kodectl.errors import NegativeAnswer
 from kodectl.node.events import Events
 from kodectl.node.held_mappings import HeldMappings
-from kodectl.node.mapping_race import MappingRace
+from kodectl.node.mapping_race import TROUBLES, MappingRace
 from kodectl.node.views import MappingErrorView, PortMappingView
 from kodectl.runtime.base import Address, Runtime, Scope, Stopped
 from kodectl.wire.addresses import address_text, scope_of
@@ -155,6 +155,7 @@ class PortMappings:
                     held.release()
                 raise
             if self._route() != route:
+                self._has_router = False
                 self._lost(held, "this machine's address or router has changed")
                 return
             try:
@@ -163,7 +164,7 @@ class PortMappings:
                 held.release()
                 self._lost(held, refusal.message)
                 return
-            except (NegativeAnswer, PeerFault) as trouble:
+            except TROUBLES as trouble:
                 silences += 1
                 if silences >= SILENCES:
                     self._lost(held, trouble.message)
@@ -189,7 +190,7 @@ class PortMappings:
         self._error = _nesting(held.external_ip)
         self._state = "degraded" if self._error else "mapped"
         view = self.view()
-        log.info("ports mapped by %s at %s (%s): tcp %s, udp %s", *(_name(held.gateway), why, view.tcp, view.udp))
+        log.info("ports mapped by %s (%s): tcp %s, udp %s", _name(held.gateway), why, view.tcp, view.udp)
         if self._error is not None:
             log.warning("%s: %s", self._error.message, self._error.hint)
         self._events.emit(
