@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from kodectl.errors import EnvironmentFault, NegativeAnswer, WireError
-from kodectl.runtime.base import Address, Runtime, TimedOut
+from kodectl.runtime.base import Address, Mailbox, Runtime, TimedOut
 
-T = TypeVar("T")
+Answer = TypeVar("Answer")
 
 PORT = 5351
 """Of NAT-PMP and PCP alike."""
@@ -20,7 +20,7 @@ JITTER = 0.1
 """RFC 6887, section 8.1.1."""
 
 
-class GatewayLine:
+class GatewayLine(Generic[Answer]):
     """Asks one router from one address of this machine. Only what comes from the router's own port is looked at."""
 
     def __init__(self, runtime: Runtime, local_ip: str, gateway_ip: str, protocol: str) -> None:
@@ -29,12 +29,12 @@ class GatewayLine:
         self._router: Address = (gateway_ip, PORT)
         self._protocol = protocol
 
-    def ask(self, request: bytes, take: Callable[[bytes], T | None]) -> T:
+    def ask(self, request: bytes, take: Callable[[bytes], Answer | None]) -> Answer:
         """Sends until `take` has made something of an answer; None from it is an answer to something else, and garbage
         (WireError) does not end the wait either.
 
         Waits 3 s at most. Raises NegativeAnswer (no_gateway), or WireError where nothing but garbage came."""
-        answers = self._runtime.mailbox(1)
+        answers: Mailbox[Answer] = self._runtime.mailbox(1)
         garbage: WireError | None = None
 
         def receive(data: bytes, sender: Address) -> None:

@@ -34,7 +34,7 @@ class NatPmpGateway:
         self.address = gateway_ip
         self.name = gateway_ip
         self._runtime = runtime
-        self._line = GatewayLine(runtime, local_ip, gateway_ip, "NAT-PMP")
+        self._line: GatewayLine[Answer] = GatewayLine(runtime, local_ip, gateway_ip, "NAT-PMP")
         self._epoch = EpochWatch(NATPMP_DRIFT)
 
     def external_ip(self) -> str | None:

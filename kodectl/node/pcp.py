@@ -35,7 +35,7 @@ class PcpGateway:
         self.address = gateway_ip
         self.name = gateway_ip
         self._runtime = runtime
-        self._line = GatewayLine(runtime, local_ip, gateway_ip, "PCP")
+        self._line: GatewayLine[Answer] = GatewayLine(runtime, local_ip, gateway_ip, "PCP")
         self._epoch = EpochWatch(PCP_DRIFT)
         self._nonce = nonce
         self._external_ip: str | None = None
