@@ -61,13 +61,40 @@ PCP = {
 }
 """RFC 6887, section 7.4."""
 
-_TABLES: dict[Method, dict[int, Refusal]] = {Method.NATPMP: NATPMP, Method.PCP: PCP}
+UPNP = {
+    401: Refusal("mapping_unsupported", "does not know this action of UPnP"),
+    402: Refusal("mapping_refused", "does not take the arguments"),
+    501: Refusal("mapping_refused", "has failed, and does not say why"),
+    600: Refusal("mapping_refused", "does not take a value"),
+    601: Refusal("mapping_refused", "finds a value out of its range"),
+    602: Refusal("mapping_unsupported", "does not have this action of UPnP"),
+    603: Refusal("gateway_full", "is out of memory"),
+    604: Refusal("mapping_refused", "wants somebody to look at its own pages"),
+    605: Refusal("mapping_refused", "finds a text too long"),
+    606: Refusal("mapping_not_authorised", "does not allow it"),
+    715: Refusal("mapping_unsupported", "maps for one outside host only"),
+    716: Refusal("mapping_refused", "wants one outer port"),
+    718: Refusal("mapping_conflict", "has mapped this outer port already, to another host or program"),
+    724: Refusal("mapping_refused", "wants outer and inner port to be the same"),
+    725: Refusal("mapping_permanent_only", "makes only mappings without an end"),
+    726: Refusal("mapping_unsupported", "wants no outside host named"),
+    727: Refusal("mapping_unsupported", "maps all outer ports or none"),
+    728: Refusal("gateway_full", "has no free ports left"),
+    729: Refusal("mapping_conflict", "uses this outer port itself, or for a fixed rule"),
+    731: Refusal("mapping_not_authorised", "does not let its mappings be changed"),
+    732: Refusal("mapping_refused", "wants one inner port"),
+    733: Refusal("mapping_refused", "finds the arguments inconsistent"),
+}
+"""UPnP Device Architecture 1.1, table 3-3; WANIPConnection:2, sections 2.5.16 to 2.5.21."""
+
+_TABLES: dict[Method, dict[int, Refusal]] = {Method.NATPMP: NATPMP, Method.PCP: PCP, Method.UPNP: UPNP}
 
 
-def refused(method: Method, number: int, what: str) -> MappingRefused:
-    """The refusal of `what` ("30303/tcp") with this result code, to be raised."""
-    code, words = _TABLES[method].get(number, UNKNOWN)
-    message = f"{what}: the router {words} ({METHOD_NAMES[method]} result {number})"
+def refused(method: Method, number: int | None, what: str) -> MappingRefused:
+    """The refusal of `what` ("30303/tcp") with this result code, to be raised; None: one that the library has no number for."""
+    code, words = UNKNOWN if number is None else _TABLES[method].get(number, UNKNOWN)
+    result = "" if number is None else f" {number}"
+    message = f"{what}: the router {words} ({METHOD_NAMES[method]} result{result})"
     return MappingRefused(message, method=method, number=number, code=code, hint=ADVICE[code])
 
 

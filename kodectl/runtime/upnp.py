@@ -17,8 +17,9 @@ from gevent import Timeout
 from gevent.subprocess import DEVNULL, PIPE, Popen
 
 import kodectl
+from kodectl.core.gateway_epoch import NATPMP_DRIFT, EpochWatch
 from kodectl.core.mapping import Method, PortMapping, Transport, Wish
-from kodectl.core.upnp_refusals import refused
+from kodectl.core.refusals import refused
 from kodectl.errors import NegativeAnswer, WireError
 from kodectl.runtime import upnp_calls as calls
 from kodectl.runtime.base import Runtime
@@ -36,8 +37,8 @@ MAX_ANSWER = 256 * 1024
 DESCRIPTION = "kodectl"
 """Shown in the router's own list."""
 NO_ADDRESS = "0.0.0.0"
-RESTART_SLACK_S = 30.0
-"""By how much an uptime may fall behind our clock and count as the same start."""
+STATE_FRESH_S = 2.0
+"""Who looks after mappings asks for a restart and for the outer address, one after the other: that is one call."""
 
 T = TypeVar("T", bound=calls.Answer)
 
@@ -69,11 +70,17 @@ class UpnpGateway:
         self._runtime = runtime
         self._service = found.service
         self._source = source
-        self._uptime_s = found.uptime_s
-        self._uptime_read_at = runtime.now()
+        self._epoch = EpochWatch(NATPMP_DRIFT)
+        self._uptime_s: int | None = None
+        self._state: calls.State | None = None
+        self._state_read_at = float("-inf")
+        self._observe(found.uptime_s)
 
     def external_ip(self) -> str | None:
-        return self._ask(calls.Status(self._service), calls.State).external_ip
+        state = self._state
+        if state is None or self._runtime.now() - self._state_read_at > STATE_FRESH_S:
+            state = self._read_state()
+        return state.external_ip
 
     def add(self, wish: Wish) -> PortMapping:
         if self._runtime.local_network().source != self._source:
@@ -87,11 +94,7 @@ class UpnpGateway:
             wish.lease_s,
             DESCRIPTION,
         )
-        given = self._ask(
-            call,
-            calls.Given,
-            f"map {wish.internal_port}/{wish.transport.value} to its port {wish.external_port or wish.internal_port}",
-        )
+        given = self._ask(call, calls.Given, f"{wish.internal_port}/{wish.transport.value}")
         return PortMapping(
             method=self.method,
             transport=wish.transport,
@@ -103,33 +106,38 @@ class UpnpGateway:
         )
 
     def verify(self, mapping: PortMapping) -> bool:
-        listed = self._ask(
-            calls.Read(self._service, mapping.transport.value, mapping.external[1]),
-            calls.Listed,
-        )
-        return any((entry.client, entry.internal_port) == mapping.internal for entry in listed.entries)
+        call = calls.Read(self._service, mapping.transport.value, mapping.external[1])
+        entries = self._ask(call, calls.Listed).entries
+        return any((entry.client, entry.internal_port) == mapping.internal for entry in entries)
 
     def remove(self, mapping: PortMapping) -> None:
         """Raises MappingRefused (mapping_conflict) when the port is by now another host's."""
         call = calls.Remove(self._service, self._source, mapping.transport.value, mapping.external[1])
-        self._ask(call, calls.Done, f"remove {mapping.external[1]}/{mapping.transport.value}")
+        self._ask(call, calls.Done, f"{mapping.internal[1]}/{mapping.transport.value}")
 
     def mappings(self) -> list[PortMapping]:
         """At most 256."""
-        state = self._ask(calls.Status(self._service), calls.State)
-        listed = self._ask(calls.List(self._service), calls.Listed, limit_s=LIST_LIMIT_S)
-        return [self._mapping_of(entry, state.external_ip) for entry in listed.entries]
+        external_ip = self.external_ip()
+        entries = self._ask(calls.List(self._service), calls.Listed, limit_s=LIST_LIMIT_S).entries
+        return [self._mapping_of(entry, external_ip) for entry in entries]
 
     def has_restarted(self) -> bool:
-        """By its uptime, which has to grow as our clock does (RFC 6886, section 3.6, has the same rule for epochs)."""
-        uptime_s = self._ask(calls.Status(self._service), calls.State).uptime_s
-        now = self._runtime.now()
-        before_s, self._uptime_s = self._uptime_s, uptime_s
-        passed_s, self._uptime_read_at = now - self._uptime_read_at, now
-        if uptime_s is None or before_s is None or uptime_s == before_s:
-            # It does not tell, or gives the same number always.
-            return False
-        return uptime_s + RESTART_SLACK_S < before_s + passed_s * 7 / 8 or uptime_s < before_s
+        """By its uptime, which has to grow as our clock does. Some routers count from when their line came up: then that
+        is what has begun anew, and making the mappings again does no harm."""
+        self._read_state()
+        return self._epoch.take_reset()
+
+    def _read_state(self) -> calls.State:
+        self._state = self._ask(calls.Status(self._service), calls.State)
+        self._state_read_at = self._runtime.now()
+        self._observe(self._state.uptime_s)
+        return self._state
+
+    def _observe(self, uptime_s: int | None) -> None:
+        # Some give the same number always, which is no uptime.
+        if uptime_s is not None and uptime_s != self._uptime_s:
+            self._uptime_s = uptime_s
+            self._epoch.observe(uptime_s, self._runtime.now())
 
     def _mapping_of(self, entry: calls.Entry, external_ip: str | None) -> PortMapping:
         return PortMapping(
@@ -142,12 +150,12 @@ class UpnpGateway:
             description=entry.description,
         )
 
-    def _ask(self, call: calls.Call, kind: type[T], what: str = "answer", limit_s: float = CALL_LIMIT_S) -> T:
-        """`what` the router is to do, for the message when it does not."""
+    def _ask(self, call: calls.Call, kind: type[T], what: str = "a question", limit_s: float = CALL_LIMIT_S) -> T:
+        """`what` it is about, for the message when the router refuses."""
         try:
             return _ask(call, kind, limit_s)
         except _RouterRefuses as refusal:
-            raise refused(refusal.number, what) from refusal
+            raise refused(self.method, refusal.number, what) from refusal
         except _Silence as silence:
             raise _no_gateway(f"the router {self.address} has stopped answering by UPnP") from silence
 

@@ -16,18 +16,21 @@ from typing import Any
 
 import miniupnpc
 
-from kodectl.core.upnp_refusals import NO_SUCH_ENTRY, TAKEN, WITHOUT_END
 from kodectl.errors import WireError
 from kodectl.runtime.upnp_calls import Add, Entry, Given, Remove
 from kodectl.wire.upnp import MAX_HEAD, Service, pack_description
 
 MAX_ENTRIES = 256
 """Mappings listed. Routers have room for 16 to 128; some answer every index."""
-OTHER_PORTS = 4
-"""Tried one after another when the outer port is taken; as many nodes as one expects behind one router."""
 MAX_PORT = 65_535
-SAME_PORTS = 724
+
+NO_SUCH_ENTRY = 714
 CONFLICT = 718
+SAME_PORTS = 724
+TAKEN = frozenset({CONFLICT, 729})
+"""By another, or by the router itself: another outer port may be free."""
+WITHOUT_END = frozenset({402, 501, 725})
+"""725 says that a lease must be endless; others of that kind say only that they do not take the arguments, or fail."""
 
 NUMBERS = {
     "Invalid Action": 401,
@@ -170,21 +173,16 @@ class Igd:
 
 
 def map_port(igd: Igd, ask: Add) -> Given:
-    """At the port asked for, else at one of the next, else (version 2) at one that the router chooses."""
+    """At the port asked for, else (version 2) at one that the router chooses."""
     wanted = ask.external_port or ask.internal_port
-    beyond = min(wanted + 1 + OTHER_PORTS, MAX_PORT)
-    for port in range(wanted, max(beyond, wanted + 1)):
-        try:
-            return _map_at(igd, ask, port)
-        except ActionRefused as refusal:
-            if refusal.number == SAME_PORTS and port != ask.internal_port:
-                return _map_at(igd, ask, ask.internal_port)
-            if refusal.number not in TAKEN:
-                raise
-            taken = refusal
-    if igd.service.version < 2:
-        raise taken
-    return _map_anywhere(igd, ask, beyond)
+    try:
+        return _map_at(igd, ask, wanted)
+    except ActionRefused as refusal:
+        if refusal.number == SAME_PORTS and wanted != ask.internal_port:
+            return _map_at(igd, ask, ask.internal_port)
+        if refusal.number not in TAKEN or igd.service.version < 2:
+            raise
+    return _map_anywhere(igd, ask, wanted)
 
 
 def unmap_port(igd: Igd, ask: Remove) -> None:
@@ -214,9 +212,9 @@ def _map_at(igd: Igd, ask: Add, port: int) -> Given:
 
 
 def _map_anywhere(igd: Igd, ask: Add, port: int) -> Given:
-    """`port` only has to be named. miniupnpd takes it away from this host's own other mappings, so it must be none of these."""
     found = igd.entry(port, ask.transport)
     if found is not None and found.client == ask.client:
+        # miniupnpd takes a port away from another program of the same host, and calls that another port.
         raise ActionRefused(CONFLICT)
     chosen = igd.add_any(ask, port)
     try:
