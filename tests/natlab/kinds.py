@@ -24,7 +24,10 @@ class Kind(Enum):
     RESTRICTED = "restricted"
     PORT_RESTRICTED = "port_restricted"
     SYMMETRIC = "symmetric"
+    """A random port towards each endpoint."""
     SYMMETRIC_SEQUENTIAL = "symmetric_sequential"
+    SYMMETRIC_BY_ADDRESS = "symmetric_by_address"
+    """A random port towards each address, whichever the port there."""
     CGNAT = "cgnat"
     """A port-restricted router at home, behind a carrier's with 100.64.0.0/10 between them."""
     CARRIER = "carrier"
@@ -54,6 +57,12 @@ _NOT_PRESERVED = "meta l4proto udp snat to $OUTER : 1024-65535 fully-random"
 
 _RANDOM = """
     # One draw for each connection, and a connection is a pair of endpoints: mapping depends on address and port.
+    meta l4proto { tcp, udp } snat to $OUTER : 1024-65535 fully-random
+    snat to $OUTER
+"""
+_BY_DESTINATION = """
+    # A draw for each address outside, kept towards all of its ports: mapping depends on the address alone.
+    meta l4proto udp snat to $OUTER : ip saddr . udp sport . ip daddr map @outer_ports_by_address
     meta l4proto { tcp, udp } snat to $OUTER : 1024-65535 fully-random
     snat to $OUTER
 """
@@ -93,6 +102,7 @@ _BEHAVIORS = {
     Kind.BLOCKED: _Behavior(_CONE, _BY_ADDRESS_AND_PORT),
     Kind.CARRIER: _Behavior(_CONE, _BY_ENDPOINT_INDEPENDENT),
     Kind.SYMMETRIC: _Behavior(_RANDOM, _BY_ADDRESS_AND_PORT),
+    Kind.SYMMETRIC_BY_ADDRESS: _Behavior(_BY_DESTINATION, _BY_ADDRESS_AND_PORT),
     Kind.SYMMETRIC_SEQUENTIAL: _Behavior(_SEQUENTIAL, _BY_ADDRESS_AND_PORT),
 }
 
@@ -104,6 +114,9 @@ table ip router {
   # Host and port inside -> outer port, and back. Kept alive by what goes out (RFC 4787, REQ-6).
   map outer_ports { type ipv4_addr . inet_service : inet_service; size 65535; flags dynamic,timeout; timeout {timeout}s; }
   map inner_endpoints { type inet_service : ipv4_addr . inet_service; size 65535; flags dynamic,timeout; timeout {timeout}s; }
+  map outer_ports_by_address {
+    type ipv4_addr . inet_service . ipv4_addr : inet_service; size 65535; flags dynamic,timeout; timeout {timeout}s;
+  }
   set taken { type inet_service; size 65535; flags dynamic,timeout; timeout {timeout}s; }
   # Through which outer port who has been sent to.
   set contacted { type inet_service . ipv4_addr; size 65535; flags dynamic,timeout; timeout {timeout}s; }
@@ -116,8 +129,12 @@ table ip router {
     iifname "outer" jump filtering
     iifname "inner" jump hairpin
   }
-  chain filtering {{filtering}  }
-  chain hairpin {{hairpin}  }
+  chain filtering {
+{filtering}
+  }
+  chain hairpin {
+{hairpin}
+  }
 
   chain leaving {
     type nat hook postrouting priority srcnat
@@ -125,7 +142,9 @@ table ip router {
     # Sent back inside: seen there as coming from outside (RFC 4787, REQ-9).
     ip saddr $INNER oifname "inner" ct status dnat jump mapping
   }
-  chain mapping {{mapping}  }
+  chain mapping {
+{mapping}
+  }
 
   chain learning {
     # After translation: the packet's source is the outer endpoint, and the connection still knows the inner one.
@@ -135,19 +154,7 @@ table ip router {
     ct direction original ct original ip saddr $INNER goto learn_original
     ct direction reply ct reply ip saddr $INNER goto learn_reply
   }
-  chain learn_original {
-    meta l4proto udp update @outer_ports { ct original ip saddr . ct original proto-src : udp sport }
-    meta l4proto udp update @inner_endpoints { udp sport : ct original ip saddr . ct original proto-src }
-    update @taken { udp sport }
-    update @contacted { udp sport . ip daddr }
-  }
-  chain learn_reply {
-    meta l4proto udp update @outer_ports { ct reply ip saddr . ct reply proto-src : udp sport }
-    meta l4proto udp update @inner_endpoints { udp sport : ct reply ip saddr . ct reply proto-src }
-    update @taken { udp sport }
-    update @contacted { udp sport . ip daddr }
-  }
-
+{learning}
   chain through {
     type filter hook forward priority filter; policy drop
     {udp}
@@ -168,6 +175,17 @@ table ip router {
 }
 """
 
+# Once for what a host inside began, once for its answers to what came in.
+_LEARN = """
+  chain learn_{direction} {
+    meta l4proto udp update @outer_ports { ct {direction} ip saddr . ct {direction} proto-src : udp sport }
+    meta l4proto udp update @outer_ports_by_address { ct {direction} ip saddr . ct {direction} proto-src . ip daddr : udp sport }
+    meta l4proto udp update @inner_endpoints { udp sport : ct {direction} ip saddr . ct {direction} proto-src }
+    update @taken { udp sport }
+    update @contacted { udp sport . ip daddr }
+  }
+"""
+
 _FIREWALL = """
 table ip router {
   chain through {
@@ -184,8 +202,7 @@ _HAIRPIN = """
     ip daddr $OUTER dnat to meta l4proto . th dport map @forwards
     ip daddr $OUTER meta l4proto udp dnat to udp dport map @inner_endpoints
 """
-_NO_HAIRPIN = """
-"""
+_NO_HAIRPIN = "    # Not known here: it ends at the router."
 _RESET = "meta l4proto tcp reject with tcp reset"
 _NOTHING = "# No word to strangers."
 _FRESH = "table ip router\ndelete table ip router\n"
@@ -224,6 +241,7 @@ def ruleset(kind: Kind, outer: str, inner: str, options: Options) -> str:
         "{timeout}": str(options.udp_timeout_s),
         "{filtering}": behavior.filtering,
         "{mapping}": mapping,
+        "{learning}": "".join(_LEARN.replace("{direction}", direction) for direction in ("original", "reply")),
         "{count}": str(_SEQUENCE_LENGTH),
         "{sequence}": _sequence(options.step),
         "{hairpin}": _HAIRPIN if options.hairpin else _NO_HAIRPIN,

@@ -317,6 +317,10 @@ class Lab:
         return namespace
 
     def _bridge(self, namespace: Namespace, address: str) -> None:
+        # Where a kernel shows bridged packets to the rules for IP, it translates and sends on while still bridging, and
+        # a bridge sends nothing back through the port that it came by: hairpins would vanish.
+        if namespace.has_sysctl("bridge/bridge-nf-call-iptables"):
+            namespace.sysctl("bridge/bridge-nf-call-iptables", 0)
         namespace.configure(
             ["ip", "-batch", "-"],
             f"link add inner type bridge mcast_snooping 0\naddr add {address} dev inner\nlink set inner up\n",

@@ -114,6 +114,10 @@ class Namespace:
         if error:
             raise LabError(f"forgetting connections in {self.label}: {os.strerror(-error)}")
 
+    def has_sysctl(self, name: str) -> bool:
+        with self.entered():
+            return Path("/proc/sys/net", name).exists()
+
     def inhabitants(self) -> list[int]:
         """Processes inside, whoever started them."""
         return [pid for pid in _processes() if pid != os.getpid() and _network_of(pid) == self._identity]
