@@ -30,6 +30,8 @@ class SimRuntime:
     def __init__(self, host: Host, seed: str, clock_offset_s: float, names: Mapping[str, list[str]]) -> None:
         self.host = host
         self.ip = host.ip
+        self.name = host.name
+        """What the world calls it; addresses repeat behind boxes that translate."""
         self.clock_offset_s = clock_offset_s
         """How far the wall clock is off; may be changed at any time, and then the clock jumps."""
         # One generator for decisions and one for secrets, as outside: how much is drawn of one must not move the other.
@@ -88,7 +90,9 @@ class SimRuntime:
         return list(self._names[host])
 
     def local_network(self) -> LocalNetwork:
-        return LocalNetwork((self.ip, "127.0.0.1"), self.ip, None, None, None)
+        gateway = self.host.realm.gateway
+        inner_ip = None if gateway is None or gateway.inner is self.host else gateway.inner_ip
+        return LocalNetwork((self.ip, "127.0.0.1"), self.ip, inner_ip, None, None)
 
     def in_thread(self, function: Callable[..., T], *args: Any) -> T:
         self._pass_time(THREAD_TIME_S)

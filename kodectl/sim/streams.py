@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from kodectl.runtime.base import Address, ConnectFailed, Stream, StreamClosed
-from kodectl.sim.network import NEVER, Host, Path
+from kodectl.sim.network import LOOPBACKS, NEVER, Host, Path, Way
 from kodectl.sim.trace import NO_HOST, Kind
 
 WINDOW = 256 * 1024
@@ -28,18 +29,31 @@ DIAL_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Between the attempts of one dial (RFC 6298, section 2)."""
 
 
-class Lane:
-    """One direction of a stream: in order and complete, late where the way loses packets or is cut."""
+class End(NamedTuple):
+    """Where the pieces of a lane belong: what comes to another port, or seems to come from another sender, is of another
+    connection."""
 
-    def __init__(self, source: Host, source_port: int, target: Host, target_port: int) -> None:
+    host: Host
+    port: int
+    sender: Address
+
+
+class Lane:
+    """One direction of a stream: in order and complete, late where the way loses packets or is cut.
+
+    Each piece is translated anew by the boxes on its way. One that these drop is repeated like any that is lost; one that
+    they let come from another address than before (they have forgotten the connection, or have another address
+    themselves) is answered with a reset."""
+
+    def __init__(self, source: Host, port: int, remote: Address, end: End) -> None:
         self.receiver: SimStream
         self.sender: SimStream
         self._network = source.network
         self._schedule = source.network.schedule
         self._source = source
-        self._source_port = source_port
-        self._target = target
-        self._target_port = target_port
+        self._port = port
+        self._remote = remote
+        self._end = end
         self._sent_until = 0.0
         self._arrived_until = 0.0
         self._waiting: deque[tuple[Kind, bytes]] = deque()
@@ -47,23 +61,26 @@ class Lane:
     def send(self, kind: Kind, data: bytes = b"") -> None:
         if not self._source.alive:
             return
-        path = self._network.path(self._source, self._target.ip)
-        if path is None or self._waiting:
+        way = self._way()
+        if way is None or self._waiting:
             self._hold(kind, data)
             return
-        now = self._schedule.now
+        now, path = self._schedule.now, way.path
         self._arrived_until = max(self._arrived_until, self._departure(path, len(data)) + self._delay(path))
         self._network.trace.record(
             kind,
             now,
             self._arrived_until,
             self._source.number,
-            self._source_port,
-            self._target.number,
-            self._target_port,
+            way.sender[1],
+            way.target.number,
+            way.port,
             data,
         )
         self._schedule.at(self._arrived_until, self._arrive, kind, data)
+
+    def _way(self) -> Way | None:
+        return self._network.way(self._source, self._port, self._remote)
 
     def _departure(self, path: Path, size: int) -> float:
         now = self._schedule.now
@@ -81,13 +98,14 @@ class Lane:
         return delay + losses * (RETRANSMISSION_S + 2 * path.latency_s)
 
     def _arrive(self, kind: Kind, data: bytes) -> None:
-        path = self._network.path(self._source, self._target.ip)
-        if self._waiting or path is None or not path.target.alive:
+        way = self._way()
+        if self._waiting or way is None or not way.target.alive:
             self._hold(kind, data)  # the sender's kernel repeats it until the way is back
-        elif path.target is self._target:
+        elif (way.target, way.port, way.sender) == self._end:
             self.receiver.arrived(kind, data)
-        else:  # the host has restarted since, and knows nothing of this stream
-            self._schedule.at(self._schedule.now + path.latency_s, self._reset)
+            self.receiver.lane.other_side_heard()
+        else:  # the host has restarted since, or this is no connection of its own: it knows nothing of this stream
+            self._schedule.at(self._schedule.now + way.path.latency_s, self._reset)
 
     def _reset(self) -> None:
         if self._source.alive:
@@ -96,6 +114,12 @@ class Lane:
     def _hold(self, kind: Kind, data: bytes) -> None:
         self._waiting.append((kind, data))
         self._network.waiting_lanes[self] = None
+
+    def other_side_heard(self) -> None:
+        """What came in may have opened the way out again, at a box that had closed it."""
+        if self._waiting and self._way() is not None:
+            self._network.waiting_lanes.pop(self, None)
+            self.try_again()
 
     def try_again(self) -> None:
         """The ways have changed: sends again what could not get through."""
@@ -110,7 +134,7 @@ class SimStream:
     def __init__(self, host: Host, local: Address, remote: Address, lane: Lane) -> None:
         self.local = local
         self.remote = remote
-        self._lane = lane
+        self.lane = lane
         self._inbox = bytearray()
         self._unread_credit = 0
         self._outstanding = 0
@@ -148,7 +172,7 @@ class SimStream:
 
     def _send_credit(self) -> None:
         if self._unread_credit:
-            self._lane.send(Kind.CREDIT, self._unread_credit.to_bytes(4, "big"))
+            self.lane.send(Kind.CREDIT, self._unread_credit.to_bytes(4, "big"))
             self._unread_credit = 0
 
     def write(self, data: bytes) -> None:
@@ -158,7 +182,7 @@ class SimStream:
             piece = bytes(view[: min(WINDOW - self._outstanding, SEGMENT)])
             view = view[len(piece) :]
             self._outstanding += len(piece)
-            self._lane.send(Kind.DATA, piece)
+            self.lane.send(Kind.DATA, piece)
         if self._closed:
             raise StreamClosed("closed on this side")
 
@@ -178,18 +202,18 @@ class SimStream:
             # Unread input is thrown away, which makes room: a writer that waited for it goes on, to its reset.
             self._unread_credit += len(self._inbox)
             self._send_credit()
-            self._lane.send(Kind.END)
+            self.lane.send(Kind.END)
         self._inbox.clear()
         self._wake_all()
 
     def accept(self) -> None:
         """Tells the dialler that the stream is open."""
-        self._lane.send(Kind.ACCEPTANCE)
+        self.lane.send(Kind.ACCEPTANCE)
 
     def reset(self) -> None:
         """Ends the stream as a kernel does whose program gave up on it."""
         self._closed = self._broken = True
-        self._lane.send(Kind.RESET)
+        self.lane.send(Kind.RESET)
 
     def arrived(self, kind: Kind, data: bytes) -> None:
         """Takes what came over the other side's lane."""
@@ -243,52 +267,70 @@ class SimListener:
 class Dial:
     """One attempt to open a stream, however often it knocks."""
 
-    def __init__(self, host: Host, remote: Address) -> None:
+    def __init__(self, host: Host, remote: Address, local_port: int) -> None:
         self.stream: SimStream | None = None
         self.refused = False
         self._host = host
         self._network = host.network
-        self._local: Address = (host.ip, host.ephemeral_port())
+        self._port = local_port or host.ephemeral_port()
         self._remote = remote
         self._answered = False
         self._given_up = False
         self._waiters = host.tasks.waiters()
+        host.dials[self._port, remote] = self
 
     def wait(self, timeout_s: float) -> None:
         if self.stream is None and not self.refused:
             self._waiters.wait(timeout_s)
 
-    def give_up(self) -> None:
+    def end(self) -> None:
+        """What is accepted from now on comes too late."""
         self._given_up = True
+        if self._host.dials.get((self._port, self._remote)) is self:
+            del self._host.dials[self._port, self._remote]
 
     def knock(self) -> None:
-        self._send(Kind.DIAL, self._host, self._local[1], self._remote, self._arrive)
+        self._send(Kind.DIAL, self._host, self._port, self._remote, self._arrive)
 
-    def _send(self, kind: Kind, source: Host, port: int, remote: Address, arrive: Callable[[Host], None]) -> None:
+    def _send(self, kind: Kind, source: Host, port: int, remote: Address, arrive: Callable[[Way], None]) -> None:
         """One packet that is lost like a datagram."""
         schedule, draw = self._network.schedule, self._network.random
-        path = self._network.path(source, remote[0])
-        if path is None or draw() < path.model.loss:
+        way = self._network.way(source, port, remote)
+        if way is None or draw() < way.path.model.loss:
             self._network.trace.record(kind, schedule.now, NEVER, source.number, port, NO_HOST, remote[1], b"")
             return
-        arrival = schedule.now + path.latency_s + path.jitter_s * draw()
-        self._network.trace.record(kind, schedule.now, arrival, source.number, port, path.target.number, remote[1], b"")
-        schedule.at(arrival, arrive, path.target)
+        arrival = schedule.now + way.path.latency_s + way.path.jitter_s * draw()
+        self._network.trace.record(
+            kind, schedule.now, arrival, source.number, way.sender[1], way.target.number, way.port, b""
+        )
+        schedule.at(arrival, arrive, way)
 
-    def _arrive(self, target: Host) -> None:
-        if self._answered or not target.alive:
+    def _arrive(self, way: Way) -> None:
+        if self._answered or not way.target.alive:
             return
-        listener = target.listeners.get(self._remote[1])
-        if listener is None:
-            self._send(Kind.REFUSAL, target, self._remote[1], self._local, self._be_refused)
-            return
+        crossed = way.target.dials.get((way.port, way.sender))
+        listener = way.target.listeners.get(way.port)
+        if crossed is not None and crossed is not self:
+            crossed.be_met(self._joined(way))
+        elif listener is not None:
+            listener.hand_over(self._joined(way))
+        else:
+            self._send(Kind.REFUSAL, way.target, way.port, way.sender, self._be_refused)
+
+    def _joined(self, way: Way) -> SimStream:
+        """The far end of the stream, which has told the near one that it is open."""
         self._answered = True
-        here, there = _joined_streams(self._host, self._local, target, self._remote)
-        here.on_accepted = lambda: self._be_accepted(here)
-        there.accept()
-        listener.hand_over(there)
+        near, far = _joined_streams(self._host, self._port, self._remote, way)
+        near.on_accepted = lambda: self._be_accepted(near)
+        far.accept()
+        return far
 
-    def _be_refused(self, _: Host) -> None:
+    def be_met(self, stream: SimStream) -> None:
+        """The dial of the other side came to this one, which has got what it wanted."""
+        self._answered = True
+        self._be_accepted(stream)
+
+    def _be_refused(self, _: Way) -> None:
         self.refused = True
         self._waiters.wake_all()
 
@@ -300,20 +342,32 @@ class Dial:
         self._waiters.wake_all()
 
 
-def _joined_streams(here: Host, local: Address, there: Host, remote: Address) -> tuple[SimStream, SimStream]:
-    """The two ends of one connection."""
-    out = Lane(here, local[1], there, remote[1])
-    back = Lane(there, remote[1], here, local[1])
-    near = SimStream(here, local, remote, out)
-    far = SimStream(there, (there.ip, remote[1]), local, back)
+def _joined_streams(here: Host, port: int, remote: Address, way: Way) -> tuple[SimStream, SimStream]:
+    """The two ends of one connection: of `here`, which dialled `remote`, and of the host where that came out."""
+    there = way.target
+    seen_here = (there.ip, way.port) if remote[0] in LOOPBACKS else remote
+    out = Lane(here, port, remote, End(there, way.port, way.sender))
+    back = Lane(there, way.port, way.sender, End(here, port, seen_here))
+    near = SimStream(here, (here.ip, port), remote, out)
+    far = SimStream(there, (there.ip, way.port), way.sender, back)
     out.sender, out.receiver = near, far
     back.sender, back.receiver = far, near
     return near, far
 
 
-def connect(host: Host, remote: Address, timeout_s: float) -> SimStream:
-    """Dials, and dials again where a packet was lost. Raises ConnectFailed."""
-    dial = Dial(host, remote)
+def connect(host: Host, remote: Address, timeout_s: float, local_port: int = 0) -> SimStream:
+    """Dials, and dials again where a packet was lost. Raises ConnectFailed.
+
+    Two that dial each other, each from the port that the other one dials, get one stream (simultaneous open, RFC 9293,
+    section 3.5): that is how a hole is punched through boxes that keep a port's outer address."""
+    dial = Dial(host, remote, local_port)
+    try:
+        return _knock_until_open(host, dial, timeout_s)
+    finally:
+        dial.end()
+
+
+def _knock_until_open(host: Host, dial: Dial, timeout_s: float) -> SimStream:
     deadline = host.tasks.now() + timeout_s
     for pause in DIAL_PAUSES_S:
         left = deadline - host.tasks.now()
@@ -325,5 +379,4 @@ def connect(host: Host, remote: Address, timeout_s: float) -> SimStream:
             return dial.stream
         if dial.refused:
             raise ConnectFailed("refused")
-    dial.give_up()
     raise ConnectFailed("timeout")

@@ -8,14 +8,18 @@ from typing import Any, NamedTuple
 
 from greenlet import getcurrent
 
+from kodectl.core.nat import Behavior
 from kodectl.errors import LocalMisuse
 from kodectl.runtime.base import TimedOut
 from kodectl.runtime.tasks import Failure
+from kodectl.sim.nat import UDP_TIMEOUT_S, Nat, NatRules
 from kodectl.sim.network import Host, Network, PathModel
+from kodectl.sim.realm import NAME_SEPARATOR, Realm
 from kodectl.sim.runtime import SimRuntime
 from kodectl.sim.schedule import Schedule
 from kodectl.sim.tasks import SimTasks
 from kodectl.sim.trace import Trace
+from kodectl.sim.translation import PortRule
 
 RUN_LIMIT_S = 3_600.0
 """How long a condition is waited for: a node's timers go on for ever, and a test must not."""
@@ -29,7 +33,7 @@ class Deadlock(Exception):
 
 class CallbackFault(NamedTuple):
     at_s: float
-    ip: str
+    host: str
     place: str
     error: Exception
 
@@ -39,7 +43,10 @@ class World:
 
     `strict`: an exception that a callback lets out comes out of `run`; otherwise it is kept in `callback_faults`, as a
     real node counts it and goes on. Used as a context manager, a world raises at its end the first failure of a task
-    that no `join` has raised."""
+    that no `join` has raised.
+
+    Hosts go by their names (`runtime.name`): that of one on the internet is its address, that of one behind a box is
+    like `router/192.168.1.2`. The box goes by its own."""
 
     def __init__(self, seed: int | str, model: PathModel | None = None, *, strict: bool = True) -> None:
         self.failures: list[Failure] = []
@@ -54,7 +61,6 @@ class World:
         self._network = Network(self._seed, model or PathModel(), self._schedule, self._trace, self._callback_failed)
         self._runtimes: dict[str, SimRuntime] = {}
         self._crashed: list[Host] = []
-        self._starts = 0
         self._fatal: Failure | None = None
 
     # Hosts
@@ -63,51 +69,90 @@ class World:
     def now(self) -> float:
         return self._schedule.now
 
-    def host(self, ip: str, clock_offset_s: float = 0.0) -> SimRuntime:
-        """Adds a host."""
-        if ip in self._runtimes:
-            raise LocalMisuse(f"there is a host {ip} already")
-        return self._start(ip, clock_offset_s)
+    def host(self, ip: str, clock_offset_s: float = 0.0, *, behind: Nat | None = None) -> SimRuntime:
+        """Adds a host, on the internet or `behind` a box."""
+        realm = self._realm_behind(behind)
+        realm.require_free(ip)
+        return self._start(realm, ip, clock_offset_s)
 
-    def crash(self, ip: str) -> None:
+    def nat(
+        self,
+        name: str,
+        outer_ip: str,
+        *,
+        inner_ip: str = "192.168.1.1",
+        mapping: Behavior = Behavior.ENDPOINT_INDEPENDENT,
+        filtering: Behavior = Behavior.ADDRESS_AND_PORT_DEPENDENT,
+        ports: PortRule = PortRule.PRESERVE,
+        hairpin: bool = False,
+        udp_timeout_s: float = UDP_TIMEOUT_S,
+        udp_blocked: bool = False,
+        behind: Nat | None = None,
+    ) -> Nat:
+        """Adds a box that translates, on the internet or `behind` another one."""
+        if not name[:1].isalpha() or NAME_SEPARATOR in name or name in self._network.stations:
+            raise LocalMisuse(f"a box cannot be called {name!r}, or one is already")
+        rules = NatRules(
+            mapping=mapping,
+            filtering=filtering,
+            ports=ports,
+            hairpin=hairpin,
+            udp_timeout_s=udp_timeout_s,
+            udp_blocked=udp_blocked,
+        )
+        around = self._realm_behind(behind)
+        around.require_free(outer_ip)
+        nat = Nat(self._network, name, rules, around, outer_ip, inner_ip, self._seed)
+        self._start(nat.inside, inner_ip, 0.0)
+        return nat
+
+    def crash(self, name: str) -> None:
         """The host loses power: nobody is told, and none of its tasks runs again."""
-        host = self._runtimes[ip].host
+        host = self._runtimes[name].host
         if host.alive:
             host.crash()
             self._crashed.append(host)
 
-    def restart(self, ip: str) -> SimRuntime:
+    def restart(self, name: str) -> SimRuntime:
         """The host comes up again, with nothing running on it; crashes it first if need be."""
-        self.crash(ip)
-        return self._start(ip, self._runtimes[ip].clock_offset_s)
+        self.crash(name)
+        former = self._runtimes[name]
+        return self._start(former.host.realm, former.ip, former.clock_offset_s)
 
-    def _start(self, ip: str, clock_offset_s: float) -> SimRuntime:
-        number = self._starts = self._starts + 1
-        tasks = SimTasks(self._schedule, self._hub, ip, self._task_failed)
-        host = Host(self._network, tasks, ip, number)
-        self._network.add(host)
-        runtime = self._runtimes[ip] = SimRuntime(host, f"{self._seed} {ip} {number}", clock_offset_s, self.names)
+    def _realm_behind(self, nat: Nat | None) -> Realm:
+        return self._network.internet if nat is None else nat.inside
+
+    def _start(self, realm: Realm, ip: str, clock_offset_s: float) -> SimRuntime:
+        name, number = realm.name_of(ip), self._network.next_number()
+        tasks = SimTasks(self._schedule, self._hub, name, self._task_failed)
+        host = Host(self._network, tasks, realm, ip, number)
+        runtime = self._runtimes[name] = SimRuntime(host, f"{self._seed} {name} {number}", clock_offset_s, self.names)
+        if realm.gateway is not None and realm.gateway.inner_ip == ip:
+            realm.gateway.started(runtime)
+        self._network.place(host)
         return runtime
 
     # The network
 
-    def lan(self, name: str, ips: Iterable[str]) -> None:
-        """Puts hosts on one segment: they hear each other's announcements."""
-        self._network.set_segment(name, ips)
+    def lan(self, name: str, members: Iterable[str]) -> None:
+        """Puts hosts on one segment: they hear each other's announcements. All are on the internet, or behind one box."""
+        self._network.set_segment(name, members)
 
-    def set_path(self, ip: str, other_ip: str, model: PathModel) -> None:
-        self._network.set_model(ip, other_ip, model)
+    def set_path(self, name: str, other_name: str, model: PathModel) -> None:
+        """Of two that see each other without a box between. A box is a neighbour of those outside by its name, and of
+        those inside by that of its inner address."""
+        self._network.set_model(name, other_name, model)
 
     def partition(self, *islands: Iterable[str]) -> None:
         """Only hosts of one island reach each other; the hosts of none are one more island."""
         self._network.partition(islands)
 
-    def cut(self, ip: str, other_ip: str, *, one_way: bool = False) -> None:
-        """Takes away the way between two hosts; `one_way`: only from the first to the second."""
-        self._network.cut(ip, other_ip, one_way=one_way)
+    def cut(self, name: str, other_name: str, *, one_way: bool = False) -> None:
+        """Takes away the way between two neighbours; `one_way`: only from the first to the second."""
+        self._network.cut(name, other_name, one_way=one_way)
 
-    def mend(self, ip: str, other_ip: str) -> None:
-        self._network.mend(ip, other_ip)
+    def mend(self, name: str, other_name: str) -> None:
+        self._network.mend(name, other_name)
 
     def heal(self) -> None:
         """Takes back every partition and cut."""
@@ -176,7 +221,7 @@ class World:
     def _callback_failed(self, host: Host, place: str, error: Exception) -> None:
         if self._strict:
             raise error
-        self.callback_faults.append(CallbackFault(self.now, host.ip, place, error))
+        self.callback_faults.append(CallbackFault(self.now, host.name, place, error))
 
     def _task_failed(self, failure: Failure) -> None:
         self.failures.append(failure)

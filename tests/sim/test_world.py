@@ -201,7 +201,7 @@ class TestDatagrams:
             near.say(b"x", C)
             world.run(1.0)
             [fault] = world.callback_faults
-            assert (fault.at_s, fault.ip, fault.place, type(fault.error)) == (0.05, C, "datagram", ZeroDivisionError)
+            assert (fault.at_s, fault.host, fault.place, type(fault.error)) == (0.05, C, "datagram", ZeroDivisionError)
 
 
 class TestSeparation:
