@@ -12,7 +12,7 @@ Answer = TypeVar("Answer")
 
 PORT = 5351
 """Of NAT-PMP and PCP alike."""
-SCHEDULE_S = (0.25, 0.5, 1.0, 1.0)
+SCHEDULE_S = (0.25, 0.5, 0.75, 0.75, 0.75)
 """Pauses after each sending. Begins as RFC 6886, section 3.1, does, also for PCP, whose 3 s before the first repetition
 (RFC 6887, section 8.1.1) are made for servers far away; and ends after 3 s instead of a minute, since who asks has
 another protocol to try, and asks again later."""

@@ -26,7 +26,7 @@ LOOK_LEAST_S = 4.0
 SILENT_AGAIN_S = 5.0
 """After a look without an answer."""
 SILENCES = 2
-"""Looks without an answer after which every protocol is tried: one is a router under load, and each is four datagrams."""
+"""Looks without an answer after which every protocol is tried: one is a router under load, and each is five datagrams."""
 RETRY_FIRST_S = 15.0
 RETRY_MOST_S = 300.0
 """Where no router was ever found: one on which an operator turns port mapping on is found in five minutes."""
