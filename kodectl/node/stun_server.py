@@ -25,6 +25,7 @@ IDLE_LIMIT_S = 40.0
 MAX_TCP_REQUEST = 2048
 """Bytes of attributes."""
 STOP_LIMIT_S = 2.0
+MAX_PORT = 65_535
 
 _PLACES = (FIRST, Place(0, 1), Place(1, 0), Place(1, 1))
 
@@ -65,20 +66,23 @@ class StunServer:
         """All sockets, or none."""
         with ExitStack() as opened:
             first = self._open(FIRST, listen, opened)
+            sockets = {FIRST: first}
             ip, port = listen[0], first.local[1]
             if alt_ip is not None:
                 for place in _PLACES[1:]:
-                    self._open(place, ((ip, alt_ip)[place.ip], port + place.port), opened)
-            listener = self._runtime.listen((ip, port), self._connections.accept)
-            self.tcp = [listener.local]
-            self._connections.listener = listener
+                    sockets[place] = self._open(place, ((ip, alt_ip)[place.ip], port + place.port), opened)
+            self.tcp = [self._connections.listen((ip, port))]
             opened.pop_all()
+        self._sockets = sockets
 
     def _open(self, place: Place, local: Address, opened: ExitStack) -> DatagramSocket:
+        if local[1] > MAX_PORT:
+            raise EnvironmentFault(f"there is no port {local[1]}", code="port_in_use")
+
         def receive(data: bytes, sender: Address) -> None:
             self._datagram(place, data, sender)
 
-        socket = self._sockets[place] = self._runtime.open_datagram(local, receive)
+        socket = self._runtime.open_datagram(local, receive)
         opened.callback(socket.close)
         return socket
 
@@ -110,13 +114,18 @@ class Connections:
         self._streams: set[Stream] = set()
         self._of_network: Counter[str] = Counter()
         self._counters: Counter[str] = Counter()
-        self.listener: Listener | None = None
+        self._listener: Listener | None = None
+
+    def listen(self, local: Address) -> Address:
+        """Raises EnvironmentFault."""
+        self._listener = self._runtime.listen(local, self._accept)
+        return self._listener.local
 
     @property
     def counters(self) -> Counter[str]:
         return self._responder.counters + self._counters
 
-    def accept(self, stream: Stream) -> None:
+    def _accept(self, stream: Stream) -> None:
         network = subnet_of(stream.remote[0])
         is_crowded = network is not None and self._of_network[network] >= MAX_CONNECTIONS_OF_NETWORK
         if is_crowded or len(self._streams) >= MAX_CONNECTIONS:
@@ -162,8 +171,8 @@ class Connections:
                 del self._of_network[network]
 
     def stop(self) -> None:
-        if self.listener is not None:
-            self.listener.close()
+        if self._listener is not None:
+            self._listener.close()
         self._scope.close()
         for stream in list(self._streams):
             stream.close()
