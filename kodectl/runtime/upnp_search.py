@@ -15,7 +15,6 @@ from kodectl.errors import WireError
 from kodectl.runtime.upnp_calls import Find, Found, Search
 from kodectl.runtime.upnp_igd import Igd, RouterSilent
 from kodectl.wire.upnp import (
-    LAST_CHUNK,
     MAX_BODY,
     MAX_DATAGRAM,
     MAX_HEAD,
@@ -24,9 +23,9 @@ from kodectl.wire.upnp import (
     Description,
     Service,
     Url,
+    is_whole,
     pack_request,
     pack_search,
-    response_length,
     unpack_description,
     unpack_response,
     unpack_search_answer,
@@ -54,7 +53,7 @@ def find(ask: Find) -> Search:
     for location in _locations(ask, refused):
         try:
             description = fetch(location)
-            service, uptime_s = _choose(description)
+            service, uptime_s = choose(description)
         except (WireError, OSError) as error:
             _note(refused, f"{location.ip}: {error}")
         except RouterSilent:
@@ -70,20 +69,18 @@ def fetch(url: Url) -> Description:
     data = bytearray()
     with socket.create_connection((url.ip, url.port), DESCRIPTION_S) as connection:
         connection.sendall(pack_request(url))
-        length = None
-        while length is None or len(data) < length:
+        while not is_whole(data):
             connection.settimeout(max(SHORTEST_WAIT_S, ends - time.monotonic()))
             received = connection.recv(READ_SIZE)
-            data += received
-            if not received or data.endswith(LAST_CHUNK):
+            if not received:
                 break
+            data += received
             if len(data) > MAX_RESPONSE:
                 raise WireError(f"more than {MAX_BODY} bytes")
-            length = length or response_length(bytes(data[:MAX_HEAD]))
     return unpack_description(unpack_response(bytes(data)), url)
 
 
-def _choose(description: Description) -> tuple[Service, int | None]:
+def choose(description: Description) -> tuple[Service, int | None]:
     """The first service that is connected, else the first; a router can have one for each kind of line."""
     chosen: tuple[Service, int | None] | None = None
     for service in description.services:

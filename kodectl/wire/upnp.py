@@ -49,7 +49,6 @@ _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: .*)?")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,6})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _CHUNK_END = re.compile(rb"\r?\n")
-LAST_CHUNK = b"0\r\n\r\n"
 
 
 class Url(NamedTuple):
@@ -105,16 +104,22 @@ def pack_request(url: Url) -> bytes:
     return "".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii")
 
 
-def response_length(data: bytes) -> int | None:
-    """How many bytes a response has, from its beginning; None while that is not known. Raises WireError."""
-    if not _HEAD_END.search(data, 0, MAX_HEAD):
-        if len(data) >= MAX_HEAD:
+def is_whole(data: bytes | bytearray) -> bool:
+    """Whether a response has all the bytes that it announces; False too for one that ends with its connection.
+
+    Raises WireError when it can be none."""
+    beginning = bytes(data[:MAX_HEAD])
+    if not _HEAD_END.search(beginning):
+        if len(beginning) == MAX_HEAD:
             raise WireError(f"a head of more than {MAX_HEAD} bytes")
-        return None
-    head, begin = _split_head(data)
+        return False
+    head, begin = _split_head(beginning)
     _, headers = _unpack_head(head)
     length = _content_length(headers)
-    return None if length is None else begin + length
+    if length is not None:
+        return len(data) >= begin + length
+    # The line before may be the head's last.
+    return b"transfer-encoding" in headers and data.endswith(b"\n0\r\n\r\n", begin - 1)
 
 
 def unpack_response(data: bytes) -> bytes:
@@ -166,7 +171,8 @@ def unpack_description(body: bytes, location: Url) -> Description:
 
 
 def pack_description(service: Service) -> bytes:
-    """The least description from which a UPnP library takes the service."""
+    """The least description from which miniupnpc takes the service. Its parser knows no entities either: an ampersand in
+    the path stands for itself."""
     base = service.control._replace(path="/")
     xml = (
         f'<?xml version="1.0"?><root xmlns="urn:schemas-upnp-org:device-1-0"><URLBase>{base}</URLBase><device>'
