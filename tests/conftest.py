@@ -74,6 +74,8 @@ class Nodes:
         return [
             *command,
             "--no-lan",
+            "--nat",
+            "none",
             "--listen",
             "127.0.0.1:0",
             "--discovery-port",

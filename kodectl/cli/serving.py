@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,13 +20,17 @@ from kodectl.cli.background import BackgroundStream
 from kodectl.cli.identity import KEY_FILE
 from kodectl.cli.leaving import watch_signals
 from kodectl.cli.output import Output, PipeClosed, pairs
-from kodectl.cli.own_address import of_default_route
 from kodectl.core.identity import Identity
+from kodectl.core.mapping import Method
 from kodectl.errors import EnvironmentFault, ExitCode
+from kodectl.node.nat import Finders
+from kodectl.node.natpmp import find_natpmp
 from kodectl.node.node import Node
+from kodectl.node.pcp import find_pcp
 from kodectl.node.views import ListenerView, NatView
-from kodectl.runtime.base import Scope
+from kodectl.runtime.base import Runtime, Scope
 from kodectl.runtime.green import GreenRuntime
+from kodectl.runtime.upnp import find_upnp
 from kodectl.settings import NodeSettings
 from kodectl.store.datadir import hold
 from kodectl.store.keyfile import create_key, load_key
@@ -77,8 +82,7 @@ def serve(output: Output, settings: NodeSettings, api_settings: ApiSettings, pas
         identity = runtime.in_thread(load_identity, settings.datadir / KEY_FILE, passphrase)
         api = Api(runtime, api_settings)
         cleanup.callback(api.stop)
-        node = Node(runtime, settings, identity, store)
-        node.advertised_ip = address_of_default_route()
+        node = Node(runtime, settings, identity, store, gateway_finders(runtime))
         node.start()
         cleanup.callback(node.stop)
         api.start(node, leaving.set)
@@ -131,12 +135,13 @@ def load_identity(path: Path, passphrase: bytes | None) -> Identity:
     return Identity(RealSuite(), key.seed)
 
 
-def address_of_default_route() -> str | None:
-    """None on a machine without network, where a node still serves its own neighbours."""
-    try:
-        return of_default_route()[0]
-    except EnvironmentFault:
-        return None
+def gateway_finders(runtime: Runtime) -> Finders:
+    """All the ways to find a router that maps ports."""
+    return {
+        Method.PCP: partial(find_pcp, runtime),
+        Method.NATPMP: partial(find_natpmp, runtime),
+        Method.UPNP: partial(find_upnp, runtime),
+    }
 
 
 def ready_view(node: Node, datadir: Path) -> ReadyView:
@@ -163,7 +168,7 @@ def ready_text(ready: ReadyView) -> str:
             ("discovery", f"{ready.listeners.udp} udp"),
             ("api", f"http://{tcp_api}/api/network/status"),
             ("socket", unix_api.removeprefix("unix:")),
-            ("nat", ready.nat.state),
+            ("nat", "looked into" if ready.nat.state == "unknown" else ready.nat.state),
             ("data", ready.datadir),
         ]
     )

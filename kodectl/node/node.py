@@ -6,8 +6,6 @@ import hashlib
 import logging
 from typing import Literal
 
-import msgspec
-
 from kodectl import __version__
 from kodectl.core.identity import Identity
 from kodectl.core.sessions import Session
@@ -20,7 +18,7 @@ from kodectl.node.events import Events
 from kodectl.node.kademlia import Found, Hop, Kademlia
 from kodectl.node.lan import Lan, start_or_warn
 from kodectl.node.lookups import enode_of, lookup_view, value_view
-from kodectl.node.observed import ObservedAddress
+from kodectl.node.nat import Finders, NatTraversal
 from kodectl.node.peer_exchange import serve_peer_request
 from kodectl.node.peering import Peering
 from kodectl.node.persistence import MemoryStore, Store
@@ -28,7 +26,6 @@ from kodectl.node.saving import Saving
 from kodectl.node.targets import parse_node_id, parse_target
 from kodectl.node.values import Values
 from kodectl.node.views import (
-    UNKNOWN_NAT,
     BanView,
     BootstrapView,
     BroadcastView,
@@ -46,7 +43,7 @@ from kodectl.node.views import (
     TableView,
     ValueView,
 )
-from kodectl.runtime.base import Address, Runtime, Scope
+from kodectl.runtime.base import Runtime, Scope
 from kodectl.settings import NodeSettings
 from kodectl.wire import packets, rpc
 from kodectl.wire.announcement import Ports
@@ -69,8 +66,14 @@ class Node:
     Everything is safe to call from any task. Methods that wait say so. Raises WireError for a broken bootstrap enode."""
 
     def __init__(
-        self, runtime: Runtime, settings: NodeSettings, identity: Identity, store: Store | None = None
+        self,
+        runtime: Runtime,
+        settings: NodeSettings,
+        identity: Identity,
+        store: Store | None = None,
+        finders: Finders | None = None,
     ) -> None:
+        """`finders`: how to find a router that maps ports, by protocol; without any, none is looked for."""
         self.client = CLIENT
         self.runtime = runtime
         self.settings = settings
@@ -79,8 +82,6 @@ class Node:
         self.scope: Scope = runtime.scope(f"node {identity.node_id.hex()[:8]}")
         self.api_addresses: list[str] = []
         """Told by whoever serves the API, for `status`."""
-        self.advertised_ip: str | None = None
-        """Told by whoever knows the machine: the address of its default route."""
         self._store: Store = store if store is not None else MemoryStore()
         self.warnings: dict[str, str] = {}
         """What is wrong at the moment, by subject."""
@@ -97,14 +98,15 @@ class Node:
         )
         self.broadcasting = Broadcast(runtime, identity, self.events, self.scope, self.peering)
         self.lan = Lan(runtime, identity, settings.network, self.scope, self._found_on_lan)
-        self.observed = ObservedAddress()
+        self.nat_traversal = NatTraversal(
+            runtime, settings, self.discovery, self.kademlia, self.peering, self.scope, self.events, finders or {}
+        )
         self._saving = Saving(runtime, self._store, self.values, self.kademlia.table, self.scope, self._warn)
         self.udp_port = 0
         self.tcp_port = 0
         self._wire()
 
     def _wire(self) -> None:
-        self.kademlia.on_observed = self._observed
         self.discovery.handlers[rpc.Kind.PEER_REQUEST] = self._serve_peer_request
         self.bootstrapping.on_answer = lambda enode: self.peering.add_candidate(enode, "bootstrap")
         self.peering.on_disconnected.append(lambda peer: self.kademlia.check_known(peer.node_id))
@@ -122,7 +124,8 @@ class Node:
             host = self.settings.listen_host
             self.udp_port = self.discovery.open((host, self.settings.udp_port))[1]
             self.peering.start()
-            self.tcp_port = self.discovery.sessions.tcp_port = self.peering.tcp_port
+            self.tcp_port = self.peering.tcp_port
+            self.nat_traversal.start()
             self.kademlia.start()
             self.values.start()
             self.broadcasting.start()
@@ -150,6 +153,7 @@ class Node:
         self.state = "stopping"
         self.events.emit("stopping")
         self.lan.stop()
+        self.nat_traversal.stop()
         self.peering.stop()
         self.broadcasting.stop()
         self._saving.save()
@@ -172,7 +176,7 @@ class Node:
     # -- between the parts -----------------------------------------------------------------------------------------
 
     def _hello(self) -> Hello:
-        ports = Ports(self.tcp_port, self.udp_port)
+        ports = self.nat_traversal.hello_ports()
         return Hello(PROTOCOL_VERSIONS, CLIENT, self.settings.network, CAPABILITIES, ports)
 
     def _candidates(self, count: int) -> list[Enode]:
@@ -190,28 +194,20 @@ class Node:
     def _serve_peer_request(self, session: Session, question: rpc.PeerRequest) -> rpc.PeerResponse:
         return serve_peer_request(self.peering.shareable(session.node_id, session.address[0]), question)
 
-    def _observed(self, node_id: bytes, observer_ip: str, seen: Address) -> None:
-        self.observed.vote(node_id, seen[0], self.runtime.now())
-
     # -- questions -------------------------------------------------------------------------------------------------
 
     @property
     def enode(self) -> str:
-        return str(Enode(self.identity.node_id, self._advertised_host(), self.tcp_port, self.udp_port))
-
-    def _advertised_host(self) -> str:
-        """What the operator says, else the address it listens on, else what peers see, else the machine's own."""
-        if self.settings.nat.startswith("extip:"):
-            return self.settings.nat.removeprefix("extip:")
-        if self.settings.listen_host not in ("0.0.0.0", "::"):
-            return self.settings.listen_host
-        return self.observed.address(self.runtime.now()) or self.advertised_ip or "127.0.0.1"
+        """As the outside is to use it, as far as that is known; else with the address of the default route."""
+        nat = self.nat_traversal
+        ports = nat.ports()
+        return str(Enode(self.identity.node_id, nat.address(), ports.tcp, ports.udp))
 
     def status(self) -> StatusView:
         return reports.status(self)
 
     def nat(self) -> NatView:
-        return msgspec.structs.replace(UNKNOWN_NAT, observed_address=self.observed.address(self.runtime.now()))
+        return self.nat_traversal.view()
 
     def peers(self, sort: str | None = None, direction: str | None = None) -> PeersView:
         """Raises LocalMisuse for a sort key or direction that does not exist."""

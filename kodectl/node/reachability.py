@@ -22,7 +22,7 @@ from kodectl.node.dial_back import DialBack, OwnPorts
 from kodectl.node.discovery import Discovery
 from kodectl.node.kademlia import Kademlia
 from kodectl.node.stun_client import StunClient
-from kodectl.runtime.base import Address, LocalNetwork, Runtime, Scope
+from kodectl.runtime.base import Address, LocalNetwork, Runtime, Scope, Stopped
 from kodectl.wire import packets
 from kodectl.wire.contacts import Contact
 
@@ -89,6 +89,7 @@ class Reachability:
         """How long there has been a peer that is connected over TCP."""
         self.on_changed: Callable[[], None] = lambda: None
         self._again = runtime.event()
+        self._is_stopping = False
         self._last_round = float("-inf")
         self._distrusted: dict[bytes, float] = {}
         self._suspects: set[bytes] = set()
@@ -98,6 +99,7 @@ class Reachability:
         self._scope.spawn("reachability", self._keep_known)
 
     def stop(self) -> None:
+        self._is_stopping = True
         self.stun.close()
         self._again.set()
 
@@ -133,7 +135,8 @@ class Reachability:
     def _wait_for_news(self, limit_s: float) -> bool:
         is_news = self._again.wait(limit_s)
         self._again.clear()
-        self._scope.sleep(0)
+        if self._is_stopping:
+            raise Stopped
         return is_news
 
     def _watch(self, limit_s: float) -> None:

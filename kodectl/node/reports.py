@@ -48,7 +48,7 @@ def status(node: Node) -> StatusView:
         outbound=len(connected) - inbound,
         table_size=len(node.kademlia.table),
         records=len(node.values.store),
-        dht_mode="client" if node.settings.dht_client else "server",
+        dht_mode="server" if node.nat_traversal.is_server else "client",
         lan=node.settings.lan,
         nat=node.nat(),
         warnings=list(node.warnings.values()),

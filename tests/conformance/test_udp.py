@@ -21,6 +21,8 @@ from kodectl.runtime.green import GreenRuntime
 from kodectl.settings import NodeSettings
 from kodectl.wire.suite import RealSuite
 
+PROBE, PROBED = 13, 14
+KNOCKING, NOT_THERE = 0, 2
 PING, PONG, FIND_NODE, NODES, STORE, STORED, FIND_VALUE, VALUES, PEER_REQUEST, PEER_RESPONSE = range(1, 11)
 ERROR = 0
 UNKNOWN_KIND, MALFORMED = 1, 2
@@ -383,7 +385,7 @@ def test_malformed_body_is_an_error(peer, body):
     assert (kind, answer[0]) == (ERROR, MALFORMED)
 
 
-@pytest.mark.parametrize("kind", [11, 13, 15, 201, 255])
+@pytest.mark.parametrize("kind", [11, 15, 201, 255])
 def test_unknown_request_is_an_error(peer, kind):
     answer_kind, answer = peer.ask(kind, msgpack([]))
     assert (answer_kind, answer[0]) == (ERROR, UNKNOWN_KIND)
@@ -668,3 +670,99 @@ def test_a_question_without_an_answer_is_asked_again(listener):
     request = listener.shaken()
     listener.send(listener.pong(request[1:5], 777))
     assert outcome.get(timeout=5) == 777
+
+
+# -- dial-back, and STUN ------------------------------------------------------------------------------------------------
+
+
+def test_who_asks_is_knocked_at_from_another_port(peer):
+    nonce = bytes(range(16))
+    here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    here.bind(("127.0.0.1", 0))
+    here.settimeout(5.0)
+    assert peer.ask(PROBE, msgpack([nonce, here.getsockname()[1], 0, b""])) == (PROBED, [KNOCKING, 0])
+    knock, sender = here.recvfrom(65_536)
+    assert knock == b"\x0d" + nonce
+    assert sender[0] == "127.0.0.1"
+    assert sender != peer.target.address
+
+
+def test_without_anybody_else_to_ask_the_node_knocks_over_tcp_itself(peer):
+    nonce = bytes(range(16))
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    listener.settimeout(5.0)
+    peer.ask(PROBE, msgpack([nonce, 0, listener.getsockname()[1], b""]))
+    stream, _ = listener.accept()
+    stream.settimeout(5.0)
+    with stream.makefile("rb") as reader:
+        assert reader.read() == bytes(2) + nonce
+
+
+@pytest.mark.parametrize("ip", [bytes(4), b"\xe0\0\0\1", b"\xff" * 4], ids=["unspecified", "multicast", "broadcast"])
+def test_nobody_knocks_where_no_host_is(peer, ip):
+    assert peer.ask(PROBE, msgpack([bytes(16), 1, 1, ip])) == (PROBED, [NOT_THERE, 0])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [bytes(15), 1, 1, b""],
+        [bytes(17), 1, 1, b""],
+        [bytes(16), 65536, 1, b""],
+        [bytes(16), 1, 1, bytes(5)],
+        [bytes(16)],
+    ],
+    ids=["short nonce", "long nonce", "port too large", "no address", "no ports"],
+)
+def test_malformed_probe_is_an_error(peer, body):
+    kind, answer = peer.ask(PROBE, msgpack(body))
+    assert (kind, answer[0]) == (ERROR, MALFORMED)
+
+
+@pytest.mark.parametrize("size", [1, 16, 17, 100])
+def test_a_knock_gets_nothing(stranger, size):
+    stranger.gets_nothing_for(b"\x0d" * size)
+
+
+def test_a_connection_that_only_knocks_is_closed(target):
+    stream = socket.create_connection(("127.0.0.1", target.node.tcp_port))
+    stream.settimeout(5.0)
+    stream.sendall(bytes(2) + bytes(16))
+    assert stream.recv(1) == b""
+
+
+BINDING_REQUEST = b"\0\1\0\0"
+COOKIE = b"\x21\x12\xa4\x42"
+
+
+def test_a_binding_request_is_answered_with_the_address_it_came_from(stranger):
+    answer = stranger.exchange(BINDING_REQUEST + COOKIE + b"transaction!")
+    ip, port = stranger.socket.getsockname()
+    assert answer[:8] == b"\1\1\0\x0c" + COOKIE
+    assert answer[8:20] == b"transaction!"
+    assert answer[20:26] == b"\0\x20\0\x08\0\1"
+    assert int.from_bytes(answer[26:28], "big") ^ 0x2112 == port
+    assert bytes(a ^ b for a, b in zip(answer[28:32], COOKIE, strict=True)) == socket.inet_aton(ip)
+    assert len(answer) + 28 <= 1.5 * (20 + 28)
+
+
+def test_a_classic_binding_request_is_answered_in_clear(stranger):
+    answer = stranger.exchange(BINDING_REQUEST + b"16 bytes, no cok")
+    ip, port = stranger.socket.getsockname()
+    assert answer[20:] == b"\0\1\0\x08\0\1" + port.to_bytes(2, "big") + socket.inet_aton(ip)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        BINDING_REQUEST,
+        b"\0\1\0\4" + COOKIE + bytes(12),
+        b"\1\1\0\0" + COOKIE + bytes(12),
+        b"\0\3\0\0" + COOKIE + bytes(12),
+    ],
+    ids=["cut short", "wrong length", "an answer", "TURN Allocate"],
+)
+def test_other_stun_gets_nothing(stranger, packet):
+    stranger.gets_nothing_for(packet)

@@ -35,7 +35,6 @@ class Line:
     def _start(self, number):
         settings = NodeSettings(listen_host="127.0.0.1", tcp_port=0, udp_port=0, lan=False)
         node = Node(self.runtime, settings, Identity(RealSuite(), bytes([number + 1]) * 32))
-        node.advertised_ip = "127.0.0.1"
         node.start()
         return node
 
