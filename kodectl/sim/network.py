@@ -305,8 +305,6 @@ class Network:
         return None
 
     def _path_between(self, source: Station, neighbour: Station, target: Host | Passage) -> Path | None:
-        if neighbour is source:
-            return Path(target, OWN_LATENCY_S, OWN_PATH)  # what the machine of a box sends out
         if self._severed(source.name, neighbour.name):
             return None
         model = self._models.get((source.name, neighbour.name), source.realm.model)

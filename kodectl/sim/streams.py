@@ -117,7 +117,7 @@ class Lane:
 
     def other_side_heard(self) -> None:
         """What came in may have opened the way out again, at a box that had closed it."""
-        if self._waiting and self._way() is not None:
+        if self._waiting:
             self._network.waiting_lanes.pop(self, None)
             self.try_again()
 

@@ -135,9 +135,8 @@ class Translations:
             self._visitors.put((inner, remote), port, now)
             return inner
         mapping = self._by_port.get(port)
-        if mapping is None or self._mappings.get(mapping.key, now) is not mapping:
-            return None
-        if not self._contacts.get((mapping, _part(self._filtering, remote)), now):
+        # Whatever refreshed the contact refreshed its mapping, too: that has not expired either.
+        if mapping is None or not self._contacts.get((mapping, _part(self._filtering, remote)), now):
             return None
         if self._is_kept_by_inbound:
             self._refresh(mapping, remote, now)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,26 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kodectl.core.mapping import Transport
 from kodectl.core.nat import Behavior
 from kodectl.errors import LocalMisuse
 from kodectl.runtime.base import Address, ConnectFailed, Stream, StreamClosed
-from kodectl.sim import streams
 from kodectl.sim.nat import Nat
 from kodectl.sim.network import PathModel
 from kodectl.sim.runtime import SimRuntime
-from kodectl.sim.translation import (
-    HIGHEST_PORT,
-    LOWEST_PORT,
-    MAX_CONTACTS,
-    MAX_FORWARDS,
-    MAX_MAPPINGS,
-    PortRule,
-    Translations,
-)
+from kodectl.sim.translation import HIGHEST_PORT, LOWEST_PORT, PortRule
 from kodectl.sim.world import World
 
 STEADY = PathModel(latency_s=0.05, spread_s=0.0, jitter_s=0.0)
@@ -273,11 +261,15 @@ class TestWhatHappensToABox:
 
     def test_it_gets_another_address(self, world: World) -> None:
         made = scene(world, filtering=FREE)
-        made.server.say(b"on its way", made.seen)
+        made.nat.forward(Transport.UDP, 40_000, made.radio.address)
+        made.server.say(b"on its way", (OUTER, 40_000))
         made.nat.change_address(OTHER_OUTER)
         assert made.nat.outer_ip == OTHER_OUTER
         assert not made.gets_through()
+        made.server.say(b"to the mapping there was", (OTHER_OUTER, PORT))
+        world.run_for(1.0)
         assert made.radio.heard == []
+        made.nat.remove_forward(Transport.UDP, 40_000)
         made.radio.say(b"moved", made.server.address)
         world.run_for(1.0)
         assert made.server.heard[-1] == (b"moved", (OTHER_OUTER, PORT))
@@ -413,6 +405,14 @@ class TestRealms:
         world.set_path("router", SERVER, PathModel(loss=1.0))
         assert not made.gets_through()
 
+    def test_the_ways_a_host_keeps(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("kodectl.sim.network.MAX_PATHS", 100)
+        host = world.host(INNER, behind=world.nat("router", OUTER))
+        radio = Radio(host)
+        for number in range(1_000):
+            radio.say(b"x", (f"30.0.{number // 250}.{number % 250}", 1))
+        assert len(host.host.paths) <= 100
+
     def test_segments_lie_within_a_realm(self, world: World) -> None:
         homes = [world.nat("left", OUTER), world.nat("right", OTHER_OUTER)]
         heard: list[tuple[str, Address]] = []
@@ -465,6 +465,19 @@ class TestForwards:
         assert len(stranger.heard) == 1
         assert nat.forwards(Transport.UDP) == nat.forwards(Transport.TCP) == {}
 
+    @pytest.mark.parametrize("end", ["removed", "forgotten"])
+    def test_answers_to_who_came_in_before_its_end_leave_by_another_port(self, world: World, end: str) -> None:
+        nat = world.nat("router", OUTER, mapping=ENDPOINT, ports=PortRule.SEQUENTIAL)
+        inside, stranger = Radio(world.host(INNER, behind=nat)), Radio(world.host(SERVER))
+        nat.forward(Transport.UDP, 40_000, inside.address)
+        stranger.say(b"hello", (OUTER, 40_000))
+        world.run_for(1.0)
+        nat.forget() if end == "forgotten" else nat.remove_forward(Transport.UDP, 40_000)
+        inside.say(b"late", stranger.address)
+        world.run_for(1.0)
+        [(_, (_, port))] = stranger.heard
+        assert port != 40_000
+
     @BEHAVIORS
     def test_are_the_mapping_of_their_endpoint_where_it_has_one(self, world: World, behavior: Behavior) -> None:
         made = scene(world, mapping=behavior, ports=PortRule.SEQUENTIAL)
@@ -508,309 +521,6 @@ class TestForwards:
         for port in (0, -1, 65_536):
             with pytest.raises(LocalMisuse):
                 nat.forward(Transport.UDP, port, (INNER, PORT))
-
-
-class Connected(NamedTuple):
-    near: Stream
-    far: Stream
-
-
-def connected(world: World, here: SimRuntime, there: SimRuntime, address: Address) -> Connected:
-    accepted: list[Stream] = []
-    listener = there.listen(("0.0.0.0", TCP_PORT), accepted.append)
-    near = world.call(here, here.connect, address, 5.0)
-    listener.close()
-    return Connected(near, accepted[0])
-
-
-def crosses(world: World, here: SimRuntime, there: SimRuntime, ends: Connected) -> None:
-    """Bytes go both ways."""
-    for source, sink, runtime in ((ends.near, ends.far, here), (ends.far, ends.near, there)):
-        data = runtime.random_bytes(300_000)
-        world.spawn(runtime, "write", source.write, data)
-        assert world.call(runtime, sink.read_exactly, len(data)) == data
-
-
-class TestStreams:
-    @pytest.mark.parametrize("rule", list(PortRule), ids=lambda rule: rule.value)
-    @BEHAVIORS
-    def test_go_out_and_are_seen_from_an_outer_address(self, world: World, behavior: Behavior, rule: PortRule) -> None:
-        nat = world.nat("router", OUTER, mapping=behavior, ports=rule, udp_blocked=True)
-        inside, outside = world.host(INNER, behind=nat), world.host(SERVER)
-        ends = connected(world, inside, outside, (SERVER, TCP_PORT))
-        assert ends.near.local[0] == INNER
-        assert ends.near.remote == ends.far.local == (SERVER, TCP_PORT)
-        assert ends.far.remote[0] == OUTER
-        assert (ends.far.remote[1] == ends.near.local[1]) is (rule is PortRule.PRESERVE)
-        crosses(world, inside, outside, ends)
-
-    def test_do_not_come_in_by_themselves(self, world: World) -> None:
-        nat = world.nat("router", OUTER, filtering=FREE)
-        inside, outside = world.host(INNER, behind=nat), world.host(SERVER)
-        inside.listen(("0.0.0.0", TCP_PORT), lambda stream: None)
-        with pytest.raises(ConnectFailed, match="timeout"):
-            world.call(outside, outside.connect, (OUTER, TCP_PORT), 5.0)
-
-    def test_come_in_by_a_forward(self, world: World) -> None:
-        nat = world.nat("router", OUTER)
-        inside, outside = world.host(INNER, behind=nat), world.host(SERVER)
-        nat.forward(Transport.TCP, 40_000, (INNER, TCP_PORT))
-        ends = connected(world, outside, inside, (OUTER, 40_000))
-        assert ends.near.remote == (OUTER, 40_000)
-        assert ends.far.local == (INNER, TCP_PORT)
-        assert ends.far.remote == ends.near.local
-        crosses(world, outside, inside, ends)
-        with pytest.raises(ConnectFailed, match="refused"):  # the listener is closed by now
-            world.call(outside, outside.connect, (OUTER, 40_000), 5.0)
-
-    def test_go_through_two_boxes_on_each_side(self, world: World) -> None:
-        sides = []
-        for name, ip in (("left", OUTER), ("right", OTHER_OUTER)):
-            provider = world.nat(f"{name} provider", ip, inner_ip="100.64.0.1", ports=PortRule.RANDOM)
-            sides.append((provider, world.nat(name, "100.64.0.2", behind=provider)))
-        here, there = (world.host(INNER, behind=home) for _, home in sides)
-        provider, home = sides[1]
-        provider.forward(Transport.TCP, 1, ("100.64.0.2", 2))
-        home.forward(Transport.TCP, 2, (INNER, TCP_PORT))
-        ends = connected(world, here, there, (OTHER_OUTER, 1))
-        assert ends.far.remote[0] == OUTER
-        crosses(world, here, there, ends)
-
-    @pytest.mark.parametrize("hairpin", [True, False])
-    def test_to_the_own_outer_address_need_hairpin(self, world: World, hairpin: bool) -> None:
-        nat = world.nat("router", OUTER, hairpin=hairpin)
-        here, there = (world.host(f"192.168.1.{number}", behind=nat) for number in (2, 3))
-        nat.forward(Transport.TCP, 40_000, (there.ip, TCP_PORT))
-        crosses(world, here, there, connected(world, here, there, (there.ip, TCP_PORT)))
-        if hairpin:
-            ends = connected(world, here, there, (OUTER, 40_000))
-            assert ends.far.remote[0] == OUTER
-            crosses(world, here, there, ends)
-        else:
-            with pytest.raises(ConnectFailed, match="timeout"):
-                world.call(here, here.connect, (OUTER, 40_000), 5.0)
-
-    def test_lose_time_and_no_byte_to_loss_on_any_part_of_the_way(self, world: World) -> None:
-        nat = world.nat("router", OUTER)
-        inside, outside = world.host(INNER, behind=nat), world.host(SERVER)
-        world.set_path("router/192.168.1.1", "router/192.168.1.2", PathModel(latency_s=0.01, spread_s=0.0, loss=0.3))
-        world.set_path("router", SERVER, PathModel(latency_s=0.01, spread_s=0.0, loss=0.3, bandwidth=1e6))
-        ends = connected(world, inside, outside, (SERVER, TCP_PORT))
-        began = world.now
-        crosses(world, inside, outside, ends)
-        assert world.now - began > 0.6  # what the bandwidth of one part allows
-
-    def test_survive_what_the_box_forgets_if_it_gives_them_the_same_port(self, world: World) -> None:
-        nat = world.nat("router", OUTER)
-        inside, outside = world.host(INNER, behind=nat), world.host(SERVER)
-        ends = connected(world, inside, outside, (SERVER, TCP_PORT))
-        nat.forget()
-        ends.far.write(b"from outside")
-        world.spawn(inside, "read", ends.near.read_exactly, 12)
-        world.run_for(60.0)
-        assert any("world/read" in line for line in world.waiting())
-        ends.near.write(b"from inside")
-        world.run_for(1.0)
-        assert not any("world/read" in line for line in world.waiting())
-        assert world.call(outside, ends.far.read_exactly, 11) == b"from inside"
-        crosses(world, inside, outside, ends)
-
-    @pytest.mark.parametrize("event", ["forget", "change of address"])
-    def test_are_reset_as_soon_as_they_come_from_another_address(self, world: World, event: str) -> None:
-        nat = world.nat("router", OUTER, ports=PortRule.RANDOM)
-        inside, outside = world.host(INNER, behind=nat), world.host(SERVER)
-        ends = connected(world, inside, outside, (SERVER, TCP_PORT))
-        nat.forget() if event == "forget" else nat.change_address(OTHER_OUTER)
-        ends.near.write(b"x")
-        with pytest.raises(StreamClosed, match="reset"):
-            world.call(inside, ends.near.read_exactly, 1)
-        world.spawn(outside, "read", ends.far.read_exactly, 1)
-        world.run_for(60.0)
-        assert any("world/read" in line for line in world.waiting())  # nobody told the other side
-
-    def test_end_with_a_removed_forward_only_once_it_is_forgotten(self, world: World) -> None:
-        nat = world.nat("router", OUTER, ports=PortRule.RANDOM)
-        inside, outside = world.host(INNER, behind=nat), world.host(SERVER)
-        nat.forward(Transport.TCP, 40_000, (INNER, TCP_PORT))
-        ends = connected(world, outside, inside, (OUTER, 40_000))
-        nat.remove_forward(Transport.TCP, 40_000)
-        ends.far.write(b"x")
-        with pytest.raises(StreamClosed, match="reset"):
-            world.call(inside, ends.far.read_exactly, 1)
-
-    def test_are_idle_for_two_hours_at_most(self, world: World) -> None:
-        nat = world.nat("router", OUTER)
-        inside, outside = world.host(INNER, behind=nat), world.host(SERVER)
-        ends = connected(world, inside, outside, (SERVER, TCP_PORT))
-        for _ in range(3):  # what comes in keeps it too
-            world.run_for(7_000.0)
-            ends.far.write(b"x")
-        assert world.call(inside, ends.near.read_exactly, 3) == b"xxx"
-        world.run_for(7_500.0)
-        ends.far.write(b"x")
-        world.spawn(inside, "read", ends.near.read_exactly, 1)
-        world.run_for(60.0)
-        assert any("world/read" in line for line in world.waiting())
-        ends.near.write(b"x")  # opens it again
-        assert world.run(lambda: not world.waiting(), 60.0)
-
-    def test_of_a_host_that_restarted_are_reset(self, world: World) -> None:
-        nat = world.nat("router", OUTER)
-        inside, outside = world.host(INNER, behind=nat), world.host(SERVER)
-        ends = connected(world, inside, outside, (SERVER, TCP_PORT))
-        world.restart(inside.name)
-        ends.far.write(b"x")
-        with pytest.raises(StreamClosed, match="reset"):
-            world.call(outside, ends.far.read_exactly, 1)
-
-
-class TestSimultaneousOpen:
-    def punch(self, world: World, **rules: Any) -> list[Stream | str]:
-        """Two behind boxes dial each other's outer address at about the same time, from the ports that the other dials."""
-        homes = [world.nat("left", OUTER, **rules), world.nat("right", OTHER_OUTER, **rules)]
-        hosts = [world.host(INNER, behind=nat) for nat in homes]
-        outcomes: dict[str, Stream | str] = {}
-
-        def dial(host: SimRuntime, remote: str, delay_s: float) -> None:
-            host.event().wait(delay_s)
-            try:
-                outcomes[host.name] = streams.connect(host.host, (remote, TCP_PORT), 10.0, local_port=TCP_PORT)
-            except ConnectFailed as failure:
-                outcomes[host.name] = failure.reason
-
-        world.spawn(hosts[0], "dial", dial, hosts[0], OTHER_OUTER, 0.0)
-        world.spawn(hosts[1], "dial", dial, hosts[1], OUTER, 0.02)
-        world.run(lambda: len(outcomes) == 2)
-        if rules.get("ports") is not PortRule.RANDOM:
-            near, far = (outcomes[host.name] for host in hosts)
-            assert isinstance(near, streams.SimStream)
-            assert isinstance(far, streams.SimStream)
-            assert (near.remote, far.remote) == ((OTHER_OUTER, TCP_PORT), (OUTER, TCP_PORT))
-            crosses(world, hosts[0], hosts[1], Connected(near, far))
-        return list(outcomes.values())
-
-    def test_gets_through_where_ports_are_kept(self, world: World) -> None:
-        self.punch(world)
-
-    def test_does_not_where_the_ports_are_other_ones(self, world: World) -> None:
-        assert self.punch(world, ports=PortRule.RANDOM) == ["timeout", "timeout"]
-
-    def test_a_dial_that_ended_meets_nobody(self, world: World) -> None:
-        here, there = world.host(SERVER), world.host(OTHER_SERVER)
-        with pytest.raises(ConnectFailed, match="refused"):
-            world.call(here, streams.connect, here.host, (OTHER_SERVER, 2), 1.0, 1)
-        with pytest.raises(ConnectFailed, match="refused"):
-            world.call(there, streams.connect, there.host, (SERVER, 1), 1.0, 2)
-        assert not here.host.dials
-        assert not there.host.dials
-
-
-class TestBounds:
-    def table(self, **rules: Any) -> Translations:
-        said = {"mapping": FREE, "filtering": ENDPOINT, "ports": PortRule.SEQUENTIAL, "timeout_s": 120.0}
-        return Translations(**(said | rules), is_kept_by_inbound=False, rng=random.Random(1))
-
-    def test_the_mapping_unused_for_longest_makes_room(self) -> None:
-        table, remote = self.table(), (SERVER, 1)
-        endpoints = [(f"10.0.{number // 250}.{number % 250}", 1) for number in range(MAX_MAPPINGS + 1)]
-        ports = [table.outward(inner, remote, 1.0) for inner in endpoints[:-1]]
-        table.outward(endpoints[0], remote, 2.0)
-        assert table.outward(endpoints[-1], remote, 2.0) not in ports
-        assert len(table) == len(table._by_port) == MAX_MAPPINGS
-        assert table.inward(ports[0], remote, 2.0) == endpoints[0]
-        assert table.inward(ports[1], remote, 2.0) is None
-
-    def test_so_do_those_who_may_come_in(self) -> None:
-        table, inner = self.table(), (INNER, 1)
-        for number in range(MAX_CONTACTS + 1):
-            port = table.outward(inner, (SERVER, number), 1.0)
-        assert len(table._contacts) == MAX_CONTACTS
-        assert table.inward(port, (SERVER, 0), 1.0) is None
-        assert table.inward(port, (SERVER, 1), 1.0) == inner
-
-    def test_expired_ones_leave_nothing(self) -> None:
-        table = self.table(mapping=ENDPOINT)
-        for number in range(3 * MAX_MAPPINGS):
-            table.outward((INNER, 1), (SERVER, number % 60_000), number / 10)
-        assert len(table._by_port) == len(table) <= 1_201
-        assert len(table._contacts) <= 1_201
-
-    def test_visitors_of_forwards_too(self) -> None:
-        table = self.table()
-        table.forward(1, (INNER, 1))
-        for number in range(MAX_CONTACTS + 5):
-            table.inward(1, (SERVER, number), 1.0)
-        assert len(table._visitors) == MAX_CONTACTS
-
-    def test_forwards_are_few(self) -> None:
-        table = self.table()
-        for number in range(1, MAX_FORWARDS + 1):
-            table.forward(number, (INNER, number))
-        table.forward(1, (INNER, 2))
-        with pytest.raises(LocalMisuse):
-            table.forward(MAX_FORWARDS + 1, (INNER, 1))
-
-    def test_the_ways_a_host_keeps(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("kodectl.sim.network.MAX_PATHS", 100)
-        host = world.host(INNER, behind=world.nat("router", OUTER))
-        radio = Radio(host)
-        for number in range(1_000):
-            radio.say(b"x", (f"30.0.{number // 250}.{number % 250}", 1))
-        assert len(host.host.paths) <= 100
-
-
-class Sent(NamedTuple):
-    at_s: float
-    inner: Address
-    remote: Address
-    port: int
-
-
-def part(behavior: Behavior, remote: Address) -> object:
-    return {FREE: None, ADDRESS: remote[0], ENDPOINT: remote}[behavior]
-
-
-ENDPOINTS = st.tuples(st.sampled_from([INNER, "192.168.1.3"]), st.sampled_from([1, 2, 65_535]))
-REMOTES = st.tuples(st.sampled_from([SERVER, OTHER_SERVER]), st.sampled_from([PORT, OTHER_PORT]))
-EVENTS = st.lists(st.tuples(st.sampled_from([0.0, 1.0, 40.0, 70.0]), ENDPOINTS, REMOTES, REMOTES), max_size=25)
-
-
-@given(
-    mapping=st.sampled_from(list(Behavior)),
-    filtering=st.sampled_from(list(Behavior)),
-    ports=st.sampled_from(list(PortRule)),
-    events=EVENTS,
-)
-def test_a_box_does_what_its_log_of_outgoing_packets_says(
-    mapping: Behavior, filtering: Behavior, ports: PortRule, events: list[tuple[float, Address, Address, Address]]
-) -> None:
-    """RFC 4787 told as one sentence about a log: what goes out keeps its port as long as the last like it is recent, and
-    what comes in needs somebody who recently sent there."""
-    timeout_s, now, log = 100.0, 0.0, []
-    table = Translations(
-        mapping=mapping,
-        filtering=filtering,
-        ports=ports,
-        timeout_s=timeout_s,
-        is_kept_by_inbound=False,
-        rng=random.Random(1),
-    )
-    for pause_s, inner, remote, visitor in events:
-        now += pause_s
-        recent = [sent for sent in log if sent.at_s + timeout_s > now]
-        port = table.outward(inner, remote, now)
-        alike = {s.port for s in recent if (s.inner, part(mapping, s.remote)) == (inner, part(mapping, remote))}
-        assert alike <= {port}
-        others = {s.port for s in recent if (s.inner, part(mapping, s.remote)) != (inner, part(mapping, remote))}
-        assert port not in others
-        log.append(Sent(now, inner, remote, port))
-        for outer_port in {sent.port for sent in log}:
-            wanted = {
-                s.inner
-                for s in [*recent, log[-1]]
-                if s.port == outer_port and part(filtering, s.remote) == part(filtering, visitor)
-            }
-            assert {table.inward(outer_port, visitor, now)} == (wanted or {None})
 
 
 def chatter(runtime: SimRuntime, addresses: list[Address]) -> None:
