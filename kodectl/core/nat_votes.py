@@ -1,0 +1,168 @@
+"""What servers, of which some may lie, say together about the mapping.
+
+Each server says where it saw requests come from. Two stories explain what they say: the mapping is the same towards all of
+them, or it depends on whom one talks to. A story makes liars of those that it does not fit:
+
+* One mapping, X:p: whoever says anything else lies.
+* A mapping for each destination: who says that two of his addresses saw the same lies; and so do two servers that say the
+  same, because a liar does not know what the NAT showed to somebody else. (Where the ports of the NAT can be predicted
+  he may guess it, and then only one of the two must be lying.)
+
+A story is believed when it makes liars of fewer than half of the voices, and the other one, in each of its variants, of
+more than half. So as long as no more than half of those who answer lie, what is believed is true, whatever they
+say; and where the liars are half, mostly nothing is believed. Servers of one network (/24, /64) are one voice.
+
+| voices | say | same mapping: liars | depends: liars | believed |
+|---|---|---|---|---|
+| 1 with one address | X:p | 0 | 0 | nothing: there is nothing to compare |
+| 1 with two addresses | X:p twice | 0 | 1 | same |
+| 1 with two addresses | X:p, X:q | 1 | 0 | depends |
+| 2 | X:p, X:p | 0 | 2 (predictable: 1) | same (predictable: nothing) |
+| 2 | X:p, X:q | 1 | 0 | nothing: one of them may lie |
+| 2 with two addresses | X:p, X:q and X:r, X:s | 2 | 0 | depends |
+| 3 | X:p, X:p, X:p | 0 | 3 (predictable: 2) | same |
+| 3 | X:p, X:p, Y:q | 1 | 2 (predictable: 1) | same (predictable: nothing) |
+| 3 | X:p, X:q, X:r | 2 | 0 | depends |
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from kodectl.core.nat_observations import Address, Alternate, ServerEvidence
+from kodectl.core.table import subnet_of
+
+PREDICTABLE_SPAN = 256
+"""A server that sees the ports of two sockets as near as this, though they were chosen apart, can guess more of them. Ports
+of a NAT that draws them are as near by chance once in 130 times."""
+
+
+class Voice:
+    """A server whose word counts."""
+
+    def __init__(self, server: ServerEvidence) -> None:
+        self.server = server
+        self._by_endpoint: dict[Address, set[Address]] = {}
+        for claim in server.claims:
+            # Who is found elsewhere, and does not prove to be the server, is somebody else.
+            if claim.endpoint[0] == server.address[0] or server.alternate is Alternate.VERIFIED:
+                self._by_endpoint.setdefault(claim.endpoint, set()).add(claim.mapped)
+        self.said = frozenset().union(*self._by_endpoint.values())
+
+    @property
+    def is_steady(self) -> bool:
+        """It says the same when it is asked the same again."""
+        return all(len(said) == 1 for said in self._by_endpoint.values())
+
+    @property
+    def is_uniform(self) -> bool:
+        """It says that two of its addresses see the same: no NAT with a mapping for each destination shows that."""
+        ips_by_mapped: dict[Address, set[str]] = {}
+        for endpoint, said in self._by_endpoint.items():
+            for mapped in said:
+                ips_by_mapped.setdefault(mapped, set()).add(endpoint[0])
+        return any(len(ips) > 1 for ips in ips_by_mapped.values())
+
+    @property
+    def depends_on_port(self) -> bool | None:
+        """Whether two ports of one of its addresses see different mappings; None where no two were asked."""
+        by_ip: dict[str, list[frozenset[Address]]] = {}
+        for endpoint, said in self._by_endpoint.items():
+            by_ip.setdefault(endpoint[0], []).append(frozenset(said))
+        pairs = [said for said in by_ip.values() if len(said) > 1]
+        return any(len(set(said)) > 1 for said in pairs) if pairs else None
+
+    @property
+    def ip(self) -> str | None:
+        """The one outer address that it names; None when it names several."""
+        ips = {mapped[0] for mapped in self.said}
+        return next(iter(ips)) if len(ips) == 1 else None
+
+    def ports(self) -> list[int]:
+        """In the order in which its endpoints were asked."""
+        return [min(said)[1] for said in self._by_endpoint.values()]
+
+
+class Ballot(NamedTuple):
+    """What the voices say. `depends`: whether the mapping depends on the destination; `said`: the mapping that is the same
+    towards all, where it does not; `ip`: the outer address that more than half name."""
+
+    voices: tuple[Voice, ...]
+    depends: bool | None
+    said: Address | None
+    ip: str | None
+    is_predictable: bool
+
+
+def voices_of(servers: Iterable[ServerEvidence]) -> tuple[Voice, ...]:
+    """Of each network the server that has most to say, of those the first."""
+    answered = [server for server in servers if server.claims]
+    voices: list[Voice] = []
+    heard: set[str] = set()
+    for server in sorted(answered, key=lambda server: server.alternate is not Alternate.VERIFIED):
+        networks = _networks_of(server)
+        if not networks & heard:
+            voices.append(Voice(server))
+            heard |= networks
+    return tuple(voices)
+
+
+def count(servers: Sequence[ServerEvidence], local_port: int) -> Ballot:
+    voices = voices_of(servers)
+    is_predictable = any(_is_predictable(server, local_port) for server in servers)
+    if_depends = _liars_if_depends(voices, is_predictable)
+    if_same = {mapped: _liars_if_same(voices, mapped) for voice in voices for mapped in voice.said}
+    said = min(if_same, key=lambda mapped: if_same[mapped], default=None)
+    depends = None
+    if said is not None and _is_majority(if_depends, voices) and _is_minority(if_same[said], voices):
+        depends = False
+    elif if_same and _is_majority(min(if_same.values()), voices) and _is_minority(if_depends, voices):
+        depends = True
+    return Ballot(voices, depends, said if depends is False else None, _ip_of(voices), is_predictable)
+
+
+def _liars_if_same(voices: Sequence[Voice], mapped: Address) -> int:
+    return sum(voice.said != {mapped} for voice in voices)
+
+
+def _liars_if_depends(voices: Sequence[Voice], is_predictable: bool) -> int:
+    """At least so many."""
+    named = Counter(mapped for voice in voices for mapped in voice.said)
+    possible = [voice for voice in voices if voice.is_steady and not voice.is_uniform]
+    liars = len(voices) - len(possible)
+    if is_predictable:
+        shared = Counter(mapped for voice in possible for mapped in voice.said)
+        return liars + max((count - 1 for count in shared.values()), default=0)
+    return liars + sum(any(named[mapped] > 1 for mapped in voice.said) for voice in possible)
+
+
+def _is_minority(liars: int, voices: Sequence[Voice]) -> bool:
+    return liars * 2 < len(voices)
+
+
+def _is_majority(liars: int, voices: Sequence[Voice]) -> bool:
+    return liars * 2 > len(voices)
+
+
+def _ip_of(voices: Sequence[Voice]) -> str | None:
+    named = Counter(voice.ip for voice in voices if voice.ip is not None)
+    ip, count = named.most_common(1)[0] if named else (None, 0)
+    return ip if count * 2 > len(voices) else None
+
+
+def _is_predictable(server: ServerEvidence, local_port: int) -> bool:
+    """Ports that are those inside tell nobody the next one: they are chosen at random there."""
+    if server.aside is None or server.mapped is None:
+        return False
+    (here, aside), mapped = server.aside, server.mapped
+    is_preserved = aside[1] == here and mapped[1] == local_port
+    return not is_preserved and abs(aside[1] - mapped[1]) <= PREDICTABLE_SPAN
+
+
+def _networks_of(server: ServerEvidence) -> set[str]:
+    ips = [server.address[0]]
+    if server.alternate is Alternate.VERIFIED and server.other is not None:
+        ips.append(server.other[0])
+    return {subnet_of(ip) or ip for ip in ips}
