@@ -1,80 +1,28 @@
-"""Running nodes behind real NATs: what they find out about themselves, with six open nodes as observers."""
+"""Running nodes behind real NATs: what they find out about themselves, and how they notice that it has changed."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from natlab import Host, Kind, Lab, skip_without_lab
+from lab_nodes import LabNode, open_network
+from natlab import Kind, Lab, skip_without_lab
 
-from kodectl.api.files import SOCKET_FILE
-from kodectl.cli.client import Endpoint, NodeClient
-from kodectl.errors import KodectlError
 from kodectl.node.views import StatusView
 
 pytestmark = [pytest.mark.lab, skip_without_lab]
 
-REPOSITORY = Path(__file__).parents[2]
-OBSERVERS = 6
-LIMIT_S = 30.0
-"""Of patience on a busy machine; how long it really takes is measured by bench/nat.py."""
 
-
-class LabNode:
-    """`kodectl node run` on a host of the lab. Its API's socket is a file, which namespaces do not hide."""
-
-    def __init__(self, host: Host, home: Path, name: str, *options: str) -> None:
-        self.host = host
-        self.datadir = home / name
-        self.log = home / f"{name}.log"
-        command = [sys.executable, "-m", "kodectl", "node", "run", "--datadir", str(self.datadir), "--json", "--no-lan"]
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("KODECTL_")}
-        environment = {**kept, "HOME": str(home), "KODECTL_BOOTSTRAP": "", "PYTHONPATH": str(REPOSITORY)}
-        with self.log.open("a") as log, (home / f"{name}.out").open("w") as out:
-            self.process = host.popen([*command, *options], stdout=out, stderr=log, env=environment, cwd=REPOSITORY)
-        self._client = NodeClient(Endpoint(unix=self.datadir / SOCKET_FILE), 5.0)
-
-    def status(self) -> StatusView | None:
-        try:
-            return self._client.get("/api/network/status", StatusView)
-        except KodectlError:
-            return None
-
-    def wait(self, holds: Callable[[StatusView], Any], limit_s: float = LIMIT_S) -> StatusView:
-        ends = time.monotonic() + limit_s
-        while True:
-            status = self.status()
-            if status is not None and holds(status):
-                return status
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < ends, f"{status}\n{self.log.read_text()}"
-            time.sleep(0.1)
-
-    def events(self) -> list[dict[str, Any]]:
-        lines = (self.datadir.parent / f"{self.datadir.name}.out").read_text().splitlines()
-        return [json.loads(line)["data"] for line in lines]
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("nat")
 
 
 @pytest.fixture(scope="module")
-def internet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, list[LabNode], Path]]:
-    home = tmp_path_factory.mktemp("nat")
+def internet(home: Path) -> Iterator[tuple[Lab, list[LabNode]]]:
     with Lab() as lab:
-        first = LabNode(lab.public("observer"), home, "observer0")
-        enode = first.wait(lambda status: True).enode
-        others = [
-            LabNode(lab.public("observer"), home, f"observer{number}", "--bootstrap", enode)
-            for number in range(1, OBSERVERS)
-        ]
-        observers = [first, *others]
-        for observer in observers:
-            observer.wait(lambda status: status.table_size == OBSERVERS - 1 and status.nat.reachable_udp)
-        yield lab, observers, home
+        yield lab, open_network(lab, home, honest=6)
 
 
 # What a node says of itself: NAT type, what others can do, UDP and TCP reachable, part in the DHT.
@@ -95,14 +43,76 @@ def verdict(status: StatusView) -> tuple[str | None, str, bool | None, bool | No
     return nat.nat_type, nat.state, nat.reachable_udp, nat.reachable_tcp, status.dht_mode
 
 
-@pytest.mark.parametrize("kind", EXPECTED, ids=lambda kind: kind.value)
-def test_a_node_knows_its_nat(internet, kind):
-    lab, observers, home = internet
-    host = lab.behind(kind)
-    node = LabNode(host, home, kind.value, "--bootstrap", observers[0].status().enode, "--nat", "none")
-    status = node.wait(lambda status: verdict(status) == EXPECTED[kind])
-    if kind is not Kind.BLOCKED:
-        assert status.nat.observed_address == host.external_ip
-        assert status.enode.split("@")[1].startswith(host.external_ip + ":")
-    print(node.log.read_text()); t=time.monotonic(); node.process.terminate()
-    assert node.process.wait(10) in (0, 143); print("stop", time.monotonic()-t); print(node.log.read_text()[-300:])
+def begin_behind(lab: Lab, kind: Kind, first: LabNode, home: Path, name: str, **options) -> LabNode:
+    return LabNode(lab.behind(kind, **options), home, name, "--bootstrap", first.wait().enode, "--nat", "none")
+
+
+def test_a_node_knows_its_nat_whatever_it_is(internet, home):
+    """All kinds at the same time, as they would be on the internet."""
+    lab, observers = internet
+    nodes = {kind: begin_behind(lab, kind, observers[0], home, kind.value) for kind in EXPECTED}
+    for kind, node in nodes.items():
+        status = node.wait(lambda status, kind=kind: verdict(status) == EXPECTED[kind])
+        verdicts = [event["data"]["nat_type"] for event in node.events() if event["type"] == "nat_changed"]
+        assert set(verdicts) <= {EXPECTED[kind][0], None}, f"{kind}: it thought otherwise at first: {verdicts}"
+        if kind is not Kind.BLOCKED:
+            assert status.nat.observed_address == node.host.external_ip
+            assert f"@{node.host.external_ip}:" in status.enode
+        assert bool(status.nat.advice) == (status.nat.state != "direct")
+    for kind, node in nodes.items():
+        is_listed = any(node.wait().id in bucket for observer in observers for bucket in listed(observer))
+        assert is_listed == (EXPECTED[kind][4] == "server"), f"{kind}: in the table of an observer: {is_listed}"
+    for node in nodes.values():
+        node.leave()
+
+
+def listed(observer: LabNode) -> list[list[str]]:
+    return [bucket.nodes for bucket in observer.table().buckets]
+
+
+@pytest.mark.parametrize("kind", [Kind.FULL_CONE, Kind.PORT_RESTRICTED], ids=lambda kind: kind.value)
+def test_a_router_that_forgets_is_noticed(internet, home, kind):
+    lab, observers = internet
+    node = begin_behind(lab, kind, observers[0], home, f"forgotten {kind.value}", preserve_ports=False)
+    before = node.wait(lambda status: verdict(status) == EXPECTED[kind] and status.nat.observed_port).nat.observed_port
+    node.host.router.forget()
+    after = node.wait(lambda status: status.nat.observed_port not in (before, None))
+    assert f"discport={after.nat.observed_port}" in after.enode
+    node.leave()
+
+
+def test_a_new_address_is_noticed(internet, home):
+    lab, observers = internet
+    node = begin_behind(lab, Kind.FULL_CONE, observers[0], home, "moved")
+    before = node.wait(lambda status: verdict(status) == EXPECTED[Kind.FULL_CONE])
+    node.host.router.change_address()
+    after = node.wait(lambda status: status.nat.observed_address == node.host.external_ip)
+    assert before.nat.observed_address != after.nat.observed_address
+    assert f"@{node.host.external_ip}:" in node.wait(lambda status: status.nat.reachable_udp).enode
+    node.leave()
+
+
+def test_a_manual_forward_is_found_out(internet, home):
+    lab, observers = internet
+    host = lab.behind(Kind.PORT_RESTRICTED)
+    for transport, port in (("udp", 30301), ("tcp", 30303)):
+        host.router.forward(transport, port, host, port)
+    node = LabNode(host, home, "forwarded", "--bootstrap", observers[0].wait().enode, "--nat", "none")
+    node.wait(lambda status: verdict(status) == ("port_restricted", "direct", True, True, "server"))
+    node.leave()
+
+
+def test_three_liars_of_eight_change_nothing(home, tmp_path):
+    """They name another address and port, in pongs and as STUN servers, and say that they knock."""
+    with Lab() as lab:
+        observers = open_network(lab, tmp_path, honest=5, liars=3)
+        kinds = (Kind.FULL_CONE, Kind.PORT_RESTRICTED, Kind.SYMMETRIC)
+        nodes = {kind: begin_behind(lab, kind, observers[0], tmp_path, kind.value) for kind in kinds}
+        for kind, node in nodes.items():
+            status = node.wait(lambda status, kind=kind: verdict(status) == EXPECTED[kind])
+            seen = [event["data"] for event in node.events() if event["type"] == "nat_changed"]
+            assert {event["observed_address"] for event in seen} <= {node.host.external_ip, None}
+            assert {event["nat_type"] for event in seen} <= {EXPECTED[kind][0], None}
+            assert f"@{node.host.external_ip}:" in status.enode
+        for observer in observers[:5]:
+            assert verdict(observer.wait()) == EXPECTED[Kind.OPEN]
