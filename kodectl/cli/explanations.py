@@ -716,9 +716,15 @@ _GATEWAYS = {
         "kodectl nat mappings",
     ),
     "gateway_no_address": Explanation(
-        "The router has no outer address.",
-        "It says that its line is down, or names 0.0.0.0.",
-        "Bring the router's connection up; a node maps its ports by itself then.",
+        "The router has no outer address whose ports it could map.",
+        "It says that its network failed, or names 0.0.0.0. Some say so too when they are behind another NAT.",
+        "Bring the router's connection up; a node maps its ports by itself then. Behind another NAT, map them there.",
+        "kodectl nat probe",
+    ),
+    "double_nat": Explanation(
+        "The router that maps the ports stands behind another NAT.",
+        "Its outer address is private (RFC 1918) or a provider's shared one (100.64.0.0/10, RFC 6598).",
+        "Map the ports on both routers, or set one to bridge mode; from a provider that shares, ask for an address.",
         "kodectl nat probe",
     ),
 }

@@ -14,7 +14,8 @@ BY_HAND = "or forward the port to this machine there by hand"
 
 ADVICE = {
     "mapping_not_authorised": f"allow port mapping (UPnP, NAT-PMP, PCP) in the router's settings, {BY_HAND}",
-    "gateway_no_address": "bring the router's internet connection up; it has no outer address",
+    "gateway_no_address": "bring the router's internet connection up; where another router or the provider's NAT stands "
+    "before it, map the ports there, or have that one pass everything on",
     "gateway_full": "remove mappings that nobody needs (kodectl nat mappings), or restart the router",
     "mapping_permanent_only": "ask for a mapping without an end: --lease 0",
     "mapping_conflict": "choose another outer port, or remove the other mapping in the router",
@@ -30,12 +31,15 @@ class Refusal(NamedTuple):
     """Completes "the router ..."."""
 
 
+NO_ADDRESS = "has no outer address to map: its line is down, or it is behind another NAT"
+"""miniupnpd says the same of both."""
+
 UNKNOWN = Refusal("mapping_refused", "gives a result that no specification has")
 
 NATPMP = {
     1: Refusal("mapping_unsupported", "does not speak this version of NAT-PMP"),
     2: Refusal("mapping_not_authorised", "does not allow it: port mapping is switched off, or not for this machine"),
-    3: Refusal("gateway_no_address", "has no outer address"),
+    3: Refusal("gateway_no_address", NO_ADDRESS),
     4: Refusal("gateway_full", "has no room for another mapping"),
     5: Refusal("mapping_unsupported", "does not know this request of NAT-PMP"),
 }
@@ -51,7 +55,7 @@ PCP = {
     4: Refusal("mapping_unsupported", "does not know this request of PCP"),
     5: Refusal("mapping_unsupported", "does not know an option of the request"),
     6: Refusal("mapping_unsupported", "cannot read an option of the request"),
-    7: Refusal("gateway_no_address", "has no outer address"),
+    7: Refusal("gateway_no_address", NO_ADDRESS),
     8: Refusal("gateway_full", "has no room for another mapping"),
     9: Refusal("mapping_unsupported", "maps no ports of this transport"),
     10: Refusal("gateway_full", "gives this machine no more mappings"),
