@@ -133,6 +133,35 @@ class TestServer:
             assert not stun.stun_test(*to, send_data="0003000400000006")["Resp"]
 
 
+class TestNode:
+    """A node's discovery port, as clients of others see it."""
+
+    @pytest.fixture(scope="class")
+    def port(self, shared_nodes: Any) -> int:
+        node = shared_nodes.start("answering", "--nat", "none")
+        return int(node.ready["listeners"]["udp"].rpartition(":")[2])
+
+    @needs("turnutils_stunclient", "coturn")
+    def test_coturn_learns_its_address(self, port: int) -> None:
+        said = judged("turnutils_stunclient", "-p", str(port), "-L", CLIENT, HOST)
+        assert f"UDP reflexive addr: {CLIENT}:" in said
+
+    @needs("stun", "stun-client")
+    def test_the_classic_client_learns_its_address(self, port: int) -> None:
+        assert f"MappedAddress = {HOST}:" in judged("stun", f"{HOST}:{port}", "1", "-v")
+
+    @needs_pystun
+    def test_pystun3_learns_its_address(self, port: int) -> None:
+        import stun
+
+        stun._initialize()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            asking.settimeout(2.0)
+            asking.bind((HOST, 0))
+            told = stun.stun_test(asking, HOST, port, HOST, 0)
+            assert (told["ExternalIP"], told["ExternalPort"]) == asking.getsockname()
+
+
 class Asker:
     """Our client, with a socket of its own on loopback."""
 
