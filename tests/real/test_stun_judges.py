@@ -133,13 +133,14 @@ class TestServer:
             assert not stun.stun_test(*to, send_data="0003000400000006")["Resp"]
 
 
+@pytest.fixture(scope="module")
+def port(shared_nodes: Any) -> int:
+    node = shared_nodes.start("answering", "--nat", "none")
+    return int(node.ready["listeners"]["udp"].rpartition(":")[2])
+
+
 class TestNode:
     """A node's discovery port, as clients of others see it."""
-
-    @pytest.fixture(scope="class")
-    def port(self, shared_nodes: Any) -> int:
-        node = shared_nodes.start("answering", "--nat", "none")
-        return int(node.ready["listeners"]["udp"].rpartition(":")[2])
 
     @needs("turnutils_stunclient", "coturn")
     def test_coturn_learns_its_address(self, port: int) -> None:
