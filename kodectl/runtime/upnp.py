@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
 import psutil
 from gevent import Timeout
 from gevent.subprocess import DEVNULL, PIPE, Popen
@@ -51,7 +50,7 @@ def find_upnp(runtime: Runtime) -> UpnpGateway:
     call = calls.Find(here.source, _network_of(here.source), here.gateway)
     try:
         outcome = _ask(call, calls.Search, FIND_LIMIT_S)
-    except (_Silence, WireError) as error:
+    except (_RouterRefuses, _Silence, WireError) as error:
         raise _no_gateway("what answers by UPnP does not answer as a router should") from error
     if outcome.found is not None:
         return UpnpGateway(runtime, outcome.found, here.source)
@@ -150,10 +149,10 @@ class UpnpGateway:
             description=entry.description,
         )
 
-    def _ask(self, call: calls.Call, kind: type[T], what: str = "a question", limit_s: float = CALL_LIMIT_S) -> T:
+    def _ask(self, call: calls.Call, kind: type[T], what: str = "a question", limit_s: float | None = None) -> T:
         """`what` it is about, for the message when the router refuses."""
         try:
-            return _ask(call, kind, limit_s)
+            return _ask(call, kind, limit_s or CALL_LIMIT_S)
         except _RouterRefuses as refusal:
             raise refused(self.method, refusal.number, what) from refusal
         except _Silence as silence:
@@ -172,14 +171,10 @@ class _Silence(Exception):
 
 def _ask(call: calls.Call, kind: type[T], limit_s: float) -> T:
     """Raises _RouterRefuses, _Silence, or WireError."""
-    data = _run_worker(msgspec.json.encode(call) + b"\n", limit_s)
+    data = _run_worker(calls.pack(call), limit_s)
     if data is None:
         raise _Silence
-    try:
-        answer = msgspec.json.decode(data, type=kind | calls.Refused | calls.Silent | calls.Malformed)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError("what the router answered by UPnP was too much for the worker that read it") from error
-    match answer:
+    match answer := calls.unpack_answer(data, kind):
         case calls.Refused():
             raise _RouterRefuses(answer.number)
         case calls.Silent():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import msgspec
 
+from kodectl.errors import WireError
 from kodectl.wire.upnp import Service
 
 
@@ -124,4 +127,24 @@ class Malformed(msgspec.Struct, frozen=True, tag=True):
     why: str
 
 
-Answer = Search | Given | Listed | Done | State | Refused | Silent | Malformed
+Trouble = Refused | Silent | Malformed
+Answer = Search | Given | Listed | Done | State | Trouble
+T = TypeVar("T", bound=Answer)
+
+
+def pack(message: Call | Answer) -> bytes:
+    return msgspec.json.encode(message) + b"\n"
+
+
+def unpack_call(line: bytes) -> Call:
+    call: Call = msgspec.json.decode(line, type=Call)
+    return call
+
+
+def unpack_answer(data: bytes, kind: type[T]) -> T | Trouble:
+    """What a worker wrote, which a router may have led astray. Raises WireError."""
+    try:
+        answer: Any = msgspec.json.decode(data, type=kind | Trouble)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError("what the router answered by UPnP was too much for the process that read it") from error
+    return answer

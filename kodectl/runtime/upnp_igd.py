@@ -90,7 +90,8 @@ class Igd:
     def uptime_s(self) -> int | None:
         """None where the router does not tell. Raises RouterSilent."""
         status = self._status()
-        return None if status is None else int(status[1])
+        # 0 is also what the library makes of a text that is no number.
+        return None if status is None else status[1] or None
 
     def is_connected(self) -> bool:
         status = self._status()

@@ -16,8 +16,6 @@ import signal
 import sys
 import threading
 
-import msgspec
-
 from kodectl.errors import WireError
 from kodectl.runtime import upnp_calls as calls
 from kodectl.runtime.upnp_igd import ActionRefused, Igd, RouterSilent, map_port, unmap_port
@@ -35,9 +33,9 @@ STACK_SIZE = 256 * 1024
 
 def main() -> None:
     _limit()
-    call = msgspec.json.decode(sys.stdin.buffer.readline(), type=calls.Call)
+    call = calls.unpack_call(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_caller, daemon=True).start()
-    sys.stdout.buffer.write(msgspec.json.encode(_answer(call)))
+    sys.stdout.buffer.write(calls.pack(_answer(call)))
     sys.stdout.buffer.flush()
     # Not by way of the interpreter's end, which waits for what a thread holds.
     os._exit(0)

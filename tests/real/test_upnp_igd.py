@@ -225,6 +225,8 @@ def test_an_outer_address_that_is_none_is_nonsense(igd: Igd, router: ScriptedIgd
 
 def test_a_router_that_does_not_tell_its_uptime_is_a_router(igd: Igd, router: ScriptedIgd) -> None:
     assert igd.uptime_s() == 1000
+    router.uptime_s = "for long"
+    assert igd.uptime_s() is None
     router.script["GetStatusInfo"] = fault(401)
     assert igd.uptime_s() is None
 
