@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import shutil
@@ -40,6 +41,11 @@ def judged(*command: str) -> str:
 needs_pystun = pytest.mark.skipif(
     importlib.util.find_spec("stun") is None, reason="pystun3 is missing: pip install pystun3"
 )
+
+
+def has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        return probe.connect_ex(("::1", 9)) != errno.EADDRNOTAVAIL
 
 
 class Served(NamedTuple):
@@ -277,6 +283,16 @@ class TestBoth:
 
     def test_over_tcp(self, asker: Asker, served: Served) -> None:
         assert ask_over_tcp(asker.runtime, (HOST, served.port), 5.0).mapped[0] == HOST
+
+    @pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+    def test_both_families_on_one_socket(self, asker: Asker) -> None:
+        served = serve("--listen", "[::]:0")
+        try:
+            assert asker.ask((HOST, served.port)).mapped == asker.socket.local
+            assert ask_over_tcp(asker.runtime, ("::1", served.port), 5.0).mapped[0] == "::1"
+            assert ask_over_tcp(asker.runtime, (HOST, served.port), 5.0).mapped[0] == HOST
+        finally:
+            end(served)
 
     def test_behind_a_nat_it_says_what_it_was_told(self, asker: Asker) -> None:
         served = serve("--alt-ip", ALT, "--external", "20.0.0.1", "--external", "20.0.0.2")
