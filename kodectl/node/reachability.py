@@ -143,12 +143,14 @@ class Reachability:
         """Returns when it is time for another round."""
         ends = self._runtime.now() + limit_s * self._runtime.rng.uniform(0.8, 1.2)
         while (left_s := ends - self._runtime.now()) > 0:
-            is_news = self._wait_for_news(min(left_s, LOOK_EVERY_S))
-            if self._runtime.local_network() != self.local:
+            if self._wait_for_news(min(left_s, LOOK_EVERY_S)):
+                # Whatever came during the last round, or right after it, is looked into when its time has come.
+                ends = min(ends, self._last_round + RECHECK_GAP_S)
+            elif self._runtime.local_network() != self.local:
                 return
-            if is_news and self._runtime.now() - self._last_round >= RECHECK_GAP_S:
-                return
-            self._ask(self._contacts_of_many_networks(PINGS_A_LOOK, heard_before=self._runtime.now() - LOOK_EVERY_S))
+            else:
+                long_ago = self._runtime.now() - LOOK_EVERY_S
+                self._ask(self._contacts_of_many_networks(PINGS_A_LOOK, heard_before=long_ago))
 
     def _newcomer(self) -> None:
         if self.checked_at is None or self.belief.groups < MIN_GROUPS:
