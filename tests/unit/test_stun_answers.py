@@ -169,11 +169,12 @@ class TestTwoAddresses:
         reply = self.reply((Attribute.RESPONSE_PORT, 5000))
         assert reply.target == (SOURCE[0], 5000)
 
-    def test_padding_is_answered_with_as_much(self) -> None:
-        asked = request((Attribute.PADDING, bytes(1500)))
+    @pytest.mark.parametrize("size", [0, 7, 1500])
+    def test_padding_is_answered_with_as_much(self, size: int) -> None:
+        asked = request((Attribute.PADDING, bytes(size)))
         answer = BindingResponder(grid=GRID).answer(asked, SOURCE, 0.0)
         assert answer is not None
-        assert len(decode(answer).get(Attribute.PADDING)) == 1500
+        assert len(decode(answer).get(Attribute.PADDING)) == size
 
     def test_padding_to_another_port_is_refused(self) -> None:
         reply = self.reply((Attribute.RESPONSE_PORT, 5000), (Attribute.PADDING, b"x"))
