@@ -1,0 +1,161 @@
+"""Whole nodes behind boxes of every kind: they join, dial out, learn what they are behind, and follow what changes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from kodectl.core.identity import Identity
+from kodectl.core.mapping import Transport
+from kodectl.core.nat import Behavior
+from kodectl.node.node import Node
+from kodectl.settings import NodeSettings
+from kodectl.sim.nat import Nat
+from kodectl.sim.network import PathModel
+from kodectl.sim.runtime import SimRuntime
+from kodectl.sim.suite import SimSuite
+from kodectl.sim.translation import PortRule
+from kodectl.sim.world import World
+
+SUITE = SimSuite()
+INNER = "192.168.1.2"
+SYMMETRIC = Behavior.ADDRESS_AND_PORT_DEPENDENT
+
+KINDS: dict[str, dict[str, Any]] = {
+    "full_cone": {"filtering": Behavior.ENDPOINT_INDEPENDENT},
+    "restricted": {"filtering": Behavior.ADDRESS_DEPENDENT},
+    "port_restricted": {"ports": PortRule.RANDOM},
+    "symmetric": {"mapping": SYMMETRIC, "ports": PortRule.RANDOM},
+    "blocked": {"udp_blocked": True},
+}
+"""Rules by the name that the node is to find."""
+
+
+class Town(NamedTuple):
+    world: World
+    open: list[Node]
+    """On the internet."""
+
+    def node(self, runtime: SimRuntime, **settings: Any) -> Node:
+        """Starts one that knows the first of the open nodes."""
+        known = tuple(node.enode for node in self.open[:1])
+        identity = Identity(SUITE, hashlib.sha256(runtime.name.encode()).digest())
+        node = Node(runtime, NodeSettings(lan=False, bootstrap=known, **settings), identity)
+        self.world.call(runtime, node.start)
+        return node
+
+    def behind(self, nat: Nat, ip: str = INNER) -> Node:
+        return self.node(self.world.host(ip, behind=nat))
+
+    def box(self, number: int, **rules: Any) -> Nat:
+        return self.world.nat(f"box{number}", f"23.{number}.0.1", **rules)
+
+    def settled(self, *nodes: Node) -> bool:
+        """With every open node for a peer, and a verdict."""
+        ids = {node.identity.node_id for node in self.open}
+        return all(ids <= set(node.peering.links) and node.nat().state != "unknown" for node in nodes)
+
+    def holding(self, node: Node) -> list[bool]:
+        """Of each open node: whether it has `node` in its table."""
+        return [node.identity.node_id in other.kademlia.table for other in self.open]
+
+
+@pytest.fixture
+def town() -> Iterator[Town]:
+    with World(5, PathModel(latency_s=0.02, spread_s=0.01, loss=0.01)) as world:
+        built = Town(world, [])
+        for number in range(6):
+            built.open.append(built.node(world.host(f"21.{number}.0.1")))
+        world.run_for(5.0)
+        yield built
+
+
+def test_nodes_behind_every_kind_of_box_dial_out_and_learn_what_it_is(town):
+    nodes = {name: town.behind(town.box(number, **rules)) for number, (name, rules) in enumerate(KINDS.items())}
+    thought: dict[str, set[str | None]] = {name: set() for name in nodes}
+
+    def settled() -> bool:
+        for name, node in nodes.items():
+            thought[name].add(node.nat().nat_type)
+        return town.settled(*nodes.values())
+
+    assert town.world.run(settled, 30.0)
+    for name, node in nodes.items():
+        assert thought[name] == {None, name}  # never a wrong one meanwhile
+        with_open = [node.peering.links[other.identity.node_id] for other in town.open]
+        assert all(peer.outbound for peer in with_open)
+        is_direct = name == "full_cone"
+        assert (node.nat().state == "direct") is is_direct
+        assert node.nat_traversal.is_server is is_direct
+        assert town.world.run(lambda node=node, wanted=is_direct: town.holding(node) == [wanted] * 6, 30.0)
+
+
+def test_what_one_behind_a_box_says_is_heard_behind_the_others(town):
+    nodes = [town.behind(town.box(number, **rules)) for number, rules in enumerate(KINDS.values())]
+    assert town.world.run(lambda: town.settled(*nodes), 30.0)
+    heard: list[bytes] = []
+    for node in nodes[1:]:
+        node.broadcasting.subscribe(lambda envelope: heard.append(envelope.payload))
+    town.world.call(nodes[0].runtime, nodes[0].broadcast, "transaction", b"hello", "gossip")
+    assert town.world.run(lambda: heard == [b"hello"] * (len(nodes) - 1), 20.0)
+
+
+def test_two_behind_one_box_and_one_behind_two_boxes(town):
+    shared = town.box(1)
+    provider = town.box(2, inner_ip="100.64.0.1", mapping=SYMMETRIC, ports=PortRule.RANDOM)
+    home = town.world.nat("home", "100.64.0.2", filtering=Behavior.ENDPOINT_INDEPENDENT, behind=provider)
+    twins = [town.behind(shared, ip) for ip in (INNER, "192.168.1.3")]
+    nested = town.behind(home)
+    assert town.world.run(lambda: town.settled(*twins, nested), 30.0)
+    views = [twin.nat() for twin in twins]
+    assert {view.nat_type for view in views} == {"port_restricted"}
+    assert {view.observed_address for view in views} == {shared.outer_ip}
+    assert len({view.observed_port for view in views}) == 2
+    assert (nested.nat().nat_type, nested.nat().observed_address) == ("symmetric", provider.outer_ip)
+
+
+def test_ports_that_the_operator_forwards_make_a_node_direct(town):
+    nat = town.box(1)
+    for transport, port in ((Transport.UDP, 30_301), (Transport.TCP, 30_303)):
+        nat.forward(transport, port, (INNER, port))
+    node = town.behind(nat)
+    assert town.world.run(lambda: town.settled(node) and all(town.holding(node)), 30.0)
+    view = node.nat()
+    assert (view.state, view.reachable_udp, view.reachable_tcp) == ("direct", True, True)
+    assert f"@{nat.outer_ip}:30303" in node.enode
+    newcomer = town.node(town.world.host("24.0.0.1"))
+    assert town.world.run(lambda: node.identity.node_id in newcomer.peering.links, 30.0)
+
+
+@pytest.mark.parametrize("kind", ["full_cone", "port_restricted", "symmetric"])
+def test_another_outer_address_is_noticed_and_peers_are_back(town, kind):
+    nat = town.box(1, **KINDS[kind])
+    node = town.behind(nat)
+    assert town.world.run(lambda: town.settled(node), 30.0)
+    nat.change_address("25.0.0.1")
+    assert town.world.run(lambda: node.nat().observed_address == "25.0.0.1", 30.0)
+    assert town.world.run(lambda: town.settled(node) and node.nat().nat_type == kind, 120.0)
+
+
+def test_a_box_that_forgets_its_mappings_is_noticed(town):
+    nat = town.box(1, **KINDS["port_restricted"])
+    node = town.behind(nat)
+    assert town.world.run(lambda: town.settled(node), 30.0)
+    before = node.nat().observed_port
+    nat.forget()
+    assert town.world.run(lambda: node.nat().observed_port not in (before, None), 30.0)
+    assert node.nat().nat_type == "port_restricted"
+    assert town.world.run(lambda: town.settled(node), 120.0)
+
+
+def test_a_node_behind_a_box_crashes_and_is_back(town):
+    nat = town.box(1)
+    node = town.behind(nat)
+    assert town.world.run(lambda: town.settled(node), 30.0)
+    town.world.crash(node.runtime.name)
+    town.world.run_for(1.0)
+    again = town.node(town.world.restart(node.runtime.name))
+    assert town.world.run(lambda: town.settled(again), 30.0)
