@@ -40,9 +40,6 @@ class Manners:
     """PCP answers carry a nonce that nobody asked with."""
     stops_after: int | None = None
     """Falls silent after so many more answers."""
-    knows_prefer_failure: bool = True
-    gives: int | None = None
-    """The outer port that everybody gets."""
 
 
 @dataclass
@@ -62,6 +59,11 @@ class Router:
     def restart(self) -> None:
         """It is back at once, and has forgotten everything."""
         self.table.clear()
+        self.began = self.runtime.now()
+
+    def change_address(self, ip: str) -> None:
+        """Its provider gives it another; a PCP server begins a new epoch then (RFC 6887, section 8.5)."""
+        self.manners.external_ip = ip
         self.began = self.runtime.now()
 
     def mapped(self, transport: str) -> list[int]:
@@ -113,9 +115,7 @@ class Router:
             return natpmp.pack_answer(natpmp.Refusal(request.opcode, self.manners.refuses, self.epoch_s))
         transport = "udp" if request.opcode is natpmp.Opcode.MAP_UDP else "tcp"
         port, lease_s = self.map(transport, client, request.internal_port, request.external_port, request.lifetime_s)
-        return natpmp.pack_answer(
-            natpmp.Mapping(request.opcode, self.epoch_s, request.internal_port, port or 0, lease_s)
-        )
+        return natpmp.pack_answer(natpmp.Mapping(request.opcode, self.epoch_s, request.internal_port, port, lease_s))
 
     def pcp(self, data: bytes, client: str) -> bytes:
         request = pcp.unpack_request(data)
@@ -129,42 +129,26 @@ class Router:
             answer = answer._replace(map=request.map._replace(nonce=bytes(12)))
         if self.manners.refuses:
             return pcp.pack_answer(answer._replace(result=self.manners.refuses))
-        exactly = pcp.PREFER_FAILURE in request.options
-        if exactly and not self.manners.knows_prefer_failure:
-            return pcp.pack_answer(answer._replace(result=pcp.Result.UNSUPP_OPTION))
         nonce, protocol, internal_port, external_port, _ = request.map
         transport = TRANSPORTS[pcp.Protocol(protocol)]
         holder = self.holder(transport, client, internal_port)
         if holder is not None and self.table[transport, holder].nonce not in (None, nonce):
             return pcp.pack_answer(answer._replace(result=pcp.Result.NOT_AUTHORIZED))
-        port, lease_s = self.map(
-            transport, client, internal_port, external_port, request.lifetime_s, nonce, exactly=exactly
-        )
-        if port is None:
-            return pcp.pack_answer(answer._replace(result=pcp.Result.CANNOT_PROVIDE_EXTERNAL))
+        port, lease_s = self.map(transport, client, internal_port, external_port, request.lifetime_s, nonce)
         assert answer.map is not None
         given = answer.map._replace(external_port=port, external_ip=self.manners.external_ip)
         return pcp.pack_answer(answer._replace(lifetime_s=lease_s, map=given))
 
     def map(
-        self,
-        transport: str,
-        client: str,
-        internal_port: int,
-        wanted: int,
-        lease_s: int,
-        nonce: bytes | None = None,
-        exactly: bool = False,
-    ) -> tuple[int | None, int]:
-        """The outer port and the lease; lease 0 removes. Asked `exactly`, None for a port that is not to be had."""
+        self, transport: str, client: str, internal_port: int, wanted: int, lease_s: int, nonce: bytes | None = None
+    ) -> tuple[int, int]:
+        """The outer port and the lease; lease 0 removes."""
         holder = self.holder(transport, client, internal_port)
         if not lease_s:
             if holder is not None:
                 del self.table[transport, holder]
             return 0, 0
-        port = self.manners.gives or holder or wanted or internal_port
-        if exactly and (port != wanted or self.is_taken(transport, port, client)):
-            return None, 0
+        port = holder or wanted or internal_port
         while self.is_taken(transport, port, client):
             port += 1
         lease_s = min(lease_s, self.manners.longest_lease_s)

@@ -13,6 +13,9 @@ RENEW_FROM, RENEW_TO = 1 / 2, 5 / 8
 """Of the lease, drawn anew each time, so that a house full of nodes does not ask in one moment (RFC 6887, section 11.2.1)."""
 VERIFY_EVERY = 4
 """Looks between two readings back. Some routers drop mappings without a restart, as when their firewall is loaded anew."""
+RENEW_BLIND_EVERY = 20
+"""Looks between two renewals where nothing can be read back, for the same reason. Not more often: routers renew by removing
+and adding, and in between a caller is turned away."""
 NO_IPS = ("0.0.0.0", "::")
 
 
@@ -58,30 +61,33 @@ class HeldMappings:
 
         Waits; raises as Gateway.add, and then some of them may be gone."""
         self._looks += 1
-        why = self._why_remake()
-        if why is not None:
-            for lease in list(self._leases):
-                self._make_again(lease)
-            return why
         before = [lease.mapping.external for lease in self._leases]
-        for lease in list(self._leases):
-            if lease.renew_at <= self._runtime.now():
-                self._make_again(lease)
-        after = [lease.mapping.external for lease in self._leases]
-        return "the router has given another outer port" if before != after else None
-
-    def _why_remake(self) -> str | None:
+        told_ip = self.gateway.external_ip()
+        why: str | None
         if self.gateway.has_restarted():
-            return "the router had forgotten them"
-        told, known = self.gateway.external_ip(), self.external_ip
-        if told is not None and known is not None and told != known:
-            return f"the router's outer address has changed from {known} to {told}"
-        if self._looks % VERIFY_EVERY == 0 and not all(self._is_there(lease.mapping) for lease in self._leases):
-            return "the router had dropped them"
-        return None
+            due, why = list(self._leases), "the router had forgotten them"
+        elif told_ip is not None and told_ip != self.external_ip:
+            due, why = list(self._leases), "the router's outer address has changed"
+        else:
+            due, why = self._due()
+        for lease in due:
+            self._make_again(lease)
+        if why is None and before != [lease.mapping.external for lease in self._leases]:
+            return "the router has given others"
+        return why
 
-    def _is_there(self, mapping: PortMapping) -> bool:
-        return self.gateway.verify(mapping) is not False
+    def _due(self) -> tuple[list[Lease], str | None]:
+        """What is to be made again at a router that has all its senses, and what that says."""
+        now = self._runtime.now()
+        due = [lease for lease in self._leases if lease.renew_at <= now]
+        if self._looks % VERIFY_EVERY:
+            return due, None
+        is_there = [self.gateway.verify(lease.mapping) for lease in self._leases]
+        if False in is_there:
+            return list(self._leases), "the router had dropped them"
+        if None in is_there and self._looks % RENEW_BLIND_EVERY == 0:
+            return list(self._leases), None
+        return due, None
 
     def _make_again(self, lease: Lease) -> None:
         """Under the same outer port, if that is still to be had."""

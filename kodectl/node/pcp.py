@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from kodectl.core.gateway_epoch import PCP_DRIFT, EpochWatch
-from kodectl.core.mapping import LONGEST_LEASE_S, MappingRefused, Method, PortMapping, Transport, Wish
+from kodectl.core.mapping import LONGEST_LEASE_S, Method, PortMapping, Transport, Wish
 from kodectl.core.refusals import refused
 from kodectl.errors import NegativeAnswer, WireError
 from kodectl.node.gateway_line import GatewayLine, default_route
 from kodectl.runtime.base import Runtime
 from kodectl.wire import pcp
 from kodectl.wire.contacts import is_unicast
-from kodectl.wire.pcp import ANY_IP, NONCE_SIZE, PREFER_FAILURE, Answer, Map, Opcode, Option, Protocol, Request, Result
+from kodectl.wire.pcp import ANY_IP, NONCE_SIZE, Answer, Map, Opcode, Protocol, Request, Result
 
 PROTOCOLS = {Transport.UDP: Protocol.UDP, Transport.TCP: Protocol.TCP}
 
@@ -63,19 +63,8 @@ class PcpGateway:
         )
 
     def verify(self, mapping: PortMapping) -> bool | None:
-        """Asks for exactly this mapping once more, or nothing: it renews what is there and makes what has gone missing.
-        None from a router that does not know the option."""
-        try:
-            _, given = self._map(
-                mapping.transport, mapping.internal[1], mapping.external, mapping.lease_s, (PREFER_FAILURE,)
-            )
-        except MappingRefused as refusal:
-            if refusal.number == Result.CANNOT_PROVIDE_EXTERNAL:
-                return False
-            if refusal.number == Result.UNSUPP_OPTION:
-                return None
-            raise
-        return (given.external_ip, given.external_port) == mapping.external
+        """There is no question for it. Asking for the mapping once more would make it, and so say nothing."""
+        return None
 
     def remove(self, mapping: PortMapping) -> None:
         self._map(mapping.transport, mapping.internal[1], (ANY_IP, 0), 0)
@@ -104,12 +93,7 @@ class PcpGateway:
         self._epoch.observe(answer.epoch_s, self._runtime.now())
 
     def _map(
-        self,
-        transport: Transport,
-        internal_port: int,
-        external: tuple[str, int],
-        lifetime_s: int,
-        options: tuple[Option, ...] = (),
+        self, transport: Transport, internal_port: int, external: tuple[str, int], lifetime_s: int
     ) -> tuple[Answer, Map]:
         wanted = Map(self._nonce, PROTOCOLS[transport], internal_port, external[1], external[0])
 
@@ -120,7 +104,7 @@ class PcpGateway:
             # Only a refusal may come without the body: from a server that could not read so far.
             return answer if answer.map is None or answer.map[:3] == wanted[:3] else None
 
-        request = Request(Opcode.MAP, lifetime_s, self._line.local_ip, wanted, options)
+        request = Request(Opcode.MAP, lifetime_s, self._line.local_ip, wanted)
         answer = self._line.ask(pcp.pack_request(request), take)
         if answer.version == pcp.VERSION:
             self._epoch.observe(answer.epoch_s, self._runtime.now())

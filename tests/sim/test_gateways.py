@@ -53,14 +53,14 @@ both = pytest.mark.parametrize("protocol", FINDERS)
 
 
 @both
-def test_a_port_is_mapped_read_back_and_removed(home, protocol):
+def test_a_port_is_mapped_and_removed(home, protocol):
     gateway = home.find(protocol)
     assert (gateway.method.value, gateway.address) == (protocol, ROUTER)
     mapping = home.call(gateway.add, WISH)
     assert (mapping.internal, mapping.external) == ((HOST, 30303), ("20.0.0.1", 30303))
     assert mapping.lease_s == DEFAULT_LEASE_S
     assert home.router.mapped("tcp") == [30303]
-    assert home.call(gateway.verify, mapping) is True
+    assert home.call(gateway.verify, mapping) is None
     assert home.call(gateway.external_ip) == "20.0.0.1"
     assert home.call(gateway.mappings) is None
     home.call(gateway.remove, mapping)
@@ -92,30 +92,6 @@ def test_a_mapping_of_no_port_or_no_time_is_nonsense(home, protocol, change, mon
     monkeypatch.setattr(home.router, "map", lambda *_, **__: given)
     with pytest.raises(WireError, match="maps 30303"):
         home.call(gateway.add, WISH)
-
-
-@both
-def test_a_mapping_that_has_gone_to_somebody_else_is_not_there(home, protocol):
-    gateway = home.find(protocol)
-    mapping = home.call(gateway.add, WISH)
-    home.router.table.clear()
-    home.router.map("tcp", NEIGHBOUR, 1, 30303, 7200)
-    assert home.call(gateway.verify, mapping) is False
-
-
-@both
-def test_reading_back_makes_what_has_gone_missing(home, protocol):
-    gateway = home.find(protocol)
-    mapping = home.call(gateway.add, WISH)
-    home.router.table.clear()
-    assert home.call(gateway.verify, mapping) is True
-    assert home.router.mapped("tcp") == [30303]
-
-
-def test_a_pcp_router_that_cannot_be_asked_for_exactly_one_port_cannot_be_read_back(home):
-    home.router.manners.knows_prefer_failure = False
-    gateway = home.find("pcp")
-    assert home.call(gateway.verify, home.call(gateway.add, WISH)) is None
 
 
 @both

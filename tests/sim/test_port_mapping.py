@@ -6,10 +6,12 @@ from collections.abc import Callable
 import pytest
 from simulated_router import Router
 
-from kodectl.core.mapping import Method, Transport
+from kodectl.core.mapping import MappingRefused, Method, PortMapping, Transport, Wish
 from kodectl.errors import EnvironmentFault, NegativeAnswer
 from kodectl.node.events import Events
-from kodectl.node.natpmp import find_natpmp
+from kodectl.node.held_mappings import RENEW_BLIND_EVERY, VERIFY_EVERY
+from kodectl.node.mapping_race import FIRST_OTHER_PORT, LAST_OTHER_PORT, OTHER_PORTS
+from kodectl.node.natpmp import NatPmpGateway, find_natpmp
 from kodectl.node.pcp import find_pcp
 from kodectl.node.port_mapping import LOOK_EVERY_S, STOP_LIMIT_S, PortMappings
 from kodectl.runtime.base import LocalNetwork
@@ -20,6 +22,7 @@ from kodectl.wire import natpmp, pcp
 ROUTER, OTHER_ROUTER, HOST, NEIGHBOUR = "192.168.1.1", "192.168.1.254", "192.168.1.2", "192.168.1.3"
 PORTS = {Transport.TCP: 30303, Transport.UDP: 30301}
 BACK_WITHIN_S = 60.0
+BLIND_S = (RENEW_BLIND_EVERY + 1) * LOOK_EVERY_S
 
 
 class Home:
@@ -195,6 +198,71 @@ def test_one_transport_alone_is_mapped_alone(home):
     assert list(home.router.table) == [("udp", 30301)]
 
 
+class TellingGateway(NatPmpGateway):
+    """As one of UPnP: it can be read back, and refuses a port of another host."""
+
+    def __init__(self, home: Home) -> None:
+        super().__init__(home.runtime, HOST, ROUTER)
+        self.home = home
+        self.forgets = False
+        self.tried: list[int] = []
+
+    def add(self, wish: Wish) -> PortMapping:
+        self.tried.append(wish.external_port)
+        if self.home.router.is_taken(wish.transport.value, wish.external_port, HOST):
+            raise MappingRefused("taken", method=Method.UPNP, number=718, code="mapping_conflict", hint="another")
+        mapping = super().add(wish)
+        if self.forgets:
+            self.home.router.table.clear()
+        return mapping
+
+    def verify(self, mapping: PortMapping) -> bool:
+        return mapping.external[1] in self.home.router.mapped(mapping.transport.value)
+
+
+@pytest.fixture
+def telling(home):
+    gateway = TellingGateway(home)
+    home.finders = {Method.UPNP: lambda: gateway}
+    return gateway
+
+
+def test_a_refused_port_is_replaced_by_one_that_is_free(home, telling):
+    home.router.map("tcp", NEIGHBOUR, 30303, 30303, 7200)
+    home.start()
+    assert home.world.run(lambda: home.mappings.external(Transport.TCP) is not None, 1.0)
+    assert FIRST_OTHER_PORT <= home.mappings.external(Transport.TCP)[1] <= LAST_OTHER_PORT
+    assert home.mappings.external(Transport.UDP)[1] == 30301
+
+
+def test_it_does_not_try_ports_without_end(home, telling, monkeypatch):
+    monkeypatch.setattr(home.router, "is_taken", lambda *_: True)
+    home.start()
+    home.world.run_for(5.0)
+    assert (home.state, home.mappings.view().error.code) == ("refused", "mapping_conflict")
+    assert len(telling.tried) == 1 + OTHER_PORTS
+    assert telling.tried[0] == 30303
+
+
+def test_a_mapping_that_is_not_there_when_read_back_is_none(home, telling):
+    telling.forgets = True
+    home.start()
+    home.world.run_for(5.0)
+    view = home.mappings.view()
+    assert (view.state, view.error.code, view.tcp) == ("refused", "mapping_refused", None)
+    assert "does not have it" in view.error.message
+    telling.forgets = False
+    assert home.wait_mapped()
+
+
+def test_a_mapping_that_is_not_there_any_more_is_made_again(home, telling):
+    home.start()
+    home.world.run_for(100.0)
+    home.router.table.clear()
+    assert home.wait_mapped(VERIFY_EVERY * LOOK_EVERY_S + 1)
+    assert home.last()["reason"] == "the router had dropped them"
+
+
 # -- no router, or none that helps -------------------------------------------------------------------------------------
 
 
@@ -345,7 +413,8 @@ def test_mappings_that_a_router_drops_are_made_again(home, method):
     home.start(method)
     home.world.run_for(100.0)
     home.router.table.clear()
-    assert home.wait_mapped()
+    assert home.wait_mapped(BLIND_S)
+    assert home.told() == ["port_mapped"]
 
 
 @protocols
@@ -355,7 +424,7 @@ def test_a_port_that_has_gone_to_another_host_is_replaced(home, method):
     home.router.table.clear()
     home.router.map("tcp", NEIGHBOUR, 30303, 30303, 7200)
     moved = ("20.0.0.1", 30304)
-    assert home.world.run(lambda: home.mappings.external(Transport.TCP) == moved, BACK_WITHIN_S)
+    assert home.world.run(lambda: home.mappings.external(Transport.TCP) == moved, BLIND_S)
     home.world.run_for(BACK_WITHIN_S)
     owners = [(port, entry.client) for (kind, port), entry in home.router.table.items() if kind == "tcp"]
     assert sorted(owners) == [(30303, NEIGHBOUR), (30304, HOST)]
@@ -366,8 +435,8 @@ def test_a_port_that_has_gone_to_another_host_is_replaced(home, method):
 def test_a_new_outer_address_is_noticed(home, method):
     home.start(method)
     home.world.run_for(100.0)
-    home.router.manners.external_ip = "20.0.0.99"
-    assert home.world.run(lambda: home.mappings.external(Transport.UDP) == ("20.0.0.99", 30301), BACK_WITHIN_S + 5)
+    home.router.change_address("20.0.0.99")
+    assert home.world.run(lambda: home.mappings.external(Transport.UDP) == ("20.0.0.99", 30301), LOOK_EVERY_S + 1)
     assert home.last()["tcp"] == "20.0.0.99:30303"
     assert home.told() == ["port_mapped", "port_mapped"]
 
