@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -17,20 +16,16 @@ from gevent.event import Event
 from kodectl import __version__
 from kodectl.api.api import Api, ApiSettings
 from kodectl.cli.background import BackgroundStream
+from kodectl.cli.gateways import gateway_finders
 from kodectl.cli.identity import KEY_FILE
 from kodectl.cli.leaving import watch_signals
 from kodectl.cli.output import Output, PipeClosed, pairs
 from kodectl.core.identity import Identity
-from kodectl.core.mapping import Method
 from kodectl.errors import EnvironmentFault, ExitCode
-from kodectl.node.nat import Finders
-from kodectl.node.natpmp import find_natpmp
 from kodectl.node.node import Node
-from kodectl.node.pcp import find_pcp
 from kodectl.node.views import ListenerView, NatView
-from kodectl.runtime.base import Runtime, Scope
+from kodectl.runtime.base import Scope
 from kodectl.runtime.green import GreenRuntime
-from kodectl.runtime.upnp import find_upnp
 from kodectl.settings import NodeSettings
 from kodectl.store.datadir import hold
 from kodectl.store.keyfile import create_key, load_key
@@ -133,15 +128,6 @@ def load_identity(path: Path, passphrase: bytes | None) -> Identity:
             f"{path} can be read by others (mode {key.mode:04o})", code="key_exposed", hint=f"chmod 600 {path}"
         )
     return Identity(RealSuite(), key.seed)
-
-
-def gateway_finders(runtime: Runtime) -> Finders:
-    """All the ways to find a router that maps ports."""
-    return {
-        Method.PCP: partial(find_pcp, runtime),
-        Method.NATPMP: partial(find_natpmp, runtime),
-        Method.UPNP: partial(find_upnp, runtime),
-    }
 
 
 def ready_view(node: Node, datadir: Path) -> ReadyView:

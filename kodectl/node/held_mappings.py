@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from kodectl.core.mapping import Gateway, PortMapping, Transport, Wish
+from kodectl.core.mapping import DEFAULT_LEASE_S, Gateway, PortMapping, Transport, Wish
 from kodectl.node.mapping_race import claim, release
 from kodectl.runtime.base import Address, Runtime
 
@@ -29,11 +29,19 @@ class Lease(NamedTuple):
 class HeldMappings:
     """What one router gave. Only the task that holds them calls `look` and `release`."""
 
-    def __init__(self, runtime: Runtime, gateway: Gateway, mappings: Sequence[PortMapping]) -> None:
+    def __init__(
+        self, runtime: Runtime, gateway: Gateway, mappings: Sequence[PortMapping], lease_s: int = DEFAULT_LEASE_S
+    ) -> None:
+        """`lease_s`: what is asked for when they are made again."""
         self.gateway = gateway
         self._runtime = runtime
+        self._lease_s = lease_s
         self._leases = [self._lease(mapping) for mapping in mappings]
         self._looks = 0
+
+    @property
+    def mappings(self) -> list[PortMapping]:
+        return [lease.mapping for lease in self._leases]
 
     @property
     def external_ip(self) -> str | None:
@@ -92,7 +100,7 @@ class HeldMappings:
     def _make_again(self, lease: Lease) -> None:
         """Under the same outer port, if that is still to be had."""
         mapping = lease.mapping
-        wish = Wish(mapping.transport, mapping.internal[1], mapping.external[1])
+        wish = Wish(mapping.transport, mapping.internal[1], mapping.external[1], self._lease_s)
         self._leases[self._leases.index(lease)] = self._lease(claim(self._runtime, self.gateway, wish))
 
     def _lease(self, mapping: PortMapping) -> Lease:
@@ -104,4 +112,4 @@ class HeldMappings:
 
     def release(self) -> None:
         """Removes them from the router, as far as it answers. Waits."""
-        release(self.gateway, [lease.mapping for lease in self._leases])
+        release(self.gateway, self.mappings)

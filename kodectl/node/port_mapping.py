@@ -187,7 +187,7 @@ class PortMappings:
         self._preferred.update(
             (transport, address[1]) for transport in self._internal if (address := held.external(transport))
         )
-        self._error = _nesting(held.external_ip)
+        self._error = nesting_of(held.external_ip)
         self._state = "degraded" if self._error else "mapped"
         view = self.view()
         log.info("ports mapped by %s (%s): tcp %s, udp %s", _name(held.gateway), why, view.tcp, view.udp)
@@ -253,7 +253,7 @@ def _name(gateway: Gateway) -> str:
     return f"{METHOD_NAMES[gateway.method]} ({gateway.name})"
 
 
-def _nesting(external_ip: str | None) -> MappingErrorView | None:
+def nesting_of(external_ip: str | None) -> MappingErrorView | None:
     """What to do about a router that stands behind another NAT; None where it does not, or that is not known."""
     scope = scope_of(external_ip) if external_ip is not None else None
     if scope not in NESTED:
