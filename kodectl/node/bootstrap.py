@@ -101,7 +101,7 @@ class Bootstrap:
         before = node.state
         try:
             node.state = "resolving" if before == "unknown" else before
-            addresses = self._runtime.resolve(node.enode.host, RESOLVE_LIMIT_S)
+            addresses = self._runtime.resolve(node.enode.host, RESOLVE_LIMIT_S, self._scope)
         except KodectlError as error:
             self._trouble(node, before, "not_resolved", error)
             return

@@ -135,7 +135,7 @@ class Dialler:
 
     def _open(self, dial: Dial) -> Link:
         target = dial.target
-        ips = self._runtime.resolve(target.host, RESOLVE_LIMIT_S)[:MAX_ADDRESSES]
+        ips = self._runtime.resolve(target.host, RESOLVE_LIMIT_S, self._scope)[:MAX_ADDRESSES]
         dial.stream = self._connect(ips, target.tcp)
         link = open_link(self._runtime, self._local, dial.stream, dial.node_id, self._hello_of())
         dial.node_id = link.node_id

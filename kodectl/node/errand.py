@@ -105,7 +105,7 @@ class Errand:
             tell(None)
 
     def resolve(self, host: str) -> str:
-        addresses = self.runtime.resolve(host, self.limit_s())
+        addresses = self.runtime.resolve(host, self.limit_s(), self.scope)
         # Every machine has IPv4; an IPv6 address is taken when there is nothing else.
         return next((ip for ip in addresses if ":" not in ip), addresses[0])
 

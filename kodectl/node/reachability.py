@@ -216,7 +216,7 @@ class Reachability:
         """A configured server is one voice more, of its own network."""
         host, port = server
         try:
-            ip = self._runtime.resolve(host, RESOLVE_LIMIT_S)[0]
+            ip = self._runtime.resolve(host, RESOLVE_LIMIT_S, self._scope)[0]
             answer = self.stun.ask((ip, port), schedule=STUN_LIMIT_SCHEDULE)
         except KodectlError as error:
             log.debug("STUN server %s:%d: %s", host, port, error)

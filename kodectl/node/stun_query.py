@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from kodectl.errors import EnvironmentFault, KodectlError
 from kodectl.node.stun_client import BindingAnswer, StunClient
-from kodectl.runtime.base import Address, DatagramSocket, Runtime, TimedOut
+from kodectl.runtime.base import Address, DatagramSocket, Runtime, Scope, TimedOut
 from kodectl.wire.addresses import address_text
 
 JOIN_LIMIT_S = 2.0
@@ -25,7 +25,7 @@ def ask_any(runtime: Runtime, servers: Sequence[tuple[str, int]], limit_s: float
     socket = _open(runtime, received)
     client = StunClient(runtime, socket.send)
     for host, port in servers:
-        scope.spawn(f"ask {host}", _ask, runtime, client, host, port, limit_s, answers.put)
+        scope.spawn(f"ask {host}", _ask, runtime, scope, client, host, port, limit_s, answers.put)
     try:
         return next((found for _ in servers if (found := answers.get(limit_s)) is not None), None)
     except TimedOut:
@@ -39,6 +39,7 @@ def ask_any(runtime: Runtime, servers: Sequence[tuple[str, int]], limit_s: float
 
 def _ask(
     runtime: Runtime,
+    scope: Scope,
     client: StunClient,
     host: str,
     port: int,
@@ -46,7 +47,7 @@ def _ask(
     tell: Callable[[tuple[str, BindingAnswer] | None], bool],
 ) -> None:
     try:
-        ip = runtime.resolve(host, limit_s)[0]
+        ip = runtime.resolve(host, limit_s, scope)[0]
         tell((address_text(host, port), client.ask((ip, port))))
     except KodectlError:
         tell(None)

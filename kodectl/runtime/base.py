@@ -106,6 +106,12 @@ class Scope(Protocol):
         """Asks every task to end: `sleep` raises Stopped. Does not wait."""
         ...
 
+    def on_close(self, callback: Callable[[], None]) -> Timer:
+        """Runs `callback` when the scope closes (at once, if it has), unless it is cancelled before; it must not wait.
+
+        For what a task of the scope waits on and can only be ended by ending it: a name server, another process."""
+        ...
+
     def join(self, timeout_s: float | None = None) -> list[str]:
         """Waits until all tasks have ended, and raises the first failure.
 
@@ -202,10 +208,10 @@ class Runtime(Protocol):
         """Waits for a TCP connection. Raises ConnectFailed."""
         ...
 
-    def resolve(self, host: str, timeout_s: float) -> list[str]:
+    def resolve(self, host: str, timeout_s: float, scope: Scope | None = None) -> list[str]:
         """Numeric addresses of a host name (a numeric address gives itself), without waiting in the hub.
 
-        Raises NegativeAnswer (code name_not_resolved)."""
+        Raises NegativeAnswer (code name_not_resolved), and Stopped as soon as `scope` is closed."""
         ...
 
     def local_network(self) -> LocalNetwork:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import gevent
 
 from kodectl.runtime import streams
-from kodectl.runtime.base import Address, LocalNetwork, Stream
+from kodectl.runtime.base import Address, LocalNetwork, Scope, Stream
 from kodectl.runtime.datagrams import GreenDatagramSocket
 from kodectl.runtime.faults import CallbackFaults
 from kodectl.runtime.green_tasks import GreenTasks, GreenTimer
@@ -74,8 +74,8 @@ class GreenRuntime:
     def connect(self, remote: Address, timeout_s: float) -> streams.GreenStream:
         return streams.connect(self._hub, remote, timeout_s)
 
-    def resolve(self, host: str, timeout_s: float) -> list[str]:
-        return self._names.resolve(host, timeout_s)
+    def resolve(self, host: str, timeout_s: float, scope: Scope | None = None) -> list[str]:
+        return self._names.resolve(host, timeout_s, scope)
 
     def local_network(self) -> LocalNetwork:
         return read_local_network()

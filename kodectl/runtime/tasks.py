@@ -115,6 +115,24 @@ class TaskMailbox(Generic[T]):
         return len(self._items)
 
 
+class Closer:
+    """What a scope calls when it closes; see `runtime.base.Timer`."""
+
+    __slots__ = ("_callback", "_closers")
+
+    def __init__(self, closers: dict[Closer, None], callback: Callable[[], None]) -> None:
+        self._closers = closers
+        self._callback = callback
+        closers[self] = None
+
+    def call(self) -> None:
+        self.cancel()
+        self._callback()
+
+    def cancel(self) -> None:
+        self._closers.pop(self, None)
+
+
 class TaskScope:
     """See `runtime.base.Scope`."""
 
@@ -125,6 +143,7 @@ class TaskScope:
         self._spawned = 0
         self._failure: Failure | None = None
         self._closed = False
+        self._closers: dict[Closer, None] = {}
         self._sleepers = tasks.waiters()
         self._joiners = tasks.waiters()
 
@@ -147,6 +166,14 @@ class TaskScope:
     def close(self) -> None:
         self._closed = True
         self._sleepers.wake_all()
+        for closer in list(self._closers):
+            closer.call()
+
+    def on_close(self, callback: Callable[[], None]) -> Closer:
+        closer = Closer(self._closers, callback)
+        if self._closed:
+            closer.call()
+        return closer
 
     def join(self, timeout_s: float | None = None) -> list[str]:
         deadline = None if timeout_s is None else self._tasks.now() + timeout_s

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from kodectl.errors import NegativeAnswer
-from kodectl.runtime.base import Address, LocalNetwork, Stream
+from kodectl.runtime.base import Address, LocalNetwork, Scope, Stopped, Stream
 from kodectl.runtime.tasks import TaskEvent, TaskMailbox, TaskScope
 from kodectl.sim import streams
 from kodectl.sim.network import Host, SimDatagramSocket, SimLan
@@ -81,10 +81,12 @@ class SimRuntime:
     def connect(self, remote: Address, timeout_s: float) -> streams.SimStream:
         return streams.connect(self.host, remote, timeout_s)
 
-    def resolve(self, host: str, timeout_s: float) -> list[str]:
+    def resolve(self, host: str, timeout_s: float, scope: Scope | None = None) -> list[str]:
         if host[:1].isdigit() or ":" in host:
             return [host]
         self._pass_time(min(RESOLUTION_TIME_S, timeout_s))
+        if scope is not None and scope.closed:
+            raise Stopped
         if host not in self._names or timeout_s < RESOLUTION_TIME_S:
             raise NegativeAnswer(f"host name {host!r} does not resolve", code="name_not_resolved")
         return list(self._names[host])

@@ -308,6 +308,21 @@ def test_a_runtime_closes_while_a_name_server_is_silent(monkeypatch: pytest.Monk
     server.set()
 
 
+def test_nobody_waits_for_a_name_when_the_scope_has_closed(
+    runtime: GreenRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that wait for a thread to ask with."""
+    answer = threading.Event()
+    monkeypatch.setattr(names, "_look_up", lambda host: answer.wait(60.0))
+    scope = runtime.scope("asking")
+    for number in range(names.RESOLVER_THREADS + 2):
+        scope.spawn(f"ask {number}", runtime.resolve, f"silent{number}.invalid", 60.0, scope)
+    runtime.scope("other").sleep(0.05)
+    scope.close()
+    assert scope.join(5.0) == []
+    answer.set()
+
+
 def test_an_unresolved_name_is_told_without_numbers(runtime: GreenRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

@@ -371,6 +371,20 @@ class TestScopes:
 
         stage.run(procedure)
 
+    def test_what_is_to_be_ended_with_the_scope_is_told_once(self, stage: Stage) -> None:
+        def procedure() -> None:
+            scope = stage.here.scope("owner")
+            told = []
+            scope.on_close(lambda: told.append("first"))
+            scope.on_close(lambda: told.append("cancelled")).cancel()
+            assert told == []
+            scope.close()
+            scope.close()
+            scope.on_close(lambda: told.append("late"))
+            assert told == ["first", "late"]
+
+        stage.run(procedure)
+
     def test_a_failure_before_the_join_is_not_missed(self, stage: Stage) -> None:
         def procedure() -> None:
             scope = stage.here.scope("owner")
