@@ -30,7 +30,7 @@ class Manners:
     external_ip: str = "20.0.0.1"
     longest_lease_s: int = 7200
     refuses: int = 0
-    """The result that every request for a mapping is answered with."""
+    """The result that every request for a mapping is answered with; removals are not refused."""
     garbage: tuple[bytes, ...] = ()
     """Sent before every answer."""
     garbage_only: bool = False
@@ -111,7 +111,7 @@ class Router:
         self.asked.append(request)
         if isinstance(request, natpmp.Opcode):
             return natpmp.pack_answer(natpmp.ExternalAddress(self.epoch_s, self.manners.external_ip))
-        if self.manners.refuses:
+        if self.manners.refuses and request.lifetime_s:
             return natpmp.pack_answer(natpmp.Refusal(request.opcode, self.manners.refuses, self.epoch_s))
         transport = "udp" if request.opcode is natpmp.Opcode.MAP_UDP else "tcp"
         port, lease_s = self.map(transport, client, request.internal_port, request.external_port, request.lifetime_s)
@@ -127,7 +127,7 @@ class Router:
             return pcp.pack_answer(answer._replace(result=pcp.Result.ADDRESS_MISMATCH))
         if self.manners.other_nonce:
             answer = answer._replace(map=request.map._replace(nonce=bytes(12)))
-        if self.manners.refuses:
+        if self.manners.refuses and request.lifetime_s:
             return pcp.pack_answer(answer._replace(result=self.manners.refuses))
         nonce, protocol, internal_port, external_port, _ = request.map
         transport = TRANSPORTS[pcp.Protocol(protocol)]

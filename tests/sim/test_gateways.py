@@ -66,6 +66,7 @@ def test_a_port_is_mapped_and_removed(home, protocol):
     home.call(gateway.remove, mapping)
     assert not home.router.table
     home.call(gateway.remove, mapping)
+    assert not home.runtime.host.sockets
 
 
 @both

@@ -13,7 +13,7 @@ from kodectl.node.held_mappings import RENEW_BLIND_EVERY, VERIFY_EVERY
 from kodectl.node.mapping_race import FIRST_OTHER_PORT, LAST_OTHER_PORT, OTHER_PORTS
 from kodectl.node.natpmp import NatPmpGateway, find_natpmp
 from kodectl.node.pcp import find_pcp
-from kodectl.node.port_mapping import LOOK_EVERY_S, STOP_LIMIT_S, PortMappings
+from kodectl.node.port_mapping import LOOK_EVERY_S, RETRY_KNOWN_S, STOP_LIMIT_S, PortMappings
 from kodectl.runtime.base import LocalNetwork
 from kodectl.sim.network import PathModel
 from kodectl.sim.world import World
@@ -129,6 +129,17 @@ def test_of_two_protocols_pcp_is_taken_and_the_other_maps_nothing(home):
     assert not any(isinstance(request, natpmp.MappingRequest) for request in home.router.asked)
 
 
+def test_pcp_is_waited_for_a_moment(home):
+    def find_slowly():
+        home.scope.sleep(0.05)
+        return find_pcp(home.runtime)
+
+    home.finders[Method.PCP] = find_slowly
+    home.start()
+    assert home.wait_mapped(1.0)
+    assert home.mappings.view().method == "pcp"
+
+
 def test_a_protocol_that_hangs_holds_nothing_up(home):
     home.finders[Method.UPNP] = lambda: home.runtime.event().wait(1e6)
     home.finders[Method.PCP] = lambda: home.runtime.event().wait(1e6)
@@ -198,6 +209,22 @@ def test_one_transport_alone_is_mapped_alone(home):
     assert list(home.router.table) == [("udp", 30301)]
 
 
+@pytest.mark.parametrize("restarts", [True, False])
+def test_the_outer_port_that_was_had_last_is_asked_for_again(home, restarts):
+    """Also when the router was away so long that it had to be looked for."""
+    home.router.map("tcp", NEIGHBOUR, 30303, 30303, 7200)
+    home.start("natpmp")
+    home.world.run_for(100.0)
+    home.router.restart()
+    if not restarts:
+        home.router.manners.mute = ("natpmp",)
+        home.world.run_for(60.0)
+        assert home.mappings.external(Transport.TCP) is None
+        home.router.manners.mute = ()
+    assert home.wait_mapped()
+    assert home.mappings.external(Transport.TCP) == ("20.0.0.1", 30304)
+
+
 class TellingGateway(NatPmpGateway):
     """As one of UPnP: it can be read back, and refuses a port of another host."""
 
@@ -263,6 +290,25 @@ def test_a_mapping_that_is_not_there_any_more_is_made_again(home, telling):
     assert home.last()["reason"] == "the router had dropped them"
 
 
+def test_trouble_of_this_machine_is_no_end(home, telling, monkeypatch):
+    """Out of descriptors, say, when it maps and when it looks."""
+
+    def fail(*_):
+        raise EnvironmentFault("too many open files", code="too_many_open_files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(telling, "add", fail)
+        home.start()
+        home.world.run_for(5.0)
+        assert home.state == "no_gateway"
+        assert "too many open files" in home.mappings.view().error.message
+    assert home.wait_mapped()
+    with monkeypatch.context() as patched:
+        patched.setattr(telling, "external_ip", fail)
+        assert home.world.run(lambda: home.state == "searching", BACK_WITHIN_S)
+    assert home.wait_mapped()
+
+
 # -- no router, or none that helps -------------------------------------------------------------------------------------
 
 
@@ -304,6 +350,10 @@ def test_a_refusal_is_told_once_with_advice_and_tried_again(home, method, caplog
     assert home.told() == ["port_mapping_failed"]
     assert home.last()["code"] == "mapping_not_authorised"
     assert len(caplog.records) == 1
+    maps = [
+        request for request in home.router.asked if getattr(request, "map", None) or hasattr(request, "internal_port")
+    ]
+    assert len(maps) < 3600 / RETRY_KNOWN_S + 3
     home.router.manners.refuses = 4 if method == "natpmp" else 8
     home.world.run_for(BACK_WITHIN_S)
     assert home.mappings.view().error.code == "gateway_full"
@@ -359,7 +409,7 @@ def test_a_router_behind_another_nat_is_found_out(home, ip, state, advice):
 
 
 @protocols
-@pytest.mark.parametrize("lease_s", [20, 120, 7200])
+@pytest.mark.parametrize("lease_s", [12, 120, 7200])
 def test_leases_are_renewed_before_they_end(home, method, lease_s):
     home.router.manners.longest_lease_s = lease_s
     home.start(method)
@@ -441,6 +491,14 @@ def test_a_new_outer_address_is_noticed(home, method):
     assert home.told() == ["port_mapped", "port_mapped"]
 
 
+def test_a_new_outer_address_of_which_the_epoch_says_nothing_is_noticed(home):
+    home.start("natpmp")
+    home.world.run_for(100.0)
+    home.router.manners.external_ip = "20.0.0.99"
+    assert home.world.run(lambda: home.mappings.external(Transport.UDP) == ("20.0.0.99", 30301), LOOK_EVERY_S + 1)
+    assert home.last()["reason"] == "the router's outer address has changed"
+
+
 def test_another_protocol_takes_over_from_one_that_falls_silent(home):
     home.start()
     home.world.run_for(100.0)
@@ -451,13 +509,21 @@ def test_another_protocol_takes_over_from_one_that_falls_silent(home):
     assert home.told() == ["port_mapped", "port_mapping_lost", "port_mapped"]
 
 
-def test_a_single_silence_is_no_loss(home):
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_single_silence_now_and_then_is_no_loss(home, times):
     home.start()
     home.world.run_for(100.0)
+    for _ in range(times):
+        let_one_look_fail(home)
+
+
+def let_one_look_fail(home: Home) -> None:
     home.router.manners.mute = ("natpmp", "pcp")
-    home.world.run_for(6.0)
+    assert home.world.run(lambda: bool(home.runtime.host.sockets), BACK_WITHIN_S)
+    home.world.run_for(4.0)
+    assert not home.runtime.host.sockets
     home.router.manners.mute = ()
-    assert home.stays_mapped(300.0)
+    assert home.stays_mapped(60.0)
     assert home.told() == ["port_mapped"]
 
 
@@ -481,6 +547,7 @@ def test_a_renewal_that_is_refused_is_a_loss(home, method):
     home.router.manners.refuses = 2
     assert home.world.run(lambda: home.state == "refused", 60.0)
     assert home.told() == ["port_mapped", "port_mapping_lost", "port_mapping_failed"]
+    assert not home.router.table
 
 
 def test_lost_datagrams_change_nothing():
@@ -509,6 +576,24 @@ def test_a_silent_router_does_not_hold_up_the_end(home):
     home.world.run_for(100.0)
     home.router.manners.mute = ("natpmp", "pcp")
     assert home.stop() <= STOP_LIMIT_S
+
+
+def test_a_router_that_has_just_been_silent_is_not_asked_at_the_end(home):
+    home.start("natpmp")
+    home.world.run_for(100.0)
+    home.router.manners.mute = ("natpmp",)
+    assert home.world.run(lambda: bool(home.runtime.host.sockets), BACK_WITHIN_S)
+    home.world.run_for(4.0)
+    assert home.stop() == 0.0
+
+
+@protocols
+def test_ended_between_the_two_ports_it_tells_of_neither(home, method):
+    home.start(method)
+    assert home.world.run(lambda: len(home.router.table) == 1, 1.0)
+    assert home.stop() < 0.1
+    assert home.told() == []
+    assert not home.router.table
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.0005, 0.0015, 0.003, 0.005, 0.007, 0.009, 0.02])
