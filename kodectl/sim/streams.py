@@ -54,6 +54,7 @@ class Lane:
         self._port = port
         self._remote = remote
         self._end = end
+        self._direct: Way | None = None
         self._sent_until = 0.0
         self._arrived_until = 0.0
         self._waiting: deque[tuple[Kind, bytes]] = deque()
@@ -80,7 +81,13 @@ class Lane:
         self._schedule.at(self._arrived_until, self._arrive, kind, data)
 
     def _way(self) -> Way | None:
-        return self._network.way(self._source, self._port, self._remote)
+        direct = self._direct
+        if direct is not None and self._source.paths.get(self._remote[0]) is direct.path:
+            return direct
+        way = self._network.way(self._source, self._port, self._remote)
+        # With no box between, the way is the same as long as its path is.
+        self._direct = way if way is not None and self._source.paths.get(self._remote[0]) is way.path else None
+        return way
 
     def _departure(self, path: Path, size: int) -> float:
         now = self._schedule.now
@@ -103,7 +110,10 @@ class Lane:
             self._hold(kind, data)  # the sender's kernel repeats it until the way is back
         elif (way.target, way.port, way.sender) == self._end:
             self.receiver.arrived(kind, data)
-            self.receiver.lane.other_side_heard()
+            back = self.receiver.lane
+            if back._waiting:  # what came in may have opened the way out again, at a box that had closed it
+                self._network.waiting_lanes.pop(back, None)
+                back.try_again()
         else:  # the host has restarted since, or this is no connection of its own: it knows nothing of this stream
             self._schedule.at(self._schedule.now + way.path.latency_s, self._reset)
 
@@ -114,12 +124,6 @@ class Lane:
     def _hold(self, kind: Kind, data: bytes) -> None:
         self._waiting.append((kind, data))
         self._network.waiting_lanes[self] = None
-
-    def other_side_heard(self) -> None:
-        """What came in may have opened the way out again, at a box that had closed it."""
-        if self._waiting:
-            self._network.waiting_lanes.pop(self, None)
-            self.try_again()
 
     def try_again(self) -> None:
         """The ways have changed: sends again what could not get through."""
