@@ -7,8 +7,7 @@ a black hole: packets go there and nothing comes back, not even an error."""
 
 from __future__ import annotations
 
-import os
-import shutil
+import json
 import socket
 import sys
 from collections.abc import Iterable
@@ -17,20 +16,21 @@ from ipaddress import IPv4Network
 from subprocess import CompletedProcess, Popen
 from typing import Any
 
-import pytest
-
 from . import servers
 from .kinds import DEFAULT_UDP_TIMEOUT_S, Kind, Options, ruleset
+from .needs import missing
 from .netns import LabError, Namespace, sweep
 
-_TOOLS = {"ip": "iproute2", "nft": "nftables", "setpriv": "util-linux"}
 _INTERNET = "20.0.0.1"
+_FIRST_PORT = 1000
+"""The kernel notices at once that a cable is plugged in, unless both of its ends have one number in their namespaces: then
+it takes up to a second. Cards are numbered from 2."""
 _LOSS = "table bridge loss\ndelete table bridge loss\n"
 _LOSE = """
 table bridge loss {{
   chain crossing {{
     type filter hook forward priority filter
-    ether type ip numgen random mod 10000 < {per_10000} drop
+    ether type ip {condition} drop
   }}
 }}
 """
@@ -45,26 +45,9 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as chatter:
 """
 
 
-def missing() -> str | None:
-    """Why no lab can be had here, or None."""
-    if os.geteuid() != 0:
-        return "the NAT lab needs root, for network namespaces"
-    for tool, package in _TOOLS.items():
-        if shutil.which(tool) is None:
-            return f"the NAT lab needs {tool} (Debian: {package})"
-    try:
-        Namespace("trial").close()
-    except LabError as error:
-        return f"the NAT lab needs network namespaces ({error})"
-    return None
-
-
-_missing = missing()
-skip_without_lab = pytest.mark.skipif(_missing is not None, reason=_missing or "")
-
-
 class Host:
-    """A machine with one network card. `udp` and `tcp` make sockets of the test's own process that live there."""
+    """A machine with one network card. `udp`, `listen` and `connect` give sockets of the test's own process that live
+    there, on the host's first address unless told another."""
 
     def __init__(self, namespace: Namespace, addresses: list[str], router: Router | None = None) -> None:
         self.namespace = namespace
@@ -112,7 +95,7 @@ class Host:
         self._sockets.append(made)
         made.settimeout(timeout_s)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, form is socket.SOCK_STREAM)
-        made.bind((ip, port))
+        made.bind((ip or self.ip, port))
         return made
 
     def close(self) -> None:
@@ -163,6 +146,8 @@ class Router:
         self.forget()
 
     def forward(self, transport: str, outer_port: int, host: Host, inner_port: int) -> None:
+        if not self.kind.translates:
+            raise LabError(f"{self} translates nothing, so there is nothing to forward")
         self._forwards[transport, outer_port] = (host.ip, inner_port)
         self._load_forwards({(transport, outer_port): (host.ip, inner_port)})
 
@@ -183,6 +168,12 @@ class Router:
         """Another host behind it that opens so many UDP mappings a second, until the process is ended."""
         other = self._lab.behind(router=self)
         return other.popen([sys.executable, "-c", _CHATTER, str(per_second)])
+
+    def udp_mappings(self) -> dict[tuple[str, int], int]:
+        """Inner address and port -> outer port, as far as the kind remembers it."""
+        shown = self.namespace.run(["nft", "--json", "list", "map", "ip", "router", "outer_ports"]).stdout
+        (learnt,) = (entry["map"] for entry in json.loads(shown)["nftables"] if "map" in entry)
+        return {tuple(element["elem"]["val"]["concat"]): port for element, port in learnt.get("elem", [])}
 
     def _load(self) -> None:
         rules = ruleset(self.kind, self.outer_ip, str(self.inner_network), self._options)
@@ -297,7 +288,9 @@ class Lab:
 
     def lose(self, share: float) -> None:
         """Drops this share of what crosses the internet, in each direction; 0 ends it."""
-        rules = _LOSE.format(per_10000=round(share * 10_000)) if share else ""
+        per_10000 = round(share * 10_000)
+        condition = f"numgen random mod 10000 < {per_10000}" if per_10000 < 10_000 else ""
+        rules = _LOSE.format(condition=condition) if per_10000 else ""
         self._internet.configure(["nft", "-f", "-"], _LOSS + rules)
 
     def forward(self, router: Router, transport: str, outer_port: int, host: Host, inner_port: int) -> None:
@@ -332,7 +325,8 @@ class Lab:
         port = f"port{self._ports}"
         onto.configure(
             ["ip", "-batch", "-"],
-            f"link add {port} type veth peer name {card} netns {namespace.path}\nlink set {port} master inner up\n",
+            f"link add {port} index {_FIRST_PORT + self._ports} type veth peer name {card} netns {namespace.path}\n"
+            f"link set {port} master inner up\n",
         )
         lines = [f"addr add {address} dev {card}\n" for address in addresses]
         namespace.configure(
