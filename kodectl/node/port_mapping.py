@@ -99,7 +99,7 @@ class PortMappings:
         except Stopped:
             pass
         finally:
-            self._held = None
+            self._held, self._state, self._error = None, "off", None
             self._ended.set()
 
     def _pause(self, seconds: float) -> None:

@@ -568,6 +568,7 @@ def test_at_the_end_nothing_is_left(home, method):
     assert home.stop() < 0.1
     assert not home.router.table
     assert home.mappings.external(Transport.TCP) is None
+    assert home.state == "off"
     assert home.stop() == 0.0
 
 
