@@ -333,6 +333,8 @@ class Lab:
             ["ip", "-batch", "-"],
             f"link set lo up\n{''.join(lines)}link set {card} up\nroute add default via {gateway}\n",
         )
+        onto.wait_for_card(port)
+        namespace.wait_for_card(card)
 
     def _renumber(self, router: Router) -> None:
         before, router.outer_ip = router.outer_ip, self._public_address()

@@ -6,11 +6,13 @@ a namespace that no process is in and no descriptor refers to goes too, with its
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,10 @@ _OWNER = "NATLAB_OWNER"
 _NETLINK_NETFILTER = 12
 _DELETE_CONNECTIONS = (1 << 8) | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
 _REQUEST_AND_ACKNOWLEDGE = 0x1 | 0x4
+_SIOCGIFFLAGS = 0x8913
+_IFF_RUNNING = 0x40
+_CARD_LIMIT_S = 10.0
+_LOOK_EVERY_S = 0.001
 _END_S = 5.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -105,6 +111,17 @@ class Namespace:
     def sysctl(self, name: str, value: object) -> None:
         with self.entered():
             Path("/proc/sys/net", name).write_text(str(value))
+
+    def wait_for_card(self, card: str) -> None:
+        """Until it runs: the kernel finishes putting a card up, and its port in a bridge, some time after it was asked,
+        and what is sent before that is lost."""
+        request = struct.pack("16sH14x", card.encode(), 0)
+        deadline = time.monotonic() + _CARD_LIMIT_S
+        with self.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+            while not struct.unpack_from("16xH", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request))[0] & _IFF_RUNNING:
+                if time.monotonic() > deadline:
+                    raise LabError(f"{card} in {self.label} does not come up")
+                time.sleep(_LOOK_EVERY_S)
 
     def forget_connections(self) -> None:
         """What `conntrack -F` does: one netlink message that asks to delete whatever matches no condition at all."""
