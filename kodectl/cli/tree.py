@@ -47,6 +47,8 @@ TREE: dict[str, str | Branch] = {
     "nat": Branch(
         "Know the NAT, open its ports, serve others.",
         {
+            "probe": "kodectl.cli.nat_probe:probe",
+            "watch": "kodectl.cli.nat_probe:watch",
             "serve": "kodectl.cli.nat_serve:serve",
         },
     ),

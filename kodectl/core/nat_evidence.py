@@ -10,7 +10,7 @@ The rules of evidence:
    So where servers contradict each other on filtering, the more open one is right.
 4. Silence is proof only if the datagram was sent and not lost. That it was not lost is a matter of counting (`silence`): plain
    requests run beside the test, on its socket, and measure the loss. That it was sent must be known of the server:
-   its other address must answer, and point back at it; it must not be caught lying about the mapping; and it must have
+   its other address must answer, and know of it; it must not be caught lying about the mapping; and it must have
    answered the same request through a filter that was open, because the socket had sent to that other address
    (behind a mapping for each destination no filter can be opened so, and the first two have to do; there the class does not
    hang on the filter).
@@ -23,7 +23,6 @@ sockets that have sent there, passes for an honest one behind a stricter filter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import Enum
 from itertools import pairwise
 from math import gcd
@@ -208,7 +207,7 @@ def _why_no_mapping(ballot: Ballot) -> Why:
     if not all(voice.is_steady for voice in ballot.voices):
         return Why.MAPPING_CHANGED
     if len(ballot.voices) == 1:
-        return _WHY_NO_ALTERNATE.get(ballot.voices[0].server.alternate, Why.SERVERS_DISAGREE)
+        return _WHY_NO_ALTERNATE.get(ballot.voices[0].servers[0].alternate, Why.SERVERS_DISAGREE)
     said = {mapped for voice in ballot.voices for mapped in voice.said}
     return Why.PORTS_PREDICTABLE if len(said) < len(ballot.voices) and ballot.is_predictable else Why.SERVERS_DISAGREE
 
@@ -240,7 +239,7 @@ def _pattern(
     if not ballot.depends:
         why["port_pattern"] = Why.MAPPING_UNKNOWN if ballot.depends is None else Why.NOT_TESTED
         return None, None
-    series = [voice.ports() for voice in ballot.voices if voice.server not in outliers]
+    series = [voice.ports() for voice in ballot.voices if not any(server in outliers for server in voice.servers)]
     # The ports of one server, where it has enough: no other can spoil them.
     long = [ports for ports in series if len(set(ports)) >= MIN_PORTS]
     together = [port for ports in series for port in ports]
@@ -408,11 +407,3 @@ def _why_no_gateway(evidence: Evidence, ip: str | None) -> Why:
         return Why.NO_GATEWAY
     return Why.GATEWAY_NO_ADDRESS if not _outer_ips(evidence) or ip is not None else Why.NO_SERVER_ANSWERED
 
-
-def disagreement(servers: Iterable[ServerEvidence]) -> str:
-    """Who says what, for people."""
-    return "; ".join(
-        f"{server.name} sees {', '.join(sorted({f'{ip}:{port}' for ip, port in Voice(server).said}))}"
-        for server in servers
-        if server.claims
-    )

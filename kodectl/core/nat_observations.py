@@ -38,7 +38,7 @@ class Alternate(Enum):
     NOT_ASKED = "not_asked"
     SILENT = "silent"
     INCONSISTENT = "inconsistent"
-    """Somebody answers there, and does not point back at the server."""
+    """Somebody answers there who does not know of the server."""
     VERIFIED = "verified"
 
 
@@ -94,14 +94,13 @@ class GatewayEvidence(NamedTuple):
     external_ip: str | None
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     own_ips: frozenset[str]
     source_ip: str | None
     """The address that the default route leaves by."""
-    local_port: int
-    """Of the mapping socket."""
     servers: tuple[ServerEvidence, ...]
+    local_port: int = 0
+    """Of the mapping socket."""
     tcp_answers: frozenset[str] = frozenset()
     """Names of servers that answered over TCP; asked only where UDP brought nothing."""
     hairpin: HairpinTest | None = None
@@ -121,3 +120,10 @@ def fits(other: Address, server: Address, own_ips: frozenset[str]) -> bool:
         and scope_of(other[0]) == scope_of(server[0])
         and (other[0] not in own_ips or server[0] in own_ips)
     )
+
+
+def is_kin(address: Address, origin: Address | None, other: Address | None, server: Address) -> bool:
+    """Whether who answers at `address`, the other address of `server`, and says to be at `origin` with the other address
+    `other`, knows of the server. RFC 5780 has it name the server; coturn names there another port of its own, the one
+    that the server has."""
+    return origin in (None, address) and other in (server, (address[0], server[1]))

@@ -40,15 +40,16 @@ of a NAT that draws them are as near by chance once in 130 times."""
 
 
 class Voice:
-    """A server whose word counts."""
+    """A server whose word counts, or several that share an address: what they say together."""
 
-    def __init__(self, server: ServerEvidence) -> None:
-        self.server = server
+    def __init__(self, *servers: ServerEvidence) -> None:
+        self.servers = servers
         self._by_endpoint: dict[Address, set[Address]] = {}
-        for claim in server.claims:
-            # Who is found elsewhere, and does not prove to be the server, is somebody else.
-            if claim.endpoint[0] == server.address[0] or server.alternate is Alternate.VERIFIED:
-                self._by_endpoint.setdefault(claim.endpoint, set()).add(claim.mapped)
+        for server in servers:
+            for claim in server.claims:
+                # Who is found elsewhere, and does not prove to be the server, is somebody else.
+                if claim.endpoint[0] == server.address[0] or server.alternate is Alternate.VERIFIED:
+                    self._by_endpoint.setdefault(claim.endpoint, set()).add(claim.mapped)
         self.said = frozenset().union(*self._by_endpoint.values())
 
     @property
@@ -97,16 +98,24 @@ class Ballot(NamedTuple):
 
 
 def voices_of(servers: Iterable[ServerEvidence]) -> tuple[Voice, ...]:
-    """Of each network the server that has most to say, of those the first."""
-    answered = [server for server in servers if server.claims]
-    voices: list[Voice] = []
-    heard: set[str] = set()
-    for server in sorted(answered, key=lambda server: server.alternate is not Alternate.VERIFIED):
-        networks = _networks_of(server)
-        if not networks & heard:
-            voices.append(Voice(server))
-            heard |= networks
-    return tuple(voices)
+    """Of the servers of one network only one is heard, the one that has most to say. A server whose other address is in the
+    network of another one is one voice with that: it may be the same one, named twice, and if it is not, and only says so,
+    then it cannot silence the other one."""
+    heard: dict[str, ServerEvidence] = {}
+    for server in sorted(servers, key=lambda server: server.alternate is not Alternate.VERIFIED):
+        if server.claims:
+            heard.setdefault(_network_of(server.address), server)
+    voices: list[tuple[set[str], list[ServerEvidence]]] = []
+    for network, server in heard.items():
+        networks, together = {network}, [server]
+        if server.alternate is Alternate.VERIFIED and server.other is not None:
+            networks.add(_network_of(server.other))
+        for voice in [voice for voice in voices if voice[0] & networks]:
+            voices.remove(voice)
+            networks |= voice[0]
+            together = [*voice[1], *together]
+        voices.append((networks, together))
+    return tuple(Voice(*together) for _, together in voices)
 
 
 def count(servers: Sequence[ServerEvidence], local_port: int) -> Ballot:
@@ -161,8 +170,5 @@ def _is_predictable(server: ServerEvidence, local_port: int) -> bool:
     return not is_preserved and abs(aside[1] - mapped[1]) <= PREDICTABLE_SPAN
 
 
-def _networks_of(server: ServerEvidence) -> set[str]:
-    ips = [server.address[0]]
-    if server.alternate is Alternate.VERIFIED and server.other is not None:
-        ips.append(server.other[0])
-    return {subnet_of(ip) or ip for ip in ips}
+def _network_of(address: Address) -> str:
+    return subnet_of(address[0]) or address[0]
