@@ -162,10 +162,12 @@ class Kademlia:
         return rpc.Ping(sessions.flags, sessions.tcp_port)
 
     def take_pong(self, observer: Session, pong: rpc.Pong) -> None:
-        """Raises WireError for an observed address that is none."""
+        """Takes its flags, as from a ping: what has become a client leaves the table. Raises WireError for an observed address that is none."""
         ip = unpack_ip(pong.observed_ip)
         if not is_unicast(ip):
             raise WireError(f"nobody is seen at {ip}")
+        observer.flags, observer.tcp_port = pong.flags, pong.tcp_port
+        self._heard(observer)
         self.on_observed(observer.node_id, observer.address[0], (ip, pong.observed_port))
 
     def check_known(self, node_id: bytes) -> None:

@@ -150,7 +150,7 @@ class Reachability:
                 return
             else:
                 long_ago = self._runtime.now() - LOOK_EVERY_S
-                self._ask(self._contacts_of_many_networks(PINGS_A_LOOK, heard_before=long_ago))
+                self._ask(self._contacts_of_many_networks(PINGS_A_LOOK, not_heard_since=long_ago))
 
     def _newcomer(self) -> None:
         if self.checked_at is None or self.belief.groups < MIN_GROUPS:
@@ -185,7 +185,7 @@ class Reachability:
 
     def _gather(self, started: float) -> Belief:
         """Waits until everybody asked has answered, for a second or two at most: the first few may all be liars."""
-        asked = self._contacts_of_many_networks(MAX_ASKED, heard_before=started)
+        asked = self._contacts_of_many_networks(MAX_ASKED, not_heard_since=started)
         self._ask(asked)
         for server in self._stun_servers:
             self._scope.spawn(f"stun {server[0]}", self._ask_stun, server)
@@ -199,10 +199,17 @@ class Reachability:
         for contact in contacts:
             self._kademlia.check(contact)
 
-    def _contacts_of_many_networks(self, count: int, heard_before: float) -> list[Contact]:
-        """At random, one of each network as long as there are such; without those whose word is newer."""
-        recent = set(self.observers.heard_since(heard_before))
-        contacts = [contact for contact in self._kademlia.table.contacts() if contact.node_id not in recent]
+    def _contacts_of_many_networks(
+        self, count: int, *, heard_since: float | None = None, not_heard_since: float | None = None
+    ) -> list[Contact]:
+        """At random, one of each network as long as there are such; of those only whose word is that new, or is not."""
+        contacts = self._kademlia.table.contacts()
+        if heard_since is not None:
+            heard = set(self.observers.heard_since(heard_since))
+            contacts = [contact for contact in contacts if contact.node_id in heard]
+        if not_heard_since is not None:
+            heard = set(self.observers.heard_since(not_heard_since))
+            contacts = [contact for contact in contacts if contact.node_id not in heard]
         self._runtime.rng.shuffle(contacts)
         groups: set[str] = set()
         first: list[Contact] = []
@@ -231,7 +238,7 @@ class Reachability:
     # -- trying ----------------------------------------------------------------------------------------------------
 
     def _try(self, belief: Belief, is_translated: bool | None) -> Reach:
-        observers = self._contacts_of_many_networks(MAX_TRIALS, heard_before=float("inf"))
+        observers = self._contacts_of_many_networks(MAX_TRIALS, heard_since=self._last_round)
         trials = self._dial_back.try_with(observers, self._own_ports)
         return conclude(Evidence(is_translated, belief.mapping, trials, self.is_mapped()))
 

@@ -454,6 +454,19 @@ def test_far_nodes_cannot_aim_a_lookup_at_our_own_network(world):
     assert [hop.contact for hop in hops] == [b.contact]
 
 
+def test_a_node_that_has_become_a_client_leaves_the_table_with_its_next_answer(world):
+    a, b = TableEnd(world, A_IP), TableEnd(world, B_IP)
+    a.ask(b)
+    assert b.id in a.kademlia.table
+    b.discovery.sessions.flags |= packets.FLAG_CLIENT
+    a.kademlia.check_known(b.id)
+    world.run_for(1.0)
+    assert b.id not in a.kademlia.table
+    b.discovery.sessions.flags &= ~packets.FLAG_CLIENT
+    b.ask(a)
+    assert b.id in a.kademlia.table
+
+
 @pytest.mark.parametrize("ips", [["10.0.0.1", "10.0.0.2", "192.168.7.3"], ["192.168.1.1", "172.16.0.2", "10.9.9.9"]])
 def test_private_networks_work(world, ips):
     a, b, c = (TableEnd(world, ip) for ip in ips)
