@@ -12,9 +12,10 @@ from kodectl.runtime.base import Runtime
 from kodectl.runtime.upnp import find_upnp
 
 
-def gateway_finders(runtime: Runtime) -> dict[Method, Callable[[], Gateway]]:
+def gateway_finders(runtime: Runtime, pcp_nonce: bytes | None = None) -> dict[Method, Callable[[], Gateway]]:
+    """`pcp_nonce`: see `find_pcp`."""
     return {
-        Method.PCP: partial(find_pcp, runtime),
+        Method.PCP: partial(find_pcp, runtime, pcp_nonce),
         Method.NATPMP: partial(find_natpmp, runtime),
         Method.UPNP: partial(find_upnp, runtime),
     }

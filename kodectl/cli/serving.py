@@ -4,6 +4,7 @@ Imported by `node run` after gevent has patched the standard library."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import sys
@@ -30,6 +31,7 @@ from kodectl.settings import NodeSettings
 from kodectl.store.datadir import hold
 from kodectl.store.keyfile import create_key, load_key
 from kodectl.store.sqlite import SqliteStore
+from kodectl.wire import pcp
 from kodectl.wire.suite import RealSuite
 
 log = logging.getLogger("kodectl.node")
@@ -38,6 +40,7 @@ STORE_FILE = "node.db"
 LOOK_AGAIN_S = 1.0
 """How soon a node whose tasks have failed is noticed."""
 EVENTS_WAIT_S = 60.0
+PCP_NONCE_CONTEXT = b"kodechain pcp nonce v1"
 JOIN_LIMIT_S = 2.0
 
 
@@ -77,7 +80,7 @@ def serve(output: Output, settings: NodeSettings, api_settings: ApiSettings, pas
         identity = runtime.in_thread(load_identity, settings.datadir / KEY_FILE, passphrase)
         api = Api(runtime, api_settings)
         cleanup.callback(api.stop)
-        node = Node(runtime, settings, identity, store, gateway_finders(runtime))
+        node = Node(runtime, settings, identity, store, gateway_finders(runtime, pcp_nonce_of(identity)))
         node.start()
         cleanup.callback(node.stop)
         api.start(node, leaving.set)
@@ -128,6 +131,11 @@ def load_identity(path: Path, passphrase: bytes | None) -> Identity:
             f"{path} can be read by others (mode {key.mode:04o})", code="key_exposed", hint=f"chmod 600 {path}"
         )
     return Identity(RealSuite(), key.seed)
+
+
+def pcp_nonce_of(identity: Identity) -> bytes:
+    """The same in every run, and nobody else's: a router then gives a node that was killed its ports back."""
+    return hashlib.sha256(identity.sign(PCP_NONCE_CONTEXT)).digest()[: pcp.NONCE_SIZE]
 
 
 def ready_view(node: Node, datadir: Path) -> ReadyView:
