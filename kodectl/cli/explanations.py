@@ -721,6 +721,24 @@ _GATEWAYS = {
         "Bring the router's connection up; a node maps its ports by itself then. Behind another NAT, map them there.",
         "kodectl nat probe",
     ),
+    "partly_mapped": Explanation(
+        "The router maps some of the ports and refuses others.",
+        "Each port was asked for by itself, and answered.",
+        "Each refusal has a reason of its own; ports below 1024 and those of the router itself are often closed.",
+        "kodectl nat mappings",
+    ),
+    "other_outer_port": Explanation(
+        "A port is mapped, but to another outer port than the one asked for.",
+        "The router had that one taken, and gave another, which was read back.",
+        "Tell others the outer port that it has now, or ask for a free one.",
+        "kodectl nat mappings",
+    ),
+    "not_mapped": Explanation(
+        "There is nothing to remove.",
+        "The router lists its mappings, and none leads to this port of this host.",
+        "Nothing, if it was to be gone. A mapping of another host can be removed there, or in the router.",
+        "kodectl nat mappings",
+    ),
     "double_nat": Explanation(
         "The router that maps the ports stands behind another NAT.",
         "Its outer address is private (RFC 1918) or a provider's shared one (100.64.0.0/10, RFC 6598).",

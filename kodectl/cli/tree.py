@@ -49,6 +49,9 @@ TREE: dict[str, str | Branch] = {
         {
             "probe": "kodectl.cli.nat_probe:probe",
             "watch": "kodectl.cli.nat_probe:watch",
+            "map": "kodectl.cli.nat_map:map_",
+            "mappings": "kodectl.cli.nat_map:mappings",
+            "unmap": "kodectl.cli.nat_map:unmap",
             "serve": "kodectl.cli.nat_serve:serve",
         },
     ),

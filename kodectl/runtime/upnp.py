@@ -51,11 +51,11 @@ def find_upnp(runtime: Runtime) -> UpnpGateway:
     try:
         outcome = _ask(call, calls.Search, FIND_LIMIT_S)
     except (_RouterRefuses, _Silence, WireError) as error:
-        raise _no_gateway("what answers by UPnP does not answer as a router should") from error
+        raise _no_gateway("what answered a search does not answer as a router should") from error
     if outcome.found is not None:
         return UpnpGateway(runtime, outcome.found, here.source)
     why = f"; not believed: {', '.join(outcome.refused)}" if outcome.refused else ""
-    raise _no_gateway(f"no router answered by UPnP{why}")
+    raise _no_gateway(f"no router of this network answered a search{why}")
 
 
 class UpnpGateway:
