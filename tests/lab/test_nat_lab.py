@@ -227,7 +227,7 @@ def test_hairpin(lab: Lab, outside: Outside, kind: Kind) -> None:
         neighbor = lab.behind(router=host.router)
         inside, own, beside = host.udp(timeout_s=SOON_S), host.udp(), neighbor.udp()
         mapped = outside.saw(inside, outside.same)
-        for sender in (own, beside):
+        for sender in (own, beside, own, beside):
             sender.sendto(b"round the corner", mapped)
             if hairpin:
                 assert heard(inside, b"round the corner")[0] == host.external_ip, "as if it came from outside"
@@ -247,6 +247,18 @@ def test_any_router_can_be_behind_any_other(lab: Lab, outside: Outside) -> None:
     inner = lab.router(Kind.SYMMETRIC, upstream=lab.router(Kind.FULL_CONE))
     inside = lab.behind(router=inner).udp()
     assert len({outside.saw(inside, at) for at in (outside.same, outside.other_port)}) == 2
+
+
+def test_hosts_and_routers_behind_one_router_have_addresses_of_their_own(lab: Lab) -> None:
+    carrier = lab.router(Kind.CARRIER)
+    homes = [lab.router(Kind.PORT_RESTRICTED, upstream=carrier) for _ in range(2)]
+    assert len({lab.behind(router=carrier).ip, *(home.outer_ip for home in homes)}) == 3
+
+
+def test_the_rest_of_the_world_is_a_black_hole(lab: Lab) -> None:
+    host = lab.behind(Kind.PORT_RESTRICTED)
+    with pytest.raises(TimeoutError):
+        host.connect(("198.51.100.1", 80), timeout_s=SOON_S)
 
 
 # --- What happens to a router ---------------------------------------------------------------------------------------------
@@ -276,6 +288,20 @@ def test_a_router_that_forgets_ends_tcp_connections(lab: Lab, outside: Outside) 
     with accepted:
         accepted.sendall(b"are you there")
         assert is_quiet(client)
+
+
+def test_a_router_forgets_under_traffic_too(lab: Lab, eventually: Callable[..., Any]) -> None:
+    host = lab.behind(Kind.FULL_CONE, preserve_ports=False)
+    chatter = (
+        "import socket; s = socket.socket(2, 2); s.bind(('', 5000))\nwhile True: s.sendto(b'', ('198.51.100.1', 9))"
+    )
+    running = host.popen([sys.executable, "-c", chatter])
+    ports = []
+    for _ in range(5):
+        ports += eventually(host.router.udp_mappings).values()
+        host.router.forget()
+    netns.end(running)
+    assert len(set(ports)) > 3, "they are drawn, so two may be the same by chance"
 
 
 def test_a_router_gets_another_address(lab: Lab, outside: Outside) -> None:
@@ -524,7 +550,7 @@ def test_tests_are_skipped_where_no_lab_can_be_had(tmp_path: Path) -> None:
 
 
 def test_a_lab_is_not_for_ordinary_users() -> None:
-    code = "import os; from natlab import needs; os.seteuid(65534); print(needs.missing())"
+    code = "import os; from natlab import needs; os.seteuid(65534); print(needs.missing.__wrapped__())"
     environment = os.environ | {"PYTHONPATH": str(TESTS)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == "the NAT lab needs root, for network namespaces\n"

@@ -158,6 +158,8 @@ table ip router {
   chain through {
     type filter hook forward priority filter; policy drop
     {udp}
+    # It belongs to no connection, so it would go out with its inner address.
+    ct state invalid drop
     ct state established,related accept
     iifname "inner" oifname "outer" accept
     ct status dnat accept
@@ -205,7 +207,9 @@ _HAIRPIN = """
 _NO_HAIRPIN = "    # Not known here: it ends at the router."
 _RESET = "meta l4proto tcp reject with tcp reset"
 _NOTHING = "# No word to strangers."
-_FRESH = "table ip router\ndelete table ip router\n"
+_FRESH = "table ip router\ndelete table ip router\ntable ip blackout\ndelete table ip blackout\n"
+BLACKOUT = "table ip blackout { chain arriving { type filter hook prerouting priority raw - 100; policy drop; }; }\n"
+"""Until the next ruleset nothing gets through. Else a packet in between could teach a router what it should forget."""
 
 
 _SEQUENCE_LENGTH = 1024

@@ -3,7 +3,7 @@
 The internet is a bridge in a namespace of its own without a way out: nothing that runs in a lab reaches the machine's real
 network, and each lab has its own internet. Addresses: 20.N.0.1 with another N for each host and router, because what tells
 networks apart by /24 has to see different ones, and the range counts as public. Whatever is outside 20.0.0.0/8 is
-a black hole: packets go there and nothing comes back, not even an error."""
+a black hole: packets go there and nothing comes back, not even an error. There is no IPv6."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from subprocess import CompletedProcess, Popen
 from typing import Any
 
 from . import servers
-from .kinds import DEFAULT_UDP_TIMEOUT_S, Kind, Options, ruleset
+from .kinds import BLACKOUT, DEFAULT_UDP_TIMEOUT_S, Kind, Options, ruleset
 from .needs import missing
 from .netns import LabError, Namespace, sweep
 
@@ -25,6 +25,17 @@ _INTERNET = "20.0.0.1"
 _FIRST_PORT = 1000
 """The kernel notices at once that a cable is plugged in, unless both of its ends have one number in their namespaces: then
 it takes up to a second. Cards are numbered from 2."""
+# A new namespace begins with some settings of the machine that it is on.
+_SETTINGS = {
+    "ipv4/ip_forward": 0,
+    "ipv6/conf/all/disable_ipv6": 1,
+    "ipv6/conf/default/disable_ipv6": 1,
+    "ipv4/conf/all/rp_filter": 0,
+    "ipv4/conf/default/rp_filter": 0,
+    # A hairpin leaves by the card that it came by. The router must not advise hosts to go there without it.
+    "ipv4/conf/all/send_redirects": 0,
+    "ipv4/conf/default/send_redirects": 0,
+}
 _LOSS = "table bridge loss\ndelete table bridge loss\n"
 _LOSE = """
 table bridge loss {{
@@ -98,10 +109,9 @@ class Host:
         made.bind((ip or self.ip, port))
         return made
 
-    def close(self) -> None:
+    def close_sockets(self) -> None:
         for made in self._sockets:
             made.close()
-        self.namespace.close()
 
 
 class Router:
@@ -119,6 +129,7 @@ class Router:
         self.inner_ip = str(inner[1])
         self._lab = lab
         self._options = options
+        self._guests = 0
         self._forwards: dict[tuple[str, int], tuple[str, int]] = {}
         self._igd: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self.igd: servers.Server | None = None
@@ -133,10 +144,16 @@ class Router:
             return self.hosts[0].ip
         return self.outer_ip if self.upstream is None else self.upstream.external_ip
 
+    def next_guest_ip(self) -> str:
+        self._guests += 1
+        return str(self.inner_network[1 + self._guests])
+
     def forget(self) -> None:
-        """Loses its state, as in a power failure: connections and mappings. What was configured by hand stays."""
-        self._load()
+        """Loses its state, as in a power failure: connections and mappings. What was configured by hand stays, and so do
+        the mappings that a router of kind IGD was asked for: see `restart`."""
+        self.namespace.configure(["nft", "-f", "-"], BLACKOUT)
         self.namespace.forget_connections()
+        self._load()
 
     def change_address(self) -> None:
         """Another outer address, and with it the loss of all state, as when a provider assigns a new one."""
@@ -176,6 +193,7 @@ class Router:
         return {tuple(element["elem"]["val"]["concat"]): port for element, port in learnt.get("elem", [])}
 
     def _load(self) -> None:
+        """Replaces all rules at once, and what they had learnt."""
         rules = ruleset(self.kind, self.outer_ip, str(self.inner_network), self._options)
         self.namespace.configure(["nft", "-f", "-"], rules)
         self._load_forwards(self._forwards)
@@ -202,8 +220,10 @@ class Lab:
 
     def __enter__(self) -> Lab:
         sweep()
-        self._internet = self._namespace("internet")
-        self._bridge(self._internet, f"{_INTERNET}/8")
+        with self._undo as undo:
+            self._internet = self._namespace("internet")
+            self._bridge(self._internet, f"{_INTERNET}/8")
+            self._undo = undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -215,7 +235,7 @@ class Lab:
         """A host on the internet itself, each address in a /24 of its own."""
         namespace = self._namespace(name)
         host = Host(namespace, [self._public_address() for _ in range(addresses)])
-        self._undo.callback(host.close)
+        self._undo.callback(host.close_sockets)
         self._plug(self._internet, namespace, "eth0", [f"{address}/8" for address in host.addresses], _INTERNET)
         return host
 
@@ -225,8 +245,8 @@ class Lab:
             raise LabError("give a kind or a router")
         router = router or self.router(kind, **options)
         namespace = self._namespace(f"behind {router.namespace.label}")
-        host = Host(namespace, [str(router.inner_network[2 + len(router.hosts)])], router)
-        self._undo.callback(host.close)
+        host = Host(namespace, [router.next_guest_ip()], router)
+        self._undo.callback(host.close_sockets)
         prefix = router.inner_network.prefixlen
         self._plug(router.namespace, namespace, "eth0", [f"{host.ip}/{prefix}"], router.inner_ip)
         router.hosts.append(host)
@@ -267,11 +287,10 @@ class Lab:
         if upstream is None:
             outer, prefix, gateway, onto = self._public_address(), 8, _INTERNET, self._internet
         else:
-            outer, prefix = str(upstream.inner_network[2 + len(upstream.hosts)]), 24
+            outer, prefix = upstream.next_guest_ip(), 24
             gateway, onto = upstream.inner_ip, upstream.namespace
         router = Router(self, kind, options, namespace, outer, network)
         router.upstream = upstream
-        self._undo.callback(namespace.close)
         self._bridge(namespace, f"{router.inner_ip}/24")
         self._plug(onto, namespace, "outer", [f"{outer}/{prefix}"], gateway)
         namespace.sysctl("ipv4/ip_forward", 1)
@@ -305,8 +324,9 @@ class Lab:
 
     def _namespace(self, label: str) -> Namespace:
         namespace = Namespace(label)
-        for interfaces in ("all", "default"):
-            namespace.sysctl(f"ipv6/conf/{interfaces}/disable_ipv6", 1)
+        self._undo.callback(namespace.close)
+        for name, value in _SETTINGS.items():
+            namespace.sysctl(name, value)
         return namespace
 
     def _bridge(self, namespace: Namespace, address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 
@@ -24,6 +25,13 @@ def missing_packages() -> list[str]:
     return [package for program, package in PACKAGES.items() if shutil.which(program) is None]
 
 
+_TRIAL = """
+table bridge trial { chain crossing { type filter hook forward priority filter; numgen random mod 2 < 1 drop; }; }
+table ip trial { chain leaving { type nat hook postrouting priority srcnat; masquerade fully-random; }; }
+"""
+
+
+@functools.cache
 def missing() -> str | None:
     """Why no lab can be had here, or None."""
     if os.geteuid() != 0:
@@ -31,9 +39,14 @@ def missing() -> str | None:
     if packages := missing_packages():
         return f"the NAT lab needs the Debian packages {', '.join(packages)}"
     try:
-        Namespace("trial").close()
+        trial = Namespace("trial")
+        try:
+            trial.configure(["ip", "link", "add", "inner", "type", "bridge"], "")
+            trial.configure(["nft", "-f", "-"], _TRIAL)
+        finally:
+            trial.close()
     except (LabError, OSError) as error:
-        return f"the NAT lab needs network namespaces: {error}"
+        return f"the NAT lab needs network namespaces with bridges and nftables: {error}"
     return None
 
 
