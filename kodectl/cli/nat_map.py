@@ -14,8 +14,8 @@ from kodectl.cli.output import Outcome, Output, table
 from kodectl.errors import Degraded, KodectlError, LocalMisuse, NegativeAnswer
 
 if TYPE_CHECKING:
-    from kodectl.node.mapping_errand import KeptEvent, ListView, MappingView, MapView, UnmappedView, UnmapView
     from kodectl.node.mapping_race import Finders
+    from kodectl.node.mapping_views import KeptEvent, ListView, MappingView, MapView, UnmappedView, UnmapView
     from kodectl.runtime.base import Runtime
 
 DEFAULT_LEASE_S = 3600
@@ -129,11 +129,11 @@ def map_(
 
     from kodectl.cli.errand import world
     from kodectl.core.mapping import Transport, Wish
-    from kodectl.node import mapping_errand as errands
+    from kodectl.node.mapping_errand import MappingTerms, mapping_errand, require_network
 
     output = output_of(ctx)
     output.start_logging()
-    terms = errands.MappingTerms(lease_s=lease_s, timeout_s=timeout_s, **_other_ports(wanted))
+    terms = MappingTerms(lease_s=lease_s, timeout_s=timeout_s, **_other_ports(wanted))
     wishes = [
         Wish(Transport(transport), port.number, port.outer or port.number, lease_s)
         for port in wanted
@@ -141,8 +141,8 @@ def map_(
     ]
     output.progress("looking for a router that maps ports")
     with world() as runtime:
-        errands.require_network(runtime)
-        with errands.mapping_errand(runtime, finders_for(runtime, proto), terms) as errand:
+        require_network(runtime)
+        with mapping_errand(runtime, finders_for(runtime, proto), terms) as errand:
             view = errand.map(wishes)
             warn(output, view, wanted, lease_s)
             if keep:
@@ -161,14 +161,15 @@ def mappings(ctx: click.Context, proto: str, timeout_s: float, deadline_s: float
     Only UPnP has a list; one that a router shows there may have been made by any protocol. Exit code 3: no router
     answers, or none has a list."""
     from kodectl.cli.errand import world
-    from kodectl.node import mapping_errand as errands
+    from kodectl.node.mapping_errand import require_network
+    from kodectl.node.mapping_lists import list_mappings
 
     output = output_of(ctx)
     output.start_logging()
     output.progress("looking for routers that map ports")
     with world() as runtime:
-        errands.require_network(runtime)
-        view = errands.list_mappings(runtime, finders_for(runtime, proto), timeout_s)
+        require_network(runtime)
+        view = list_mappings(runtime, finders_for(runtime, proto), timeout_s)
     return Outcome(view, list_text(view), rows=view.mappings or [], failure=_unlisted(view))
 
 
@@ -185,15 +186,16 @@ def unmap(ctx: click.Context, ports: tuple[Port, ...], proto: str, timeout_s: fl
 
     from kodectl.cli.errand import world
     from kodectl.core.mapping import Transport
-    from kodectl.node import mapping_errand as errands
+    from kodectl.node.mapping_errand import require_network
+    from kodectl.node.mapping_lists import unmap as unmap_ports
 
     output = output_of(ctx)
     output.start_logging()
     asked = [(Transport(transport), port.number) for port in wanted for transport in port.transports]
     output.progress("looking for routers that map ports")
     with world() as runtime:
-        errands.require_network(runtime)
-        view = errands.unmap(runtime, finders_for(runtime, proto), asked, timeout_s)
+        require_network(runtime)
+        view = unmap_ports(runtime, finders_for(runtime, proto), asked, timeout_s)
     return Outcome(view, unmap_text(view), rows=view.ports, failure=_remaining(view, wanted))
 
 

@@ -1,31 +1,25 @@
-"""Ports mapped, listed and unmapped at the router for the time of one command, without a running node."""
+"""Ports mapped at the router for the time of one command, or until its end, without a running node."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 import msgspec
 
-from kodectl.core.mapping import Gateway, MappingRefused, Method, PortMapping, Transport, Wish
+from kodectl.core.mapping import MappingRefused, Wish
 from kodectl.errors import DeadlineReached, EnvironmentFault, KodectlError, NegativeAnswer, PeerFault
-from kodectl.node.held_mappings import NO_IPS, HeldMappings
+from kodectl.node.held_mappings import HeldMappings
 from kodectl.node.mapping_race import OTHER_PORTS, Finders, MappingRace
+from kodectl.node.mapping_views import FailureView, KeptEvent, MappingView, MapView, failure_view, views_of
 from kodectl.node.port_mapping import LOOK_EVERY_S, LOOK_LEAST_S, SILENCES, nesting_of
-from kodectl.node.views import MappingErrorView
-from kodectl.runtime.base import Address, Mailbox, Runtime, Stopped, TimedOut
-from kodectl.wire.addresses import address_text
+from kodectl.runtime.base import Mailbox, Runtime, Stopped
 
 ABANDON_LIMIT_S = 6.0
 """For the one request that may be under way: those of UPnP end within five seconds."""
 END_LIMIT_S = 0.1
 """For finders whose routers are no longer needed; they end by themselves."""
-
-NO_IP = "0.0.0.0"
-
-TransportName = Literal["tcp", "udp"]
-MethodName = Literal["pcp", "natpmp", "upnp"]
 
 
 class MappingTerms(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,92 +31,12 @@ class MappingTerms(msgspec.Struct, frozen=True, kw_only=True):
     """Outer ports tried besides the one wanted, where that is another's."""
 
 
-class MappingView(msgspec.Struct, frozen=True, kw_only=True):
-    """`external` null: the router does not tell its outer address, or has none. `lease_s` null: without an end."""
-
-    transport: TransportName
-    internal: str
-    internal_ip: str
-    internal_port: int
-    external: str | None
-    external_ip: str | None
-    external_port: int
-    lease_s: int | None
-    method: MethodName
-    gateway: str
-    description: str | None
-    this_host: bool
-
-
-class FailureView(msgspec.Struct, frozen=True, kw_only=True):
-    """A port that is not mapped, and why."""
-
-    transport: TransportName
-    port: int
-    error: MappingErrorView
-
-
-class MapView(msgspec.Struct, frozen=True, kw_only=True):
-    """`double_nat`: the router's own outer address is not of the internet; null where it does not tell that."""
-
-    gateway: str | None
-    gateway_name: str | None
-    method: MethodName | None
-    external_ip: str | None
-    double_nat: bool | None
-    mappings: list[MappingView]
-    failed: list[FailureView]
-
-
-class GatewayView(msgspec.Struct, frozen=True, kw_only=True):
-    """`lists`: whether it tells which ports are mapped; only UPnP can."""
-
-    method: MethodName
-    address: str
-    name: str
-    external_ip: str | None
-    lists: bool
-
-
-class ListView(msgspec.Struct, frozen=True, kw_only=True):
-    """`mappings` null: no router tells of any."""
-
-    gateways: list[GatewayView]
-    mappings: list[MappingView] | None
-
-
-class UnmappedView(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one port. `not_mapped`: the router lists its mappings, and this was none of them. `outer_ports`: those
-    that it was mapped to, null where no router tells."""
-
-    transport: TransportName
-    port: int
-    state: Literal["removed", "not_mapped", "refused"]
-    outer_ports: list[int] | None
-    error: MappingErrorView | None
-
-
-class UnmapView(msgspec.Struct, frozen=True, kw_only=True):
-    ports: list[UnmappedView]
-
-
-class KeptEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """What has happened to mappings that are kept, and why, where that is more than that time has passed."""
-
-    event: Literal["renewed", "changed", "lost", "failed", "mapped", "removed"]
-    reason: str | None
-    mappings: list[MappingView]
-
-
 def require_network(runtime: Runtime) -> None:
     """Raises EnvironmentFault (no_network)."""
     if runtime.local_network().source is None:
         raise EnvironmentFault(
             "no IPv4 default route: this machine has no network with a router to ask", code="no_network"
         )
-
-
-# --- mapping ---
 
 
 @contextmanager
@@ -206,7 +120,7 @@ class MappingErrand:
         self._scope.join(END_LIMIT_S)
 
     def mappings(self) -> list[MappingView]:
-        return [view for held in self._held for view in _views(held)]
+        return [view for held in self._held for view in views_of(held)]
 
     # -- one race --------------------------------------------------------------------------------------------------
 
@@ -216,7 +130,7 @@ class MappingErrand:
             try:
                 self._map([wish])
             except NegativeAnswer as trouble:
-                failed.append(_failure(wish, trouble))
+                failed.append(failure_view(wish, trouble))
         return failed
 
     def _map(self, wishes: Sequence[Wish]) -> None:
@@ -275,9 +189,9 @@ class MappingErrand:
             self._silences = 0
             after_s = held.expires_s()
             if change is not None:
-                report(KeptEvent(event="changed", reason=change, mappings=_views(held)))
+                report(KeptEvent(event="changed", reason=change, mappings=views_of(held)))
             elif before_s is not None and after_s is not None and after_s > before_s:
-                report(KeptEvent(event="renewed", reason=None, mappings=_views(held)))
+                report(KeptEvent(event="renewed", reason=None, mappings=views_of(held)))
 
     def _lose(self, held: HeldMappings, why: str, report: Callable[[KeptEvent], None]) -> None:
         self._held.remove(held)
@@ -286,7 +200,7 @@ class MappingErrand:
             Wish(mapping.transport, mapping.internal[1], mapping.external[1], self._terms.lease_s)
             for mapping in held.mappings
         ]
-        report(KeptEvent(event="lost", reason=why, mappings=_views(held)))
+        report(KeptEvent(event="lost", reason=why, mappings=views_of(held)))
 
     def _map_again(self, report: Callable[[KeptEvent], None]) -> None:
         known = len(self._held)
@@ -296,7 +210,7 @@ class MappingErrand:
             report(KeptEvent(event="failed", reason=trouble.message, mappings=[]))
         else:
             self._lost = []
-            report(KeptEvent(event="mapped", reason=None, mappings=_views(self._held[known])))
+            report(KeptEvent(event="mapped", reason=None, mappings=views_of(self._held[known])))
 
     def _view(self, failed: list[FailureView]) -> MapView:
         first = self._held[0]
@@ -310,105 +224,6 @@ class MappingErrand:
             mappings=self.mappings(),
             failed=failed,
         )
-
-
-# --- listing and removing ---
-
-
-def list_mappings(runtime: Runtime, finders: Finders, timeout_s: float) -> ListView:
-    """What the routers here are, and what they tell of their mappings. Raises NegativeAnswer (no_gateway)."""
-    source = runtime.local_network().source
-    gateways: list[GatewayView] = []
-    views: list[MappingView] = []
-    for gateway in find_all(runtime, finders, timeout_s):
-        listed = gateway.mappings()
-        gateways.append(_gateway_view(gateway, lists=listed is not None))
-        views += [_view(mapping, source) for mapping in listed or ()]
-    return ListView(gateways=gateways, mappings=views if any(gateway.lists for gateway in gateways) else None)
-
-
-def unmap(runtime: Runtime, finders: Finders, ports: Sequence[tuple[Transport, int]], timeout_s: float) -> UnmapView:
-    """Removes what this host has mapped to these ports of its own, whichever protocol it was mapped by.
-
-    Raises NegativeAnswer (no_gateway)."""
-    source = runtime.local_network().source
-    assert source is not None, "see require_network"
-    routers = [(gateway, gateway.mappings()) for gateway in find_all(runtime, finders, timeout_s)]
-    return UnmapView(ports=[_unmap_port(routers, (source, port), transport) for transport, port in ports])
-
-
-def find_all(runtime: Runtime, finders: Finders, timeout_s: float) -> list[Gateway]:
-    """Every router that answers a protocol within the limit, those that list mappings first.
-
-    Raises NegativeAnswer (no_gateway)."""
-    scope = runtime.scope("find routers")
-    outcomes = runtime.mailbox(len(finders))
-    for method, find in finders.items():
-        scope.spawn(f"find {method.value}", _find, find, outcomes)
-    ends = runtime.now() + timeout_s
-    found: list[Gateway] = []
-    why: list[str] = []
-    try:
-        for _ in finders:
-            outcome = outcomes.get(max(0.0, ends - runtime.now()))
-            if isinstance(outcome, KodectlError):
-                why.append(outcome.message)
-            else:
-                found.append(outcome)
-    except TimedOut:
-        pass
-    finally:
-        scope.close()
-        scope.join(END_LIMIT_S)
-    if not found:
-        raise NegativeAnswer(f"no router answers{': ' if why else ''}{'; '.join(why)}", code="no_gateway")
-    return sorted(found, key=lambda gateway: list(Method).index(gateway.method), reverse=True)
-
-
-def _find(find: Callable[[], Gateway], outcomes: Mailbox[Gateway | KodectlError]) -> None:
-    try:
-        outcomes.put(find())
-    except KodectlError as trouble:
-        outcomes.put(trouble)
-
-
-Router = tuple[Gateway, list[PortMapping] | None]
-"""And what it tells of its mappings, if it does."""
-
-
-def _unmap_port(routers: Sequence[Router], internal: Address, transport: Transport) -> UnmappedView:
-    """By those who list first: then the others have nothing left to refuse, where all protocols share a table."""
-    is_listed = any(listed is not None for _, listed in routers)
-    outer_ports: list[int] = []
-    refusals: list[KodectlError] = []
-    is_accepted = False
-    for gateway, listed in routers:
-        for mapping in _candidates(gateway, listed, internal, transport):
-            try:
-                gateway.remove(mapping)
-            except (NegativeAnswer, PeerFault) as trouble:
-                # What one without a list refuses may not have been there.
-                refusals += [trouble] if listed is not None or not is_listed else []
-            else:
-                is_accepted = True
-                outer_ports += [mapping.external[1]] if listed is not None else []
-    is_removed = bool(outer_ports) and not refusals if is_listed else is_accepted
-    return UnmappedView(
-        transport=transport.value,
-        port=internal[1],
-        state="removed" if is_removed else "refused" if refusals else "not_mapped",
-        outer_ports=outer_ports if is_listed else None,
-        error=_error(refusals[0]) if refusals and not is_removed else None,
-    )
-
-
-def _candidates(
-    gateway: Gateway, listed: list[PortMapping] | None, internal: Address, transport: Transport
-) -> list[PortMapping]:
-    """What to remove: of a list what is ours, else whatever there may be."""
-    if listed is None:
-        return [PortMapping(gateway.method, transport, internal, (NO_IP, internal[1]), 0, gateway.address)]
-    return [mapping for mapping in listed if (mapping.internal, mapping.transport) == (internal, transport)]
 
 
 def _remove_all(held: HeldMappings) -> list[str]:
@@ -426,47 +241,3 @@ def _remove_all(held: HeldMappings) -> list[str]:
             is_silent = True
         left.append(f"{mapping.internal[1]}/{mapping.transport.value}")
     return left
-
-
-# --- views ---
-
-
-def _views(held: HeldMappings) -> list[MappingView]:
-    return [_view(mapping, mapping.internal[0]) for mapping in held.mappings]
-
-
-def _view(mapping: PortMapping, source: str | None) -> MappingView:
-    ip, port = mapping.external
-    is_told = ip not in NO_IPS
-    return MappingView(
-        transport=mapping.transport.value,
-        internal=address_text(*mapping.internal),
-        internal_ip=mapping.internal[0],
-        internal_port=mapping.internal[1],
-        external=address_text(ip, port) if is_told else None,
-        external_ip=ip if is_told else None,
-        external_port=port,
-        lease_s=mapping.lease_s or None,
-        method=mapping.method.value,
-        gateway=mapping.gateway,
-        description=mapping.description or None,
-        this_host=mapping.internal[0] == source,
-    )
-
-
-def _gateway_view(gateway: Gateway, *, lists: bool) -> GatewayView:
-    try:
-        external_ip = gateway.external_ip()
-    except (NegativeAnswer, PeerFault):
-        external_ip = None
-    return GatewayView(
-        method=gateway.method.value, address=gateway.address, name=gateway.name, external_ip=external_ip, lists=lists
-    )
-
-
-def _failure(wish: Wish, trouble: KodectlError) -> FailureView:
-    return FailureView(transport=wish.transport.value, port=wish.internal_port, error=_error(trouble))
-
-
-def _error(trouble: KodectlError) -> MappingErrorView:
-    return MappingErrorView(trouble.code, trouble.message, trouble.hint)
