@@ -97,7 +97,7 @@ class Conclusion(NamedTuple):
 def conclude(evidence: Evidence) -> Conclusion:
     ballot = count(evidence.servers, evidence.local_port)
     why: dict[str, Why] = {}
-    if not ballot.voices:
+    if not any(server.claims for server in evidence.servers):
         return _without_answer(evidence, why)
     port = _port(ballot)
     is_translated = _is_translated(ballot, port, evidence)
@@ -111,7 +111,7 @@ def conclude(evidence: Evidence) -> Conclusion:
     nat_type = nat_type_of(is_translated, named, filtering)
     pattern, step = _pattern(ballot, outliers, why)
     if ballot.ip is None:
-        why["address"] = Why.SERVERS_DISAGREE
+        why["address"] = Why.SERVERS_DISAGREE if ballot.voices else Why.MAPPING_CHANGED
     elif port is None:
         why["port"] = Why.MAPPING_VARIES if ballot.depends else Why.SERVERS_DISAGREE
     if nat_type is None:
@@ -204,7 +204,7 @@ def _mapping(ballot: Ballot, is_translated: bool | None, why: dict[str, Why]) ->
 
 
 def _why_no_mapping(ballot: Ballot) -> Why:
-    if not all(voice.is_steady for voice in ballot.voices):
+    if not ballot.voices or not all(voice.is_steady for voice in ballot.voices):
         return Why.MAPPING_CHANGED
     if len(ballot.voices) == 1:
         return _WHY_NO_ALTERNATE.get(ballot.voices[0].servers[0].alternate, Why.SERVERS_DISAGREE)
@@ -406,4 +406,3 @@ def _why_no_gateway(evidence: Evidence, ip: str | None) -> Why:
     if not evidence.gateways:
         return Why.NO_GATEWAY
     return Why.GATEWAY_NO_ADDRESS if not _outer_ips(evidence) or ip is not None else Why.NO_SERVER_ANSWERED
-

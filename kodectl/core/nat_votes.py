@@ -38,6 +38,9 @@ PREDICTABLE_SPAN = 256
 """A server that sees the ports of two sockets as near as this, though they were chosen apart, can guess more of them. Ports
 of a NAT that draws them are as near by chance once in 130 times."""
 
+FICKLE = 3
+"""Different answers to the same question."""
+
 
 class Voice:
     """A server whose word counts, or several that share an address: what they say together."""
@@ -56,6 +59,11 @@ class Voice:
     def is_steady(self) -> bool:
         """It says the same when it is asked the same again."""
         return all(len(said) == 1 for said in self._by_endpoint.values())
+
+    @property
+    def is_fickle(self) -> bool:
+        """It says something else each time. A NAT that loses its mappings in the middle explains two answers, not three."""
+        return any(len(said) >= FICKLE for said in self._by_endpoint.values())
 
     @property
     def is_uniform(self) -> bool:
@@ -98,12 +106,13 @@ class Ballot(NamedTuple):
 
 
 def voices_of(servers: Iterable[ServerEvidence]) -> tuple[Voice, ...]:
-    """Of the servers of one network only one is heard, the one that has most to say. A server whose other address is in the
+    """Who says something else each time is not heard. Of the servers of one network only one is, the one that has most to
+    say. A server whose other address is in the
     network of another one is one voice with that: it may be the same one, named twice, and if it is not, and only says so,
     then it cannot silence the other one."""
     heard: dict[str, ServerEvidence] = {}
     for server in sorted(servers, key=lambda server: server.alternate is not Alternate.VERIFIED):
-        if server.claims:
+        if server.claims and not Voice(server).is_fickle:
             heard.setdefault(_network_of(server.address), server)
     voices: list[tuple[set[str], list[ServerEvidence]]] = []
     for network, server in heard.items():
@@ -121,15 +130,25 @@ def voices_of(servers: Iterable[ServerEvidence]) -> tuple[Voice, ...]:
 def count(servers: Sequence[ServerEvidence], local_port: int) -> Ballot:
     voices = voices_of(servers)
     is_predictable = any(_is_predictable(server, local_port) for server in servers)
-    if_depends = _liars_if_depends(voices, is_predictable)
     if_same = {mapped: _liars_if_same(voices, mapped) for voice in voices for mapped in voice.said}
-    said = min(if_same, key=lambda mapped: if_same[mapped], default=None)
-    depends = None
-    if said is not None and _is_majority(if_depends, voices) and _is_minority(if_same[said], voices):
-        depends = False
-    elif if_same and _is_majority(min(if_same.values()), voices) and _is_minority(if_depends, voices):
-        depends = True
+    if not if_same:
+        return Ballot(voices, None, None, None, is_predictable)
+    said, liars = min(if_same.items(), key=lambda pair: pair[1])
+    depends = _depends(len(voices), liars, _liars_if_depends(voices, is_predictable), _fickle(servers))
     return Ballot(voices, depends, said if depends is False else None, _ip_of(voices), is_predictable)
+
+
+def _depends(voices: int, if_same: int, if_depends: int, fickle: int) -> bool | None:
+    """The fickle lie in every story. If no more than half of all lie, no more than half of the others do: both ways of
+    counting hold, and where the one leaves it open the other may not."""
+    for known in (0, fickle):
+        half = (voices + known) / 2
+        same, other = if_same + known, if_depends + known
+        if same < half < other:
+            return False
+        if other < half < same:
+            return True
+    return None
 
 
 def _liars_if_same(voices: Sequence[Voice], mapped: Address) -> int:
@@ -147,12 +166,8 @@ def _liars_if_depends(voices: Sequence[Voice], is_predictable: bool) -> int:
     return liars + sum(any(named[mapped] > 1 for mapped in voice.said) for voice in possible)
 
 
-def _is_minority(liars: int, voices: Sequence[Voice]) -> bool:
-    return liars * 2 < len(voices)
-
-
-def _is_majority(liars: int, voices: Sequence[Voice]) -> bool:
-    return liars * 2 > len(voices)
+def _fickle(servers: Iterable[ServerEvidence]) -> int:
+    return len({_network_of(server.address) for server in servers if Voice(server).is_fickle})
 
 
 def _ip_of(voices: Sequence[Voice]) -> str | None:

@@ -11,13 +11,13 @@ What follows from what is seen is the business of `core.nat_evidence`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from kodectl.core.nat_evidence import conclude
 from kodectl.core.nat_observations import Alternate, Evidence, HairpinTest
-from kodectl.core.nat_votes import count
 from kodectl.errors import KodectlError, LocalMisuse
 from kodectl.node.classic import ClassicAnswer, ask_classic
 from kodectl.node.hairpin import try_hairpin
@@ -170,10 +170,10 @@ class _Look:
         self._side_by_side("mapping", ((subject.meet, mapping, self._ends) for subject in self.subjects))
         if self._is_light:
             return
-        # What fewer than half of the servers name may be somebody else's address.
-        believed_ip = count([subject.evidence() for subject in self.subjects], mapping.local_port).ip
+        # What no more than half of the servers name may be somebody else's address.
+        named = Counter(subject.mapped for subject in self.subjects if subject.mapped is not None)
         for subject in self.subjects:
-            if subject.mapped is not None and subject.mapped[0] == believed_ip:
+            if subject.mapped is not None and named[subject.mapped] * 2 > named.total():
                 partner = self._open(self.family)
                 self._hairpin = try_hairpin(self._runtime, mapping, partner, subject, self._own_ips, self._ends)
                 return

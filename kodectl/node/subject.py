@@ -78,9 +78,11 @@ class Subject:
                 self._alternate = Alternate.NONE
 
     def meet_again(self, mapping: Inquiry, ends: float) -> None:
-        """Who says something else the second time cannot be believed the first time."""
-        answer = mapping.exchange(self.address, ends=ends)
-        if answer is not None:
+        """Twice. Who says something else cannot be believed the first time; who says three things makes them up."""
+        for _ in range(2):
+            answer = mapping.exchange(self.address, ends=ends)
+            if answer is None:
+                return
             self._heard(answer)
             self._claims.append(Claim(self.address, answer.mapped))
 
