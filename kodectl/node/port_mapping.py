@@ -111,9 +111,11 @@ class PortMappings:
     def _seek(self) -> HeldMappings:
         """Asks every protocol, again and again. Raises Stopped."""
         retry_s = RETRY_FIRST_S
+        # Apart from the node's tasks: a search of seconds, with nothing to be undone, is not waited for at the end.
+        searching = self._runtime.scope("find routers")
         while True:
             route = self._route()
-            self._race = MappingRace(self._runtime, self._scope, self._finders)
+            self._race = MappingRace(self._runtime, searching, self._finders)
             try:
                 gateway, mappings = self._race.run(self._wishes())
             except NegativeAnswer as trouble:

@@ -54,7 +54,7 @@ class Home:
         self.world.call(self.runtime, self.mappings.stop)
         took_s = self.world.now - began
         self.scope.close()
-        assert self.world.call(self.runtime, self.scope.join, 6.0) == []
+        assert self.world.call(self.runtime, self.scope.join, 0.1) == []
         return took_s
 
     @property
@@ -146,6 +146,14 @@ def test_a_protocol_that_hangs_holds_nothing_up(home):
     home.start()
     assert home.wait_mapped(1.0)
     assert home.mappings.view().method == "natpmp"
+
+
+def test_a_search_is_not_waited_for_at_the_end(home):
+    scope = home.runtime.scope("silent")
+    home.finders[Method.UPNP] = lambda: scope.sleep(60.0)
+    home.start("upnp")
+    home.world.run_for(1.0)
+    assert home.stop() < 0.1
 
 
 @pytest.mark.parametrize("trouble", [NegativeAnswer("none", code="no_gateway"), EnvironmentFault("no process")])
