@@ -48,13 +48,13 @@ class Home:
         self.mappings.start(tcp, udp)
         return self.mappings
 
-    def stop(self) -> float:
+    def stop(self, join_limit_s: float = 6.0) -> float:
         """How long it took. No task is left behind."""
         began = self.world.now
         self.world.call(self.runtime, self.mappings.stop)
         took_s = self.world.now - began
         self.scope.close()
-        assert self.world.call(self.runtime, self.scope.join, 0.1) == []
+        assert self.world.call(self.runtime, self.scope.join, join_limit_s) == []
         return took_s
 
     @property
@@ -153,7 +153,7 @@ def test_a_search_is_not_waited_for_at_the_end(home):
     home.finders[Method.UPNP] = lambda: scope.sleep(60.0)
     home.start("upnp")
     home.world.run_for(1.0)
-    assert home.stop() < 0.1
+    assert home.stop(join_limit_s=0.1) < 0.1
 
 
 @pytest.mark.parametrize("trouble", [NegativeAnswer("none", code="no_gateway"), EnvironmentFault("no process")])
@@ -573,7 +573,7 @@ def test_lost_datagrams_change_nothing():
 def test_at_the_end_nothing_is_left(home, method):
     home.start(method)
     home.world.run_for(100.0)
-    assert home.stop() < 0.1
+    assert home.stop(join_limit_s=0.1) < 0.1
     assert not home.router.table
     assert home.mappings.external(Transport.TCP) is None
     assert home.state == "off"
@@ -600,7 +600,7 @@ def test_a_router_that_has_just_been_silent_is_not_asked_at_the_end(home):
 def test_ended_between_the_two_ports_it_tells_of_neither(home, method):
     home.start(method)
     assert home.world.run(lambda: len(home.router.table) == 1, 1.0)
-    assert home.stop() < 0.1
+    assert home.stop(join_limit_s=0.1) < 0.1
     assert home.told() == []
     assert not home.router.table
 
@@ -610,7 +610,7 @@ def test_ended_between_the_two_ports_it_tells_of_neither(home, method):
 def test_ended_in_the_middle_it_leaves_nothing_either(home, after_s, method):
     home.start(method)
     home.world.run_for(after_s)
-    assert home.stop() < 0.1
+    assert home.stop(join_limit_s=0.1) < 0.1
     assert not home.router.table
 
 
