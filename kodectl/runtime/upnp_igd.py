@@ -175,15 +175,10 @@ class Igd:
 
 def map_port(igd: Igd, ask: Add) -> Given:
     """At the port asked for, else (version 2) at one that the router chooses."""
-    wanted = ask.external_port or ask.internal_port
-    try:
-        return _map_at(igd, ask, wanted)
-    except ActionRefused as refusal:
-        if refusal.number == SAME_PORTS and wanted != ask.internal_port:
-            return _map_at(igd, ask, ask.internal_port)
-        if refusal.number not in TAKEN or igd.service.version < 2:
-            raise
-    return _map_anywhere(igd, ask, wanted)
+    # Asked first: a router that hangs is to hang before anything is mapped.
+    external_ip = igd.external_ip()
+    port, lease_s = _map(igd, ask)
+    return Given(port, _listed_lease_s(igd, ask, port) or lease_s, external_ip)
 
 
 def unmap_port(igd: Igd, ask: Remove) -> None:
@@ -196,23 +191,38 @@ def unmap_port(igd: Igd, ask: Remove) -> None:
     igd.delete(ask.external_port, ask.transport)
 
 
-def _map_at(igd: Igd, ask: Add, port: int) -> Given:
+_Mapped = tuple[int, int]
+"""The outer port, and the lease that was taken."""
+
+
+def _map(igd: Igd, ask: Add) -> _Mapped:
+    wanted = ask.external_port or ask.internal_port
+    try:
+        return _map_at(igd, ask, wanted)
+    except ActionRefused as refusal:
+        if refusal.number == SAME_PORTS and wanted != ask.internal_port:
+            return _map_at(igd, ask, ask.internal_port)
+        if refusal.number not in TAKEN or igd.service.version < 2:
+            raise
+    return _map_anywhere(igd, ask, wanted)
+
+
+def _map_at(igd: Igd, ask: Add, port: int) -> _Mapped:
     """Looks first: some routers take a port away from whoever has it."""
     found = igd.entry(port, ask.transport)
     if found is not None and not _is_ours(found, ask):
         raise ActionRefused(CONFLICT)
     try:
-        lease_s = _add(igd, ask, port)
+        return port, _add(igd, ask, port)
     except ActionRefused as refusal:
         if refusal.number != CONFLICT or found is None:
             raise
-        # Ours from before, and the router changes no mapping that it has.
-        igd.delete(port, ask.transport)
-        lease_s = _add(igd, ask, port)
-    return _given(igd, ask, port, lease_s)
+    # Ours from before, and the router changes no mapping that it has.
+    igd.delete(port, ask.transport)
+    return port, _add(igd, ask, port)
 
 
-def _map_anywhere(igd: Igd, ask: Add, port: int) -> Given:
+def _map_anywhere(igd: Igd, ask: Add, port: int) -> _Mapped:
     found = igd.entry(port, ask.transport)
     if found is not None and found.client == ask.client:
         # miniupnpd takes a port away from another program of the same host, and calls that another port.
@@ -220,10 +230,9 @@ def _map_anywhere(igd: Igd, ask: Add, port: int) -> Given:
     chosen = igd.add_any(ask, port)
     try:
         # The same again, with an end.
-        lease_s = _add(igd, ask, chosen)
+        return chosen, _add(igd, ask, chosen)
     except ActionRefused:
-        lease_s = 0
-    return _given(igd, ask, chosen, lease_s)
+        return chosen, 0
 
 
 def _add(igd: Igd, ask: Add, port: int) -> int:
@@ -238,11 +247,10 @@ def _add(igd: Igd, ask: Add, port: int) -> int:
     return ask.lease_s
 
 
-def _given(igd: Igd, ask: Add, port: int, lease_s: int) -> Given:
-    """Read back; a router that lists no lease has not said that it will keep the mapping for ever."""
+def _listed_lease_s(igd: Igd, ask: Add, port: int) -> int:
+    """0 where none is listed: that alone does not say that the mapping has no end."""
     found = igd.entry(port, ask.transport)
-    listed_s = found.lease_s if found is not None and _is_ours(found, ask) else 0
-    return Given(port, listed_s or lease_s, igd.external_ip())
+    return found.lease_s if found is not None and _is_ours(found, ask) else 0
 
 
 def _is_ours(entry: Entry, ask: Add) -> bool:
