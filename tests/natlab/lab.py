@@ -32,9 +32,6 @@ _SETTINGS = {
     "ipv6/conf/default/disable_ipv6": 1,
     "ipv4/conf/all/rp_filter": 0,
     "ipv4/conf/default/rp_filter": 0,
-    # A hairpin leaves by the card that it came by. The router must not advise hosts to go there without it.
-    "ipv4/conf/all/send_redirects": 0,
-    "ipv4/conf/default/send_redirects": 0,
 }
 _LOSS = "table bridge loss\ndelete table bridge loss\n"
 _LOSE = """
