@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from subprocess import DEVNULL, STDOUT
 from typing import Any
 
@@ -78,7 +79,7 @@ def coturn(namespace: Namespace, addresses: list[str], port: int) -> Server:
     server = Server(namespace, command)
     for endpoint in ((address, port + offset) for address in addresses for offset in range(len(addresses))):
         for form in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-            server.wait_until(lambda form=form, endpoint=endpoint: _answers_stun(namespace, form, endpoint))
+            server.wait_until(partial(_answers_stun, namespace, form, endpoint))
     return server
 
 
