@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from kodectl.node.probe_watching import WatchView
 
 MAX_ROUNDS = 1_000_000
+LOOPBACKS = ("127.0.0.1", "::1")
+"""A server there needs no network."""
 REQUIREMENTS = ("udp", "mapped", "punchable", "open")
 
 Function = Callable[..., Any]
@@ -183,7 +185,7 @@ def failure_of(view: ProbeView, require: str | None, deadline_s: float) -> Kodec
 
 
 def unanswered(view: ProbeView) -> KodectlError:
-    if view.local_ip is None:
+    if view.local_ip is None and not any(server.ip in LOOPBACKS for server in view.servers):
         return EnvironmentFault("no server answered, and this machine has no default route", code="no_network")
     if not view.servers:
         return NegativeAnswer("no STUN server has an address", code="name_not_resolved")
@@ -340,14 +342,9 @@ def _row(server: ProbeServerView) -> tuple[object, ...]:
 
 
 def watch_line(change: WatchView) -> str:
-    what = {
-        "first": "",
-        "silent": "no server answers",
-        "back": "servers answer again",
-        "changed": "",
-    }[change.event]
-    changes = ", ".join(
-        f"{words(one.field)} {words(str(one.before))} -> {words(str(one.after))}" for one in change.changes
-    )
-    seen = f"seen as {change.address or change.ip or '-'}, {words(change.nat_type) or 'unknown type'}"
-    return ": ".join(part for part in (what, changes, seen if change.event != "silent" else "") if part)
+    if not change.answered:
+        return "no server answers"
+    changes = [f"{words(one.field)} {words(str(one.before))} -> {words(str(one.after))}" for one in change.changes]
+    told = ["servers answer again"] if change.event == "back" else []
+    seen = f"seen as {change.address or change.ip or '-'}, {words(change.nat_type) or 'of unknown type'}"
+    return ": ".join([*told, *([", ".join(changes)] if changes else []), seen])

@@ -25,6 +25,8 @@ class WatchView(msgspec.Struct, frozen=True, kw_only=True):
 
     event: Literal["first", "changed", "silent", "back"]
     round: int
+    answered: bool
+    """Whether any server answered this time."""
     changes: list[ChangeView]
     address: str | None
     ip: str | None
@@ -91,6 +93,7 @@ def _watch_view(
     return WatchView(
         event=event,
         round=round_,
+        answered=view.answered,
         changes=changes,
         address=view.address,
         ip=view.ip,
