@@ -14,12 +14,12 @@ PAUSE_S = 0.05
 
 
 def try_hairpin(
-    runtime: Runtime, mapping: Inquiry, partner: Inquiry, subject: Subject, own_ips: frozenset[str], ends: float
+    runtime: Runtime, mapping: Inquiry, partner: Inquiry, subject: Subject, ends: float
 ) -> HairpinTest | None:
     """Two sockets of this host send to each other's outer address, as `subject` names them, so that no filter can be in the
-    way. None where there is nothing to try: no NAT, or an address that is not outside."""
+    way. None where it names an address that cannot be outside."""
     here = subject.mapped
-    if here is None or here[0] in own_ips or scope_of(here[0]) not in ("public", scope_of(subject.address[0])):
+    if here is None or scope_of(here[0]) not in ("public", scope_of(subject.address[0])):
         return None
     answer = partner.exchange(subject.address, ends=ends)
     if answer is None or answer.mapped[0] != here[0]:

@@ -175,7 +175,7 @@ class _Look:
         for subject in self.subjects:
             if subject.mapped is not None and named[subject.mapped] * 2 > named.total():
                 partner = self._open(self.family)
-                self._hairpin = try_hairpin(self._runtime, mapping, partner, subject, self._own_ips, self._ends)
+                self._hairpin = try_hairpin(self._runtime, mapping, partner, subject, self._ends)
                 return
 
     def _look_again(self, mapping: Inquiry, answered: Iterable[Subject]) -> None:

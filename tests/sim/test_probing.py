@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 import pytest
-from lying_servers import PLACES, PORT, Liar, Lie
+from lying_servers import FALSE_IP, PLACES, PORT, Liar, Lie
 
 from kodectl.core.mapping import Gateway, Method
 from kodectl.core.nat import Behavior
@@ -257,6 +257,33 @@ def test_a_third_party_is_asked_once_and_not_told_on() -> None:
         scene.probe(scene.serve(1, Lie.THIRD_PARTY, third=third))
         assert 0 < scene.asked[third] <= ALTERNATE_SENDINGS
         assert scene.asked.keys() <= {("20.1.0.1", PORT), third}
+
+
+def test_a_third_party_that_answers_is_not_taken_for_the_server() -> None:
+    """What it sees is its own word, and honest; but who speaks for it is the liar, and may speak for others too."""
+    with Scene("symmetric") as scene:
+        scene.serve(2)
+        view = scene.probe(scene.serve(1, Lie.THIRD_PARTY, third=("20.2.0.1", PORT + 1)))
+        assert [server.alternate for server in view.servers] == ["inconsistent"]
+        assert (view.nat_type, view.why["mapping"]) == (None, "server_inconsistent")
+
+
+def test_the_address_that_a_liar_names_alone_is_not_knocked_at() -> None:
+    with Scene("full_cone") as scene:
+        view = scene.probe(scene.serve(1, Lie.FALSE_MAPPED_IP), scene.serve(2), scene.serve(3))
+        assert (view.hairpin, view.ip) == (True, OUTER_IP)
+        assert [server.outlier for server in view.servers] == [True, False, False]
+        (finding,) = view.findings
+        assert finding.code == "servers_disagree"
+        assert FALSE_IP in finding.message
+
+
+def test_who_makes_up_what_it_says_need_not_be_outvoted() -> None:
+    with Scene("port_restricted") as scene:
+        assert scene.probe(scene.serve(1), scene.serve(2, Lie.RANDOM_PORTS)).nat_type == "port_restricted"
+    with Scene("symmetric") as scene:
+        servers = scene.serve(1), scene.serve(2, Lie.RANDOM_PORTS), scene.serve(3, addresses=1)
+        assert scene.probe(*servers).nat_type == "symmetric"
 
 
 def test_nobody_is_asked_whom_a_server_may_not_name() -> None:
