@@ -251,10 +251,11 @@ class ScriptedIgd:
 class SearchAnswerer:
     """Answers searches with the datagrams it is given, from its own address."""
 
-    def __init__(self, ip: str, answers: list[bytes], group_ip: str | None = None) -> None:
-        """`group_ip`: of the interface on which searches are heard, where that is not `ip`."""
+    def __init__(self, ip: str, answers: list[bytes], group_ip: str | None = None, deaf_to: int = 0) -> None:
+        """`group_ip`: of the interface on which searches are heard, where that is not `ip`. `deaf_to`: so many datagrams
+        are not heard at first."""
         self.answers = answers
-        self.heard = 0
+        self._deaf_to = deaf_to
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("0.0.0.0", SEARCH_GROUP[1]))
@@ -274,8 +275,8 @@ class SearchAnswerer:
                 data, sender = self._socket.recvfrom(2048)
                 if not data:
                     return
-                self.heard += 1
-                for answer in self.answers:
+                self._deaf_to -= 1
+                for answer in self.answers if self._deaf_to < 0 else ():
                     self._sender.sendto(answer, sender)
 
 

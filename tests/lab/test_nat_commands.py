@@ -296,6 +296,17 @@ def test_a_mapping_without_an_end_is_said_to_be_one(scripted: tuple[Shell, Scrip
     assert (asked_for.code, asked_for.documents[0]["warnings"]) == (0, [])
 
 
+def test_another_outer_port_serves_unless_one_was_named(scripted: tuple[Shell, ScriptedIgd]) -> None:
+    shell, igd = scripted
+    igd.occupy(4000, "tcp", "192.168.9.9", 1)
+    exactly = shell.kodectl("map", "4000/tcp:4000", "--proto", "upnp", "--json")
+    assert (exactly.code, exactly.error["code"]) == (3, "mapping_conflict")
+    other = shell.kodectl("map", "4000/tcp", "--proto", "upnp", "--json")
+    assert other.code == 0
+    assert [warning["code"] for warning in other.documents[0]["warnings"]] == ["other_outer_port"]
+    assert other.data["mappings"][0]["external_port"] >= 49152
+
+
 def test_what_a_router_calls_itself_cannot_speak_to_the_terminal(scripted: tuple[Shell, ScriptedIgd]) -> None:
     shell, igd = scripted
     igd.occupy(5000, "tcp", "192.168.9.9", 1, text="\x1b[2Jgame")

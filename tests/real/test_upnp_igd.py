@@ -199,7 +199,9 @@ def test_an_endless_list_ends(igd: Igd, router: ScriptedIgd) -> None:
     assert len(igd.entries()) == 256
     same = soap("X", NewExternalPort=1, NewProtocol="UDP", NewInternalClient=HOST, NewInternalPort=1)
     router.script["GetGenericPortMappingEntry"] = same
+    router.actions.clear()
     assert len(igd.entries()) == 1
+    assert len(router.actions) == 2, "the first that comes again ends it"
 
 
 def test_an_entry_whose_text_is_cut_within_a_character_harms_no_other(igd: Igd, router: ScriptedIgd) -> None:

@@ -279,7 +279,7 @@ def test_a_worker_is_not_believed(
 ) -> None:
     monkeypatch.setattr(upnp, "WORKER", ("-c", program))
     monkeypatch.setattr(upnp, "CALL_LIMIT_S", 2.0)
-    with pytest.raises(trouble):
+    with pytest.raises(trouble), gevent.Timeout(20.0):
         gateway.external_ip()
 
 
@@ -328,7 +328,7 @@ def test_it_works_from_a_patched_process(router: ScriptedIgd) -> None:
 def test_a_worker_does_not_outlive_its_caller(
     router: ScriptedIgd, number: signal.Signals, eventually: Callable[[Callable[[], object]], object]
 ) -> None:
-    router.script["GetExternalIPAddress"] = silence
+    router.script["GetExternalIPAddress"] = trickle(OK + b"\r\n")
     process = caller(router)
     eventually(lambda: router.server.connections)
     (worker,) = workers(process.pid)

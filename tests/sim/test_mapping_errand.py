@@ -95,6 +95,22 @@ def test_nothing_stays_when_the_command_was_interrupted(home: Home) -> None:
     assert not home.router.mapped("tcp") + home.router.mapped("udp")
 
 
+def test_a_search_is_given_up_at_once(home: Home) -> None:
+    home.router.manners.mute = ("pcp", "natpmp")
+    errand = home.errand()
+    scope = home.runtime.scope("command")
+    scope.spawn("map", _fail_to_map, errand)
+    home.world.run_for(0.5)
+    began = home.world.now
+    home.call(errand.abandon)
+    assert home.world.now - began < 0.1
+
+
+def _fail_to_map(errand: MappingErrand) -> None:
+    with pytest.raises(DeadlineReached):
+        errand.map(WISHES)
+
+
 def test_a_router_behind_another_is_told(home: Home) -> None:
     home.router.manners.external_ip = "100.64.3.4"
     view = home.call(home.errand().map, WISHES)
