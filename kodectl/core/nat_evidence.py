@@ -109,7 +109,7 @@ def conclude(evidence: Evidence) -> Conclusion:
     # Whether it depends on the port too makes no difference to the older names.
     named = Behavior.ADDRESS_DEPENDENT if ballot.depends else mapping
     nat_type = nat_type_of(is_translated, named, filtering)
-    pattern, step = _pattern(ballot, outliers, why)
+    pattern, step = _pattern(ballot, outliers, is_translated, why)
     if ballot.ip is None:
         why["address"] = Why.SERVERS_DISAGREE if ballot.voices else Why.MAPPING_CHANGED
     elif port is None:
@@ -233,11 +233,12 @@ def _port_preserved(ballot: Ballot, port: int | None, local_port: int, why: dict
 
 
 def _pattern(
-    ballot: Ballot, outliers: tuple[ServerEvidence, ...], why: dict[str, Why]
+    ballot: Ballot, outliers: tuple[ServerEvidence, ...], is_translated: bool | None, why: dict[str, Why]
 ) -> tuple[PortPattern | None, int | None]:
     """How the ports of one mapping after the other are chosen."""
     if not ballot.depends:
-        why["port_pattern"] = Why.MAPPING_UNKNOWN if ballot.depends is None else Why.NOT_TESTED
+        unknown = Why.MAPPING_UNKNOWN if ballot.depends is None else Why.NOT_TESTED
+        why["port_pattern"] = Why.NO_NAT if is_translated is False else unknown
         return None, None
     series = [voice.ports() for voice in ballot.voices if not any(server in outliers for server in voice.servers)]
     # The ports of one server, where it has enough: no other can spoil them.

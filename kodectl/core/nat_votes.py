@@ -10,7 +10,8 @@ them, or it depends on whom one talks to. A story makes liars of those that it d
 
 A story is believed when it makes liars of fewer than half of the voices, and the other one, in each of its variants, of
 more than half. So as long as no more than half of those who answer lie, what is believed is true, whatever they
-say; and where the liars are half, mostly nothing is believed. Servers of one network (/24, /64) are one voice.
+say; and where the liars are half, mostly nothing is believed. (But for chance: a NAT that draws its ports draws the same one
+twice in 64,000 times.) Servers of one network (/24, /64) are one voice, and one that says something else each time has none.
 
 | voices | say | same mapping: liars | depends: liars | believed |
 |---|---|---|---|---|

@@ -170,11 +170,16 @@ def probe_view(seen: Sighting, found: Conclusion) -> ProbeView:
         difficulty=difficulty,
         advice=advice,
         next_command=next_command,
-        why={field: reason.value for field, reason in sorted(found.why.items())},
+        why=_why(seen, found),
         findings=_findings(seen, found),
         complete=not seen.is_late,
         took_ms=milliseconds(seen.took_s),
     )
+
+
+def _why(seen: Sighting, found: Conclusion) -> dict[str, str]:
+    reasons = found.why if seen.ipv6.works is not None else found.why | {"ipv6": Why.NOT_TESTED}
+    return {field: reason.value for field, reason in sorted(reasons.items())}
 
 
 def _text(address: Address | None) -> str | None:
@@ -314,6 +319,11 @@ def _advice(seen: Sighting, found: Conclusion) -> tuple[str, str]:
         return "who knows its outer address can reach this host, as long as its own traffic keeps the mapping", RUN
     if found.verdict is Verdict.DIRECT:
         return "anybody can reach this host", RUN
+    if found.is_translated is False:
+        return (
+            "no NAT; whether a firewall keeps strangers out would show by a server with two addresses",
+            ANOTHER_SERVER,
+        )
     if found.verdict is None:
         return "name more servers, in different networks, so that a majority can decide", ANOTHER_SERVER
     how = "by hole punching" if found.verdict is Verdict.HOLE_PUNCHING else "through a relay only"

@@ -12,7 +12,7 @@ What follows from what is seen is the business of `core.nat_evidence`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -155,7 +155,7 @@ class _Look:
         )
         answered = [subject for subject in self.subjects if subject.has_answered]
         if not answered:
-            self._side_by_side("tcp", ((self._ask_over_tcp, subject) for subject in self.subjects))
+            self._try_tcp()
             return
         self._look_again(mapping, answered)
         if self._terms.with_classic:
@@ -185,12 +185,25 @@ class _Look:
             scope.spawn(f"other {subject.name}", subject.meet_alternate, mapping, scope, self._ends)
         scope.join()
 
-    def _ask_over_tcp(self, subject: Subject) -> None:
+    def _try_tcp(self) -> None:
+        """All side by side; one answer is enough, and those that are still awaited then end by their own limit."""
+        scope = self._runtime.scope("tcp")
+        answers = self._runtime.mailbox(len(self.subjects))
+        for subject in self.subjects:
+            scope.spawn(subject.name, self._ask_over_tcp, subject, answers.put)
+        for _ in self.subjects:
+            if (name := answers.get()) is not None:
+                self._tcp_answers.add(name)
+                break
+        scope.close()
+
+    def _ask_over_tcp(self, subject: Subject, tell: Callable[[str | None], bool]) -> None:
         try:
             ask_over_tcp(self._runtime, subject.address, min(self._terms.timeout_s, self._left_s()))
         except KodectlError:
-            return
-        self._tcp_answers.add(subject.name)
+            tell(None)
+        else:
+            tell(subject.name)
 
     def _try_ipv6(self, _: object) -> None:
         """With the first server that has an IPv6 address: whether that works at all."""

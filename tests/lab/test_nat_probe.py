@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import cycle
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
+from conftest import environment
 from lab_nodes import open_network
 from natlab import Kind, Lab, skip_without_lab
-from probe_lab import DEAD, EXPECTED, SIX_LIES, Probe, ProbeLab, Result, servers, table
+from natlab.netns import Namespace
+from probe_lab import DEAD, EXPECTED, SIX_LIES, TESTS, Probe, ProbeLab, Result, servers, table
 
 pytestmark = [pytest.mark.lab, skip_without_lab]
+
+NEAR = """link set lo up
+link add card type veth peer name card netns {path}
+addr add 20.1.0.1/24 dev card
+addr add 2a00:1::1/64 dev card nodad
+link set card up
+route add default via 20.1.0.2
+route add ::/0 via 2a00:1::2
+"""
+FAR = "link set lo up\naddr add 20.1.0.2/24 dev card\naddr add 2a00:1::2/64 dev card nodad\nlink set card up\n"
 
 RUNS = 20
 """Of each kind, in the campaign."""
@@ -124,6 +140,27 @@ def test_any_node_is_a_server(home: Path) -> None:
         assert symmetric.data["nat_type"] == "symmetric"
         for node in nodes:
             node.leave()
+
+
+def test_ipv6_beside_ipv4_and_alone(home: Path) -> None:
+    with closing(Namespace("near")) as near, closing(Namespace("far")) as far:
+        near.configure(["ip", "-batch", "-"], NEAR.format(path=far.path))
+        far.configure(["ip", "-batch", "-"], FAR)
+        command = [sys.executable, "-m", "kodectl", "nat"]
+        variables = environment(home) | {"PYTHONPATH": str(TESTS.parent)}
+        serving = far.popen([*command, "serve", "--listen", "[::]:3478"], env=variables, stdout=PIPE, text=True)
+        assert serving.stdout is not None
+        assert serving.stdout.readline()
+        for given, ip, works in [
+            (["20.1.0.2:3478", "[2a00:1::2]:3478"], "20.1.0.1", True),
+            (["[2a00:1::2]:3478"], "2a00:1::1", True),
+            (["20.1.0.2:3478", "[2a00:1::9]:3478"], "20.1.0.1", False),
+            (["20.1.0.2:3478"], "20.1.0.1", None),
+        ]:
+            done = near.run([*command, "probe", "--json", *servers(*given)], env=variables)
+            data = json.loads(done.stdout)["data"]
+            assert (data["ip"], data["translated"], data["ipv6"]["works"]) == (ip, False, works)
+            assert data["ipv6"]["address"] == "2a00:1::1"
 
 
 @pytest.mark.slow
