@@ -92,7 +92,10 @@ def test_every_kind_by_one_honest_one_dead_and_one_lying_server(lab: ProbeLab) -
 
 
 def test_every_kind_with_loss(lossy: ProbeLab) -> None:
-    assert_right(lossy.run_all([Probe(kind, servers(lossy.coturn)) for kind in EXPECTED]))
+    """Nearly always right: a few dozen packets in a row are lost now and then, and a TCP connection needs some too."""
+    results = lossy.run_all([Probe(kind, servers(lossy.coturn)) for kind in EXPECTED])
+    assert_not_wrong(results)
+    assert sum(result.judgement == "right" for result in results) >= len(EXPECTED) - 2, table(results)
 
 
 def test_every_kind_with_loss_a_dead_and_a_lying_server(lossy: ProbeLab) -> None:
