@@ -32,6 +32,10 @@ from kodectl.wire.addresses import address_text, scope_of
 MAX_SERVERS = 8
 """A third settles what two leave open; each costs the NAT up to five mappings, and some have few to give."""
 
+TCP_LIMIT_S = 3.0
+"""Two round trips. Over UDP an answer was waited for longer than one of them can then have been, so that a server that is
+only slow is not taken for a network without UDP."""
+
 IPV4, IPV6 = "0.0.0.0", "::"
 """The wildcards, which stand for the families."""
 
@@ -199,7 +203,7 @@ class _Look:
 
     def _ask_over_tcp(self, subject: Subject, tell: Callable[[str | None], bool]) -> None:
         try:
-            ask_over_tcp(self._runtime, subject.address, min(self._terms.timeout_s, self._left_s()))
+            ask_over_tcp(self._runtime, subject.address, min(self._terms.timeout_s, TCP_LIMIT_S, self._left_s()))
         except KodectlError:
             tell(None)
         else:

@@ -329,6 +329,14 @@ def test_blocked() -> None:
             assert view.took_ms < 4_000, "the dead one is not waited for"
 
 
+@pytest.mark.parametrize("latency_s", [0.8, 0.95, 1.5, 3.0])
+def test_a_server_that_is_only_slow_is_no_network_without_udp(latency_s: float) -> None:
+    with Scene("port_restricted", 1, PathModel(latency_s=latency_s, spread_s=0.0, jitter_s=0.0)) as scene:
+        server = StunServer(scene.world.host("20.1.0.1"))
+        server.start(("20.1.0.1", PORT))
+        assert scene.probe(("20.1.0.1", PORT), timeout_s=30.0, deadline_s=60.0).nat_type is None
+
+
 def test_the_deadline_cuts_the_probe_short() -> None:
     with Scene("port_restricted") as scene:
         begun = scene.world.now
