@@ -62,7 +62,9 @@ def soap(action: str, **values: object) -> bytes:
     inner = "".join(f"<{name}>{value}</{name}>" for name, value in values.items())
     return http(
         f'<?xml version="1.0"?><s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body>'
-        f'<u:{action}Response xmlns:u="{IP_SERVICE}">{inner}</u:{action}Response></s:Body></s:Envelope>'.encode()
+        f'<u:{action}Response xmlns:u="{IP_SERVICE}">{inner}</u:{action}Response></s:Body></s:Envelope>'.encode(
+            errors="surrogateescape"
+        )
     )
 
 

@@ -6,10 +6,12 @@ The work is done by `runtime.upnp_worker`, in a process for each call; why, it s
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 from gevent import Timeout
@@ -23,6 +25,10 @@ from kodectl.errors import NegativeAnswer, WireError
 from kodectl.runtime import upnp_calls as calls
 from kodectl.runtime.base import Runtime
 
+log = logging.getLogger(__name__)
+
+PACKAGE_ROOT = str(Path(kodectl.__file__).parents[1])
+"""The worker is to be of the same installation, wherever it is started."""
 WORKER = ("-P", "-m", "kodectl.runtime.upnp_worker")
 """-P: whatever lies about in the current directory is not imported."""
 FIND_LIMIT_S = 6.0
@@ -186,27 +192,48 @@ def _ask(call: calls.Call, kind: type[T], limit_s: float) -> T:
 
 def _run_worker(line: bytes, limit_s: float) -> bytes | None:
     """What the worker writes; None when it had to be ended. Whatever happens, it is gone afterwards."""
-    worker = Popen(
-        [sys.executable, *WORKER],
-        stdin=PIPE,
-        stdout=PIPE,
-        stderr=DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(Path(kodectl.__file__).parents[1])},
-        # Ctrl-C is the caller's to answer; he may want to remove a mapping because of it.
-        start_new_session=True,
-    )
+    worker = _start_worker()
     try:
         with Timeout(limit_s, False):
             worker.stdin.write(line)
-            worker.stdin.flush()
-            data: bytes = worker.stdout.read(MAX_ANSWER)
-            return data
+            return b"".join(_pieces(worker.stdout))
         return None
+    except BrokenPipeError:
+        # It has ended without reading, and so without an answer.
+        return b""
     finally:
         worker.kill()
         worker.stdin.close()
         worker.stdout.close()
         worker.wait()
+
+
+def _start_worker() -> Any:
+    try:
+        return Popen(
+            [sys.executable, *WORKER],
+            bufsize=0,
+            stdin=PIPE,
+            stdout=PIPE,
+            # The library's own complaints, or a traceback: of use to nobody else.
+            stderr=None if log.isEnabledFor(logging.DEBUG) else DEVNULL,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, (PACKAGE_ROOT, os.environ.get("PYTHONPATH")))),
+            },
+            # Ctrl-C is the caller's to answer; he may want to remove a mapping because of it.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _no_gateway(f"UPnP runs in a process of its own, and none can be started: {error.strerror}") from error
+
+
+def _pieces(stream: Any) -> Iterator[bytes]:
+    """Until the end, or until it is too much."""
+    left = MAX_ANSWER
+    while left > 0 and (piece := stream.read(left)):
+        left -= len(piece)
+        yield piece
 
 
 def _network_of(source: str) -> str:

@@ -269,9 +269,10 @@ def _outer_address(text: str) -> str | None:
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return function(*arguments)
-    except UnicodeDecodeError:
-        raise
-    except Exception as error:  # the binding raises nothing more exact
+    except Exception as error:
+        # The binding has no type of its own; what has one is another's: UnicodeDecodeError, for what it cannot hand over.
+        if type(error) is not Exception:
+            raise
         text = str(error)
         if text in NO_ANSWER:
             raise RouterSilent from error

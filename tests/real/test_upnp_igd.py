@@ -23,9 +23,10 @@ from scripted_igd import (
 
 from kodectl.errors import WireError
 from kodectl.runtime import upnp_search
-from kodectl.runtime.upnp_calls import Add, Entry, Remove
+from kodectl.runtime.upnp_calls import Add, Entry, Malformed, Remove, Status
 from kodectl.runtime.upnp_igd import ActionRefused, Igd, RouterSilent, map_port, unmap_port
 from kodectl.runtime.upnp_search import choose, fetch
+from kodectl.runtime.upnp_worker import answer_to
 from kodectl.wire.upnp import MAX_BODY, Description, Service, Url
 
 HOST = "192.168.1.7"
@@ -223,6 +224,11 @@ def test_an_outer_address_that_is_none_is_nonsense(igd: Igd, router: ScriptedIgd
     router.external_ip = "<b>evil"
     with pytest.raises(WireError):
         igd.external_ip()
+
+
+def test_text_that_is_none_is_nonsense(router: ScriptedIgd) -> None:
+    router.external_ip = "\udcff"
+    assert answer_to(Status(router.service)) == Malformed("the router answers with text that is none")
 
 
 def test_a_router_that_does_not_tell_its_uptime_is_a_router(igd: Igd, router: ScriptedIgd) -> None:

@@ -6,6 +6,7 @@ The router is a script on loopback, and is not searched for: nothing is multicas
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -268,6 +269,7 @@ def test_what_costs_time_is_ended(
         ("pass", WireError),
         ("while True: print('x' * 10_000)", WireError),
         ("import os; os.kill(os.getpid(), 11)", WireError),
+        ("import os; os.close(0); print('x', flush=True); os.close(1)", WireError),
         ("print('[' * 100_000)", WireError),
         ('print(\'{"type":"State","external_ip":7,"uptime_s":1}\')', WireError),
         ('print(\'{"type":"Listed","entries":[]}\')', WireError),
@@ -281,6 +283,16 @@ def test_a_worker_is_not_believed(
     monkeypatch.setattr(upnp, "CALL_LIMIT_S", 2.0)
     with pytest.raises(trouble), gevent.Timeout(20.0):
         gateway.external_ip()
+
+
+def test_a_machine_that_starts_no_process_has_no_gateway(gateway: UpnpGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(NegativeAnswer, match="none can be started"):
+            gateway.external_ip()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @given(st.binary() | st.sampled_from(["State", "Refused"]).map(lambda tag: f'{{"type":"{tag}","number":1}}'.encode()))
