@@ -3,14 +3,19 @@
 One observer is one voice, and all observers of one network are one voice together: who rents a /24 does not get to tell
 this node where it is. An address is believed when observers of at least four networks have spoken and more than half of
 those networks name it.
+
+Those nearby, in the same private network, see this node from inside, however many they are: their words count only as
+long as nobody has spoken from further away.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from kodectl.core.exchange import Reach, reach_of
 from kodectl.core.nat import Behavior
 from kodectl.core.table import subnet_of
 
@@ -29,6 +34,8 @@ class Word(NamedTuple):
     """What one observer said last."""
 
     group: str
+    distance: Reach
+    """Of the observer."""
     seen: Address
     at: float
 
@@ -47,7 +54,8 @@ class Belief(NamedTuple):
 
 
 class Observers:
-    """The words about the discovery socket. One family of addresses counts: that of the most voices."""
+    """The words about the discovery socket. Of those from furthest away, one family of addresses counts: that of the most
+    voices."""
 
     def __init__(self) -> None:
         self._words: dict[bytes, Word] = {}
@@ -59,9 +67,15 @@ class Observers:
         if ip_address(seen[0].partition("%")[0]).is_loopback:
             return None
         if len(self._words) >= MAX_OBSERVERS:
-            del self._words[next(iter(self._words))]
-        self._words[node_id] = Word(group_of(observer_ip), seen, now)
+            self._make_room()
+        self._words[node_id] = Word(group_of(observer_ip), reach_of(observer_ip), seen, now)
         return before.seen if before is not None else None
+
+    def _make_room(self) -> None:
+        """The oldest of the network with the most goes: a crowd in one network pushes out nobody but its own."""
+        sizes = Counter(word.group for word in self._words.values())
+        most = max(sizes.values())
+        del self._words[next(node_id for node_id, word in self._words.items() if sizes[word.group] == most)]
 
     def seen_by(self, node_id: bytes) -> Address | None:
         word = self._words.get(node_id)
@@ -69,6 +83,19 @@ class Observers:
 
     def heard_since(self, time: float) -> list[bytes]:
         return [node_id for node_id, word in self._words.items() if word.at >= time]
+
+    def witnesses_since(self, time: float, hint: str | None) -> list[bytes]:
+        """Who has spoken since then and stands where it matters: as far away as anybody, and seeing us at `hint`. What comes
+        from others comes another way, and shows nothing about the one that strangers take."""
+        words = {node_id: word for node_id, word in self._words.items() if word.at >= time}
+        furthest = _furthest(words.values())
+        return [
+            node_id for node_id, word in words.items() if word.distance is furthest and hint in (None, word.seen[0])
+        ]
+
+    def is_further(self, ip: str, now: float) -> bool:
+        """Than everybody whose word counts now."""
+        return reach_of(ip) > _furthest(self._recent(now))
 
     def forget_before(self, time: float) -> None:
         self._words = {node_id: word for node_id, word in self._words.items() if word.at >= time}
@@ -93,11 +120,20 @@ class Observers:
 
     def _by_group(self, now: float) -> dict[str, Word]:
         """The latest word of each network."""
-        recent = [word for word in self._words.values() if now - word.at <= VALIDITY_S]
+        recent = self._recent(now)
+        furthest = _furthest(recent)
+        recent = [word for word in recent if word.distance is furthest]
         families = Counter(":" in word.seen[0] for word in recent)
         is_ipv6 = families[True] > families[False]
         latest = sorted((word for word in recent if (":" in word.seen[0]) == is_ipv6), key=lambda word: word.at)
         return {word.group: word for word in latest}
+
+    def _recent(self, now: float) -> list[Word]:
+        return [word for word in self._words.values() if now - word.at <= VALIDITY_S]
+
+
+def _furthest(words: Iterable[Word]) -> Reach:
+    return max((word.distance for word in words), default=Reach.LOOPBACK)
 
 
 def _mapping(ports: Counter[int], groups: int) -> tuple[int | None, Behavior | None]:

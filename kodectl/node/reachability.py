@@ -93,7 +93,7 @@ class Reachability:
         self._last_round = float("-inf")
         self._distrusted: dict[bytes, float] = {}
         self._suspects: set[bytes] = set()
-        kademlia.on_new.append(lambda _contact: self._newcomer())
+        kademlia.on_new.append(self._newcomer)
 
     def start(self) -> None:
         self._scope.spawn("reachability", self._keep_known)
@@ -152,8 +152,9 @@ class Reachability:
                 long_ago = self._runtime.now() - LOOK_EVERY_S
                 self._ask(self._contacts_of_many_networks(PINGS_A_LOOK, not_heard_since=long_ago))
 
-    def _newcomer(self) -> None:
-        if self.checked_at is None or self.belief.groups < MIN_GROUPS:
+    def _newcomer(self, contact: Contact) -> None:
+        is_wanted = self.belief.groups < MIN_GROUPS or self.observers.is_further(contact.ip, self._runtime.now())
+        if self.checked_at is None or is_wanted:
             self._again.set()
 
     def _look_at_silence(self) -> None:
@@ -200,13 +201,12 @@ class Reachability:
             self._kademlia.check(contact)
 
     def _contacts_of_many_networks(
-        self, count: int, *, heard_since: float | None = None, not_heard_since: float | None = None
+        self, count: int, *, among: list[bytes] | None = None, not_heard_since: float | None = None
     ) -> list[Contact]:
-        """At random, one of each network as long as there are such; of those only whose word is that new, or is not."""
+        """At random, one of each network as long as there are such; of those `among` them, or whose word is older."""
         contacts = self._kademlia.table.contacts()
-        if heard_since is not None:
-            heard = set(self.observers.heard_since(heard_since))
-            contacts = [contact for contact in contacts if contact.node_id in heard]
+        if among is not None:
+            contacts = [contact for contact in contacts if contact.node_id in among]
         if not_heard_since is not None:
             heard = set(self.observers.heard_since(not_heard_since))
             contacts = [contact for contact in contacts if contact.node_id not in heard]
@@ -238,7 +238,8 @@ class Reachability:
     # -- trying ----------------------------------------------------------------------------------------------------
 
     def _try(self, belief: Belief, is_translated: bool | None) -> Reach:
-        observers = self._contacts_of_many_networks(MAX_TRIALS, heard_since=self._last_round)
+        witnesses = self.observers.witnesses_since(self._last_round, belief.hint)
+        observers = self._contacts_of_many_networks(MAX_TRIALS, among=witnesses)
         trials = self._dial_back.try_with(observers, self._own_ports)
         return conclude(Evidence(is_translated, belief.mapping, trials, self.is_mapped()))
 

@@ -43,7 +43,7 @@ class Town(NamedTuple):
         """Starts one that knows the first of the open nodes."""
         known = tuple(node.enode for node in self.open[:1])
         identity = Identity(SUITE, hashlib.sha256(runtime.name.encode()).digest())
-        node = Node(runtime, NodeSettings(lan=False, bootstrap=known, **settings), identity)
+        node = Node(runtime, NodeSettings(**{"lan": False, "bootstrap": known, **settings}), identity)
         self.world.call(runtime, node.start)
         return node
 
@@ -159,3 +159,31 @@ def test_a_node_behind_a_box_crashes_and_is_back(town):
     town.world.run_for(1.0)
     again = town.node(town.world.restart(node.runtime.name))
     assert town.world.run(lambda: town.settled(again), 30.0)
+
+
+def lan_of_three(town: Town, nat: Nat) -> list[Node]:
+    runtimes = [town.world.host(f"192.168.1.{number}", behind=nat) for number in (2, 3, 4)]
+    town.world.lan("home", [runtime.name for runtime in runtimes])
+    return [town.node(runtime, lan=True) for runtime in runtimes]
+
+
+def settled_as(town: Town, kind: str, nodes: list[Node]) -> bool:
+    views = [node.nat() for node in nodes]
+    return town.settled(*nodes) and all((view.nat_type, view.reachable_tcp) == (kind, False) for view in views)
+
+
+def test_neighbours_on_the_lan_do_not_hide_the_box_before_it(town):
+    nodes = lan_of_three(town, town.box(1, **KINDS["port_restricted"]))
+    assert town.world.run(lambda: settled_as(town, "port_restricted", nodes), 60.0)
+    town.world.run_for(30.0)
+    assert settled_as(town, "port_restricted", nodes)
+
+
+def test_who_knew_its_lan_only_learns_of_the_box_with_the_way_out(town):
+    nat = town.box(1, **KINDS["port_restricted"])
+    for node in town.open:
+        town.world.cut(nat.name, node.runtime.name)
+    nodes = lan_of_three(town, nat)
+    assert town.world.run(lambda: all(node.nat().state == "direct" for node in nodes), 30.0)
+    town.world.heal()
+    assert town.world.run(lambda: settled_as(town, "port_restricted", nodes), 120.0)

@@ -43,6 +43,36 @@ def test_where_addresses_are_not_scarce_each_is_a_network():
     assert group_of("2600::1") == group_of("2600::ffff") != group_of("2600:0:0:1::1")
 
 
+def test_neighbours_count_only_as_long_as_nobody_speaks_from_further_away():
+    known = observers(*[("192.168.1.2", 30301)] * 9, network="192.168.1.{}")
+    assert known.belief(0.0).hint == "192.168.1.2"
+    assert known.is_further("8.8.8.8", 0.0)
+    assert not known.is_further("192.168.1.99", 0.0)
+    known.hear(b"far", "8.8.8.8", HERE, 1.0)
+    belief = known.belief(1.0)
+    assert (belief.ip, belief.hint, belief.groups) == (None, HERE[0], 1)
+    assert not known.is_further("8.8.4.4", 1.0)
+    assert known.belief(VALIDITY_S + 0.5).hint == HERE[0]
+
+
+def test_witnesses_stand_as_far_away_as_anybody_and_see_us_where_we_are():
+    known = observers(*[("192.168.1.2", 30301)] * 3, network="192.168.1.{}")
+    assert len(known.witnesses_since(0.0, "192.168.1.2")) == 3
+    known.hear(b"far", "8.8.8.8", HERE, 1.0)
+    known.hear(b"liar", "9.9.9.9", ("20.6.6.6", 1), 1.0)
+    assert known.witnesses_since(0.0, HERE[0]) == [b"far"]
+    assert known.witnesses_since(0.0, None) == [b"far", b"liar"]
+    assert known.witnesses_since(2.0, None) == []
+
+
+def test_a_crowd_in_one_network_pushes_out_only_its_own():
+    known = observers(*[HERE] * MIN_GROUPS)
+    for number in range(3 * MAX_OBSERVERS):
+        known.hear(b"crowd %d" % number, "6.6.6.6", ("20.6.6.6", 1), 1.0)
+    assert known.belief(1.0).ip == HERE[0]
+    assert len(known.heard_since(0.0)) == MAX_OBSERVERS
+
+
 @given(st.permutations([HERE] * 5 + [("20.6.6.6", 30301)] * 3))
 def test_three_liars_of_eight_change_nothing(seen):
     belief = observers(*seen).belief(0.0)
