@@ -12,7 +12,7 @@ VERSION = re.search(r'^__version__ = "([^"]+)"', (ROOT / "kodectl/__init__.py").
 assert VERSION is not None, "kodectl/__init__.py names no version"
 
 # The lower bounds are the oldest versions that have what is used: click 8.2 tells a missing command from a wrong one,
-# gevent 24.2 and the others are the first with wheels for Python 3.12.
+# gevent 24.2 and the others are the first with wheels for Python 3.12, qh3 2.1 has its whole packet core in Rust.
 RUNTIME = [
     "click>=8.2",
     "cryptography>=42",
@@ -24,9 +24,11 @@ RUNTIME = [
     "psutil>=5.9.8",
     "pycryptodome>=3.20",
     "pystun3>=1.0",
+    "qh3>=2.1",
     "zstandard>=0.22",
 ]
 TEST = [
+    "aioquic>=1.2",
     "hypothesis>=6.100",
     "mypy>=1.10",
     "noiseprotocol>=0.3.1",

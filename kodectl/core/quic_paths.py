@@ -1,0 +1,85 @@
+"""The paths of one QUIC connection, and the addresses that stand for them.
+
+QUIC knows a path by two addresses; here it may as well be a relay's channel or a pair of an ICE session. So the
+library is shown made-up addresses, one for each path. A path that appears by itself (a NAT gave its sender another
+port) has an address of its own, and the library validates it before it follows. A path that the owner moves to takes
+the place of the current one, under its address: the owner knows that it works.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+Address = tuple[str, int]
+
+MAX_PATHS = 8
+"""Of one connection, the latest used: two or three are real, the others somebody's forgeries."""
+
+_STAND_IN_IP = "192.0.2.1"
+_PORTS = 65_535
+
+
+class Path(NamedTuple):
+    """From here to there. `via` names what carries it where that is not UDP between the two addresses, such as a relay."""
+
+    local: Address
+    remote: Address
+    via: str = ""
+
+
+class Paths:
+    """Ordered by when they were last sent on: a forged sender is never sent to, and pushes out none but another."""
+
+    __slots__ = ("_behind", "_count", "_stand_ins")
+
+    def __init__(self, path: Path) -> None:
+        self._count = 0
+        self._stand_ins: OrderedDict[Path, Address] = OrderedDict()
+        self._behind: dict[Address, Path] = {}
+        self.stand_in(path)
+
+    def __contains__(self, path: Path) -> bool:
+        return path in self._stand_ins
+
+    def __len__(self) -> int:
+        return len(self._behind)
+
+    def stand_in(self, path: Path) -> Address:
+        """The address that the library is to see for `path`."""
+        address = self._stand_ins.get(path)
+        if address is None:
+            address = self._unused()
+            self._behind[address] = path
+            self._enter(path, address)
+        return address
+
+    def behind(self, address: Address) -> Path | None:
+        """The path to send on where the library says `address`; None for one that is forgotten."""
+        path = self._behind.get(address)
+        if path is not None:
+            self._stand_ins.move_to_end(path)
+        return path
+
+    def move(self, path: Path) -> None:
+        """What the library sends to any address it knows goes over `path` from now on; what still comes over another
+        path is known under the same address as before, and moves nothing back."""
+        address = next(reversed(self._stand_ins.values()))
+        self._stand_ins.pop(path, None)
+        self._enter(path, address)
+        self._stand_ins.move_to_end(path)
+        self._behind = dict.fromkeys(self._stand_ins.values(), path)
+
+    def _enter(self, path: Path, address: Address) -> None:
+        if len(self._stand_ins) >= MAX_PATHS:
+            self._stand_ins.popitem(last=False)
+            known = set(self._stand_ins.values()) | {address}
+            self._behind = {address: path for address, path in self._behind.items() if address in known}
+        self._stand_ins[path] = address
+        self._stand_ins.move_to_end(path, last=False)
+
+    def _unused(self) -> Address:
+        while True:
+            self._count = self._count % _PORTS + 1
+            if (_STAND_IN_IP, self._count) not in self._behind:
+                return _STAND_IN_IP, self._count
