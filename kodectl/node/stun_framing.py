@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from kodectl.errors import WireError
 from kodectl.runtime.base import Stream
-from kodectl.wire.stun import HEADER_SIZE
+from kodectl.wire.channel_data import FIRST_BYTES as CHANNEL_FIRST_BYTES
+from kodectl.wire.channel_data import HEADER_SIZE as CHANNEL_HEADER_SIZE
+from kodectl.wire.stun import FIRST_BYTES, HEADER_SIZE
 
 
 def read_framed(stream: Stream, limit: int) -> bytes:
@@ -15,3 +17,16 @@ def read_framed(stream: Stream, limit: int) -> bytes:
     if header[0] & 0xC0 or length > limit:
         raise WireError(f"STUN over TCP with {length} bytes of attributes; the limit is {limit}")
     return header + stream.read_exactly(length)
+
+
+def read_turn_framed(stream: Stream) -> bytes:
+    """The next message between a TURN client and its server: STUN, or ChannelData without its padding (RFC 8656, section
+    12.5). Raises StreamClosed, and WireError where what comes is neither: such a stream can only be closed. The lengths
+    have 16 bits each, which is their limit."""
+    start = stream.read_exactly(CHANNEL_HEADER_SIZE)
+    length = int.from_bytes(start[2:4])
+    if start[0] in CHANNEL_FIRST_BYTES:
+        return start + stream.read_exactly(length + -length % 4)[:length]
+    if start[0] not in FIRST_BYTES or length % 4:
+        raise WireError("neither STUN nor ChannelData over TCP")
+    return start + stream.read_exactly(HEADER_SIZE - CHANNEL_HEADER_SIZE + length)
