@@ -1,0 +1,127 @@
+"""Ways to a TURN server: a UDP socket of its own, one that is shared, or a stream. None of them waits to send."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from kodectl.errors import WireError
+from kodectl.node.stun_framing import read_turn_framed
+from kodectl.runtime.base import Address, DatagramSocket, Mailbox, Runtime, Scope, Stopped, Stream, StreamClosed
+from kodectl.wire.addresses import address_text
+from kodectl.wire.channel_data import FIRST_BYTES as CHANNEL_FIRST_BYTES
+
+log = logging.getLogger(__name__)
+
+MAX_QUEUED = 1_024
+"""Messages that a stream has not taken yet; what comes then is lost, as it would be over UDP."""
+RESERVED = 64
+"""Of them for requests: over a stream they are sent once, and none may be lost behind data."""
+COALESCED = 65_536
+"""Bytes written at once."""
+
+
+class DatagramSender(Protocol):
+    """Of a `DatagramSocket` what a client of a shared one needs."""
+
+    def send(self, data: bytes, address: Address) -> None: ...
+
+
+class Line(Protocol):
+    def send(self, packets: Iterable[bytes]) -> None: ...
+    def close(self) -> None: ...
+
+
+class DatagramLine:
+    """`owned`: the socket that ends with the line."""
+
+    def __init__(self, socket: DatagramSender, server: Address, owned: DatagramSocket | None) -> None:
+        self._socket = socket
+        self._server = server
+        self._owned = owned
+
+    def send(self, packets: Iterable[bytes]) -> None:
+        for packet in packets:
+            self._socket.send(packet, self._server)
+
+    def close(self) -> None:
+        if self._owned is not None:
+            self._owned.close()
+
+
+def open_datagram_line(runtime: Runtime, server: Address, receive: Callable[[bytes, Address], object]) -> DatagramLine:
+    """Raises EnvironmentFault."""
+
+    def received(data: bytes, source: Address) -> None:
+        receive(data, source)
+
+    socket = runtime.open_datagram(("::" if ":" in server[0] else "0.0.0.0", 0), received)
+    return DatagramLine(socket, server, socket)
+
+
+class StreamLine:
+    """Two tasks in `scope`. `receive` gets each message; `broken` runs once, when the stream has ended by itself."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        scope: Scope,
+        stream: Stream,
+        receive: Callable[[bytes, Address], object],
+        broken: Callable[[StreamLine], None],
+    ) -> None:
+        self._stream = stream
+        self._receive = receive
+        self._broken = broken
+        self._queue: Mailbox[bytes] = runtime.mailbox(MAX_QUEUED)
+        self._is_closed = False
+        self.lost = 0
+        where = address_text(*stream.remote)
+        try:
+            scope.spawn(f"turn from {where}", self._read)
+            scope.spawn(f"turn to {where}", self._write)
+        except Stopped:
+            self.close()
+            raise
+
+    def send(self, packets: Iterable[bytes]) -> None:
+        for packet in packets:
+            is_data = packet[0] in CHANNEL_FIRST_BYTES
+            if (is_data and len(self._queue) >= MAX_QUEUED - RESERVED) or not self._queue.put(packet):
+                self.lost += 1
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self._receive(read_turn_framed(self._stream), self._stream.remote)
+        except (StreamClosed, WireError) as error:
+            log.debug("turn: connection to %s ended: %s", address_text(*self._stream.remote), error)
+        finally:
+            self._ended()
+
+    def _write(self) -> None:
+        try:
+            while True:
+                waiting = [self._queue.get()]
+                size = len(waiting[0])
+                while len(self._queue) and size < COALESCED:
+                    waiting.append(self._queue.get())
+                    size += len(waiting[-1])
+                self._stream.write(b"".join(waiting))
+        except (StreamClosed, Stopped):
+            pass
+        finally:
+            self._ended()
+
+    def _ended(self) -> None:
+        was_closed = self._is_closed
+        self.close()
+        if not was_closed:
+            self._broken(self)
+
+    def close(self) -> None:
+        """A server lets go of the allocation with its connection: nothing that is still queued has to arrive."""
+        self._is_closed = True
+        self._queue.close()
+        self._stream.close()
