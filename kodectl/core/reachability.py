@@ -68,9 +68,25 @@ def conclude(evidence: Evidence) -> Reach:
     filtering = _filtering(evidence.trials)
     # Where nothing is translated, what others see is the port itself.
     mapping = Behavior.ENDPOINT_INDEPENDENT if evidence.is_translated is False else evidence.mapping
-    nat_type = nat_type_of(evidence.is_translated, mapping, filtering)
-    udp = _udp(evidence, mapping, filtering)
-    tcp = _tcp(evidence.trials)
+    udp = _udp(evidence, filtering)
+    return _named(evidence.is_translated, Reach(mapping, filtering, None, udp, _tcp(evidence.trials)))
+
+
+def with_what_was_known(new: Reach, old: Reach, is_translated: bool | None) -> Reach:
+    """What a round could not measure is as before; what follows is from both together. Nothing was measured where all was
+    silent (BLOCKED)."""
+    if old == BLOCKED:
+        return new
+    measured = (now if now is not None else before for now, before in zip(new, old, strict=True))
+    return _named(is_translated, Reach(*measured))
+
+
+def _named(is_translated: bool | None, measured: Reach) -> Reach:
+    """With what follows."""
+    mapping, filtering, _, udp, tcp, _ = measured
+    if filtering is Behavior.ENDPOINT_INDEPENDENT and mapping is Behavior.ENDPOINT_INDEPENDENT:
+        udp = True
+    nat_type = nat_type_of(is_translated, mapping, filtering)
     verdict = Verdict.DIRECT if udp or tcp else verdict_of(nat_type, mapping)
     return Reach(mapping, filtering, nat_type, udp, tcp, verdict)
 
@@ -86,11 +102,9 @@ def _filtering(trials: list[Trial]) -> Behavior | None:
     return Behavior.ADDRESS_AND_PORT_DEPENDENT
 
 
-def _udp(evidence: Evidence, mapping: Behavior | None, filtering: Behavior | None) -> bool | None:
+def _udp(evidence: Evidence, filtering: Behavior | None) -> bool | None:
     trials = evidence.trials
     if any(trial.own_udp_stranger for trial in trials):
-        return True
-    if filtering is Behavior.ENDPOINT_INDEPENDENT and mapping is Behavior.ENDPOINT_INDEPENDENT:
         return True
     came = any(trial.own_udp_contacted for trial in trials)
     # From a new port of a contacted address: only a forward lets that through where ports are filtered as well.

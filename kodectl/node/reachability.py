@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from kodectl.core.nat import Behavior
 from kodectl.core.observers import MIN_GROUPS, Belief, Observers, group_of
-from kodectl.core.reachability import BLOCKED, NOTHING_KNOWN, Evidence, Reach, conclude
+from kodectl.core.reachability import BLOCKED, NOTHING_KNOWN, Evidence, Reach, conclude, with_what_was_known
 from kodectl.errors import KodectlError
 from kodectl.node.dial_back import DialBack, OwnPorts
 from kodectl.node.discovery import Discovery
@@ -252,7 +252,7 @@ class Reachability:
 
     def _publish(self, belief: Belief, is_translated: bool | None, reach: Reach) -> bool:
         if self.is_translated == is_translated and self.belief.hint == belief.hint:
-            reach = _with_what_was_known(reach, self.reach)
+            reach = with_what_was_known(reach, self.reach, is_translated)
         before = (self.belief[:4], self.is_translated, self.reach)
         self.belief, self.is_translated, self.reach = belief, is_translated, reach
         self.checked_at = self._runtime.now()
@@ -273,12 +273,6 @@ class Reachability:
         if flags != sessions.flags:
             sessions.flags = flags
             self._ask(self._kademlia.table.closest(self._kademlia.table.own_id, MAX_TOLD))
-
-
-def _with_what_was_known(new: Reach, old: Reach) -> Reach:
-    """Where a round could not tell, nothing has changed."""
-    known = {name: value for name, value in new._asdict().items() if value is not None}
-    return old._replace(**known)
 
 
 def _stun_voice(server: tuple[str, int]) -> bytes:

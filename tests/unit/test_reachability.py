@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kodectl.core.contacted import GENERATION_S, MAX_ADDRESSES, Contacted
-from kodectl.core.nat import Behavior, NatType, Verdict
-from kodectl.core.reachability import Evidence, Trial, conclude
+from kodectl.core.nat import Behavior, NatType, Verdict, nat_type_of, verdict_of
+from kodectl.core.reachability import BLOCKED, NOTHING_KNOWN, Evidence, Reach, Trial, conclude, with_what_was_known
 
 EIM, ADM = Behavior.ENDPOINT_INDEPENDENT, Behavior.ADDRESS_DEPENDENT
 SILENT = {"helpers": 2, "own_helpers": 2}
@@ -99,6 +99,35 @@ def test_one_arrival_outweighs_every_silence(silent):
     seen = [*[Trial(**each) for each in silent], Trial(**SILENT, **FULL, own_tcp=True)]
     reach = conclude(Evidence(True, EIM, seen))
     assert (reach.nat_type, reach.udp, reach.tcp) == (NatType.FULL_CONE, True, True)
+
+
+def reaches() -> st.SearchStrategy[tuple[bool | None, Reach]]:
+    """What one round may end with, and whether addresses are translated."""
+    helpers, flags = st.sampled_from([None, 0, 2]), st.booleans()
+    trial = st.builds(Trial, helpers, flags, flags, helpers, flags, flags, flags)
+    rounds = st.tuples(
+        st.sampled_from([True, False, None]), st.sampled_from([*Behavior, None]), st.lists(trial, max_size=3)
+    )
+    return rounds.map(lambda evidence: (evidence[0], conclude(Evidence(*evidence))))
+
+
+@given(reaches(), reaches())
+def test_what_is_kept_from_before_contradicts_nothing_that_is_new(before, now):
+    is_translated, new = now
+    reach = with_what_was_known(new, before[1], is_translated)
+    assert reach.nat_type is nat_type_of(is_translated, reach.mapping, reach.filtering)
+    if reach.udp or reach.tcp:
+        assert reach.verdict is Verdict.DIRECT
+    else:
+        assert reach.verdict is verdict_of(reach.nat_type, reach.mapping)
+    for field in ("mapping", "filtering", "tcp"):
+        measured = getattr(new, field)
+        assert getattr(reach, field) is (measured if measured is not None else getattr(before[1], field))
+    assert reach.udp is not None or (new.udp is None and before[1].udp is None)
+
+
+def test_after_silence_nothing_was_known():
+    assert with_what_was_known(NOTHING_KNOWN, BLOCKED, None) == NOTHING_KNOWN
 
 
 def test_contacted_addresses_are_kept_for_one_to_two_generations():
