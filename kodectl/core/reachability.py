@@ -77,8 +77,8 @@ def with_what_was_known(new: Reach, old: Reach, is_translated: bool | None) -> R
     silent (BLOCKED)."""
     if old == BLOCKED:
         return new
-    measured = (now if now is not None else before for now, before in zip(new, old, strict=True))
-    return _named(is_translated, Reach(*measured))
+    measured = {name: value for name, value in new._asdict().items() if value is not None}
+    return _named(is_translated, old._replace(**measured))
 
 
 def _named(is_translated: bool | None, measured: Reach) -> Reach:

@@ -175,6 +175,8 @@ class Reachability:
         if self.reach.udp and reach.udp is False:
             # Rare and grave: tables would lose this node. So it is asked twice.
             reach = self._try(belief, is_translated)
+        if self.is_translated == is_translated and self.belief.hint == belief.hint:
+            reach = with_what_was_known(reach, self.reach, is_translated)
         changed = self._publish(belief, is_translated, reach)
         if suspects and not changed:
             now = self._runtime.now()
@@ -251,8 +253,6 @@ class Reachability:
     # -- following -------------------------------------------------------------------------------------------------
 
     def _publish(self, belief: Belief, is_translated: bool | None, reach: Reach) -> bool:
-        if self.is_translated == is_translated and self.belief.hint == belief.hint:
-            reach = with_what_was_known(reach, self.reach, is_translated)
         before = (self.belief[:4], self.is_translated, self.reach)
         self.belief, self.is_translated, self.reach = belief, is_translated, reach
         self.checked_at = self._runtime.now()
