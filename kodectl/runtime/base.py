@@ -35,7 +35,7 @@ class StreamClosed(Exception):
 
 
 class ConnectFailed(Exception):
-    """A stream could not be opened; `reason` is refused | timeout | unreachable | stopped."""
+    """A stream could not be opened; `reason` is refused | timeout | unreachable | stopped, over TLS untrusted too."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -206,6 +206,13 @@ class Runtime(Protocol):
 
     def connect(self, remote: Address, timeout_s: float) -> Stream:
         """Waits for a TCP connection. Raises ConnectFailed."""
+        ...
+
+    def connect_tls(self, remote: Address, timeout_s: float, name: str, ca_file: str | None = None) -> Stream:
+        """Waits for a TLS connection, to a server that proves to be `name` (a host name or a numeric address) to the
+        machine's authorities, or to those in `ca_file` alone. Raises ConnectFailed, and EnvironmentFault (ca_unreadable).
+
+        The simulated network has none: there it raises ConnectFailed (unreachable)."""
         ...
 
     def resolve(self, host: str, timeout_s: float, scope: Scope | None = None) -> list[str]:

@@ -74,6 +74,12 @@ class GreenRuntime:
     def connect(self, remote: Address, timeout_s: float) -> streams.GreenStream:
         return streams.connect(self._hub, remote, timeout_s)
 
+    def connect_tls(self, remote: Address, timeout_s: float, name: str, ca_file: str | None = None) -> Stream:
+        from kodectl.runtime import tls  # OpenSSL takes 20 ms to import
+
+        context = self.in_thread(tls.trusting, ca_file)
+        return tls.connect_tls(self, remote, timeout_s, name, context)
+
     def resolve(self, host: str, timeout_s: float, scope: Scope | None = None) -> list[str]:
         return self._names.resolve(host, timeout_s, scope)
 

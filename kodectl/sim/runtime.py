@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from kodectl.errors import NegativeAnswer
-from kodectl.runtime.base import Address, LocalNetwork, Scope, Stopped, Stream
+from kodectl.runtime.base import Address, ConnectFailed, LocalNetwork, Scope, Stopped, Stream
 from kodectl.runtime.tasks import TaskEvent, TaskMailbox, TaskScope
 from kodectl.sim import streams
 from kodectl.sim.network import Host, SimDatagramSocket, SimLan
@@ -80,6 +80,11 @@ class SimRuntime:
 
     def connect(self, remote: Address, timeout_s: float) -> streams.SimStream:
         return streams.connect(self.host, remote, timeout_s)
+
+    def connect_tls(
+        self, remote: Address, timeout_s: float, name: str, ca_file: str | None = None
+    ) -> streams.SimStream:
+        raise ConnectFailed("unreachable", "the simulated network has no TLS")
 
     def resolve(self, host: str, timeout_s: float, scope: Scope | None = None) -> list[str]:
         if host[:1].isdigit() or ":" in host:
