@@ -487,11 +487,23 @@ _REACHING = {
         "401: it serves who has a password. 420: it has one address only, and cannot answer from another. 300: ask another.",
         "kodectl nat probe --server HOST:PORT",
     ),
+    "ca_unreadable": Explanation(
+        "The file of certificate authorities cannot be used.",
+        "It cannot be read, or has no certificate in PEM form.",
+        "Name another; without one the machine's own authorities count.",
+        "openssl x509 -in FILE -noout -text",
+    ),
     "turn_unauthorised": Explanation(
         "A TURN server does not take the user name and password.",
         "It answered 401 or 441 to a request that was sealed with them (RFC 8489, section 9.2).",
         "Check both; those of limited duration expire, and their user name begins with when.",
         "kodectl config show --origin",
+    ),
+    "turn_untrusted": Explanation(
+        "A TURN server over TLS has no certificate that proves its name.",
+        "The certificate is of another name, has expired, or comes from an authority that is not trusted here.",
+        "Name the server as its certificate does; for authorities of your own set SSL_CERT_FILE.",
+        "openssl s_client -connect HOST:PORT -verify_return_error",
     ),
     "turn_refused": Explanation(
         "A TURN server answered, and refused.",

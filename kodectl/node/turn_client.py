@@ -18,7 +18,7 @@ from kodectl.core.turn_client import (
     no_answer,
 )
 from kodectl.core.turn_refusals import Refusal, TurnRefused
-from kodectl.errors import KodectlError, LocalMisuse, NegativeAnswer
+from kodectl.errors import KodectlError, LocalMisuse, NegativeAnswer, PeerFault
 from kodectl.node.turn_lines import DatagramLine, DatagramSender, Line, StreamLine, open_datagram_line
 from kodectl.runtime.base import Address, ConnectFailed, Mailbox, Runtime, Scope, Stopped, Stream, Timer
 from kodectl.wire.addresses import address_text
@@ -33,6 +33,8 @@ CONNECT_LIMIT_S = 10.0
 """For TCP and TLS each."""
 MAX_ATTEMPTS = 4
 """At one address: once, after one redirection, and from two more ports."""
+MISMATCH_PAUSE_S = 1.0
+"""On a shared socket, before asking again: servers need a while to forget what they have just been told to."""
 RENEWAL_PAUSE_S = 30.0
 """Between two allocations that were got because the one before was lost: a server that gives and takes is left alone."""
 
@@ -41,7 +43,8 @@ class Allocation:
     """A relayed address, from `establish` on. `on_data`, `on_moved` and `on_lost` run in the hub or in a task of the client;
     they must not wait.
 
-    With `socket` the allocation shares it with others: its owner hands every datagram to `received`."""
+    With `socket` the allocation shares it with others: its owner hands every datagram to `received`. `ca_file`: whom a server
+    over TLS has to be vouched for by, in place of the machine's authorities."""
 
     def __init__(
         self,
@@ -51,11 +54,10 @@ class Allocation:
         *,
         family: int = 4,
         socket: DatagramSender | None = None,
+        ca_file: str | None = None,
     ) -> None:
         if socket is not None and server.transport != "udp":
             raise LocalMisuse("a UDP socket cannot be shared with a TURN server over TCP or TLS")
-        if server.transport == "tls":
-            raise LocalMisuse("TURN over TLS is not spoken yet")
         self.relayed: Address = ("0.0.0.0", 0)
         self.mapped: Address = ("0.0.0.0", 0)
         self.server: Address = ("0.0.0.0", 0)
@@ -70,6 +72,7 @@ class Allocation:
         self._server = server
         self._family = family
         self._shared = socket
+        self._ca_file = ca_file
         self._client: TurnClient | None = None
         self._line: Line | None = None
         self._outcomes: Mailbox[Event] | None = None
@@ -77,6 +80,7 @@ class Allocation:
         self._timer: Timer | None = None
         self._got_at = 0.0
         self._is_closed = False
+        self._error: KodectlError | None = None
         self._on_scope_close: Timer | None = None
 
     # --- Getting it -------------------------------------------------------------------------------------------------------
@@ -87,6 +91,8 @@ class Allocation:
         self._on_scope_close = self._scope.on_close(self.close)
         try:
             self._establish_anywhere()
+            if self._error is not None:  # lost again before anybody could listen to `on_lost`
+                raise self._error
         except BaseException:
             self.close()
             raise
@@ -116,9 +122,11 @@ class Allocation:
                 if was_redirected:
                     raise _sent_on(address)
                 was_redirected, address = True, event.server
-            elif isinstance(event, Mismatched) and self._shared is None:
-                error = event.error  # the line of the next attempt has another port
-            elif isinstance(event, Lost | Mismatched):
+            elif isinstance(event, Mismatched):
+                error = event.error
+                if self._shared is not None:  # otherwise the line of the next attempt has another port
+                    self._scope.sleep(MISMATCH_PAUSE_S)
+            elif isinstance(event, Lost):
                 raise event.error
         raise error
 
@@ -157,8 +165,17 @@ class Allocation:
 
     def _connect(self, address: Address) -> Stream:
         try:
+            if self._server.transport == "tls":
+                # After a redirection too it has to be the server that was named (RFC 8489, section 10).
+                return self._runtime.connect_tls(address, CONNECT_LIMIT_S, self._server.host, self._ca_file)
             return self._runtime.connect(address, CONNECT_LIMIT_S)
         except ConnectFailed as error:
+            if error.reason == "untrusted":
+                raise PeerFault(
+                    f"the TURN server at {address_text(*address)} does not prove to be {self._server.host}: {error.detail}",
+                    code="turn_untrusted",
+                    hint="check its name; for authorities of your own set SSL_CERT_FILE",
+                ) from error
             raise NegativeAnswer(
                 f"no connection to the TURN server at {address_text(*address)}: {error}", code="no_answer"
             ) from error
@@ -248,6 +265,7 @@ class Allocation:
         is_first, self._got_at = not before[1], self._runtime.now()
         if self._outcomes is not None:
             self._outcomes.put(event)
+            self._outcomes = None  # what happens from now on happens to the allocation
         if not is_first and before != event.relayed:
             self.on_moved()
 
@@ -277,6 +295,7 @@ class Allocation:
 
     def _lost(self, error: KodectlError) -> None:
         if not self._is_closed:
+            self._error = error
             self.close()
             self.on_lost(error)
 
@@ -291,11 +310,17 @@ class Allocation:
 
 
 def allocate(
-    runtime: Runtime, scope: Scope, server: TurnServer, *, family: int = 4, socket: DatagramSender | None = None
+    runtime: Runtime,
+    scope: Scope,
+    server: TurnServer,
+    *,
+    family: int = 4,
+    socket: DatagramSender | None = None,
+    ca_file: str | None = None,
 ) -> Allocation:
     """An established allocation; it ends with `scope`. See `Allocation.establish` for what it waits and raises. Who shares a
     socket makes the `Allocation`, hands it what arrives, and calls `establish`."""
-    allocation = Allocation(runtime, scope, server, family=family, socket=socket)
+    allocation = Allocation(runtime, scope, server, family=family, socket=socket, ca_file=ca_file)
     allocation.establish()
     return allocation
 

@@ -6,13 +6,21 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
-from kodectl.errors import NotAuthorised
+from kodectl.core import turn_peers
+from kodectl.errors import EnvironmentFault, NegativeAnswer, NotAuthorised, PeerFault
 from kodectl.node.turn_client import Allocation, TurnServer, allocate
-from kodectl.runtime.base import Address, Mailbox, TimedOut
+from kodectl.runtime.base import Address, Mailbox, Stream, TimedOut
 from kodectl.runtime.green import GreenRuntime
 
 HOST, USER, PASSWORD, REALM = "127.0.0.1", "alice", "wonder:l@nd", "rabbit.hole"
@@ -36,18 +44,51 @@ def free_port() -> int:
             return int(tcp.getsockname()[1])
 
 
+class Coturn(NamedTuple):
+    port: int
+    tls_port: int
+    ca_file: str
+
+
+def write_certificate(place: Path) -> tuple[Path, Path]:
+    """Of an authority that vouches for itself, and for `HOST`; and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority made for a test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (place / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (place / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return place / "cert.pem", place / "key.pem"
+
+
 @pytest.fixture(scope="module")
-def coturn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a turnserver that asks for credentials. It is ready when it answers over TCP."""
-    place, port = tmp_path_factory.mktemp("coturn"), free_port()
-    command = ["turnserver", "-n", "-L", HOST, "-p", str(port), "--no-cli", "--no-tls", "--no-dtls"]
+def coturn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coturn]:
+    """A turnserver that asks for credentials. It is ready when it answers over TCP."""
+    place, port, tls_port = tmp_path_factory.mktemp("coturn"), free_port(), free_port()
+    certificate, key = write_certificate(place)
+    command = ["turnserver", "-n", "-L", HOST, "-p", str(port), "--no-cli", "--no-dtls"]
+    command += ["--tls-listening-port", str(tls_port), "--cert", str(certificate), "--pkey", str(key)]
     command += ["--lt-cred-mech", "-u", f"{USER}:{PASSWORD}", "-r", REALM, "--allow-loopback-peers"]
     command += ["--user-quota", "100", "-b", str(place / "db"), "-l", str(place / "log"), "--simple-log"]
     command += ["--pidfile", str(place / "pid")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for_listener(process, port)
-        yield port
+        wait_for_listener(process, tls_port)
+        yield Coturn(port, tls_port, str(certificate))
     finally:
         process.terminate()
         process.wait(LIMIT_S)
@@ -137,21 +178,96 @@ def take(get: Callable[[float], tuple[bytes, Address]], peer: Address, expected:
     expected.remove(data)
 
 
-def named(port: int, transport: Any = "udp", password: str = PASSWORD) -> TurnServer:
-    return TurnServer(HOST, port, transport, USER, password)
+def named(coturn: Coturn, transport: Any = "udp", password: str = PASSWORD) -> TurnServer:
+    return TurnServer(HOST, coturn.tls_port if transport == "tls" else coturn.port, transport, USER, password)
 
 
-@pytest.mark.parametrize("transport", ["udp", "tcp"])
-def test_two_allocations_talk_through_the_relay(place: Place, coturn: int, transport: str) -> None:
-    near, far = (place.allocate(named(coturn, transport)) for _ in range(2))
+every_transport = pytest.mark.parametrize("transport", ["udp", "tcp", "tls"])
+
+
+@every_transport
+@pytest.mark.parametrize("by", ["channels", "indications"])
+def test_two_allocations_talk_through_the_relay(
+    place: Place, coturn: Coturn, transport: str, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by == "indications":
+        monkeypatch.setattr(turn_peers, "CHANNEL_AFTER", COUNT * 2)
+    near, far = (place.allocate(named(coturn, transport), ca_file=coturn.ca_file) for _ in range(2))
     assert near.relayed != far.relayed
     assert near.relayed[0] == near.mapped[0] == HOST
-    assert near.server == (HOST, coturn)
+    assert near.server[0] == HOST
     assert echoed(place, near, far) == COUNT
 
 
-@pytest.mark.parametrize("transport", ["udp", "tcp"])
-def test_a_wrong_password_is_told_at_once(place: Place, coturn: int, transport: str) -> None:
+@every_transport
+def test_a_wrong_password_is_told_at_once(place: Place, coturn: Coturn, transport: str) -> None:
     with pytest.raises(NotAuthorised, match="does not take this user name") as caught:
-        place.allocate(named(coturn, transport, password="wrong"))
+        place.allocate(named(coturn, transport, password="wrong"), ca_file=coturn.ca_file)
     assert caught.value.code == "turn_unauthorised"
+    assert "wrong" not in str(caught.value)
+
+
+def test_a_server_that_nobody_vouches_for_is_not_used(place: Place, coturn: Coturn) -> None:
+    with pytest.raises(PeerFault, match="does not prove to be") as caught:
+        place.allocate(named(coturn, "tls"))
+    assert caught.value.code == "turn_untrusted"
+
+
+def test_a_server_of_another_name_is_not_used(place: Place, coturn: Coturn) -> None:
+    server = TurnServer("localhost", coturn.tls_port, "tls", USER, PASSWORD)
+    with pytest.raises(PeerFault, match="does not prove to be localhost") as caught:
+        place.allocate(server, ca_file=coturn.ca_file)
+    assert caught.value.code == "turn_untrusted"
+
+
+def test_a_file_of_authorities_that_is_none_is_named(place: Place, coturn: Coturn, tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault, match="cannot use") as caught:
+        place.allocate(named(coturn, "tls"), ca_file=str(tmp_path / "missing.pem"))
+    assert caught.value.code == "ca_unreadable"
+
+
+def test_a_server_that_speaks_no_tls_is_no_answer(place: Place, coturn: Coturn) -> None:
+    """Pure greeting: five bytes that could be the head of a record of 12,338 bytes, and then too many."""
+
+    def greet(stream: Stream) -> None:
+        place.scope.spawn("greeter", lambda: stream.write(b"220 mail.example ready" * 1_000))
+
+    listener = place.runtime.listen((HOST, 0), greet)
+    with pytest.raises(NegativeAnswer, match="TLS") as caught:
+        place.allocate(TurnServer(HOST, listener.local[1], "tls", USER, PASSWORD), ca_file=coturn.ca_file)
+    assert caught.value.code == "no_answer"
+    listener.close()
+
+
+def test_an_allocation_on_a_socket_of_others(place: Place, coturn: Coturn) -> None:
+    passed_over: list[bytes] = []
+
+    def receive(data: bytes, source: Address) -> None:
+        if not shared.received(data, source):
+            passed_over.append(data)
+
+    owner = place.runtime.open_datagram((HOST, 0), receive)
+    shared = Allocation(place.runtime, place.scope, named(coturn), socket=owner)
+    shared.establish()
+    assert shared.mapped == owner.local
+    assert echoed(place, shared, place.allocate(named(coturn))) == COUNT
+    owner.send(b"to myself", owner.local)
+    place.scope.sleep(0.1)
+    assert passed_over == [b"to myself"]
+    owner.close()
+
+
+def test_what_is_let_go_is_gone(place: Place, coturn: Coturn) -> None:
+    """The socket stays; the server would answer 437 if it still had the old one."""
+
+    def receive(data: bytes, source: Address) -> None:
+        for allocation in allocations:
+            allocation.received(data, source)
+
+    owner = place.runtime.open_datagram((HOST, 0), receive)
+    allocations: list[Allocation] = []
+    for _ in range(3):
+        allocations.append(Allocation(place.runtime, place.scope, named(coturn), socket=owner))
+        allocations[-1].establish()
+        allocations[-1].close()
+    owner.close()
