@@ -53,6 +53,10 @@ class Belief(NamedTuple):
     """Networks that name another address than the one believed."""
 
 
+NOBODY = Belief(None, None, None, None, 0, 0)
+"""Has said anything."""
+
+
 class Observers:
     """The words about the discovery socket. Of those from furthest away, one family of addresses counts: that of the most
     voices."""
@@ -108,7 +112,7 @@ class Observers:
         by_group = self._by_group(now)
         ips = Counter(word.seen[0] for word in by_group.values())
         if not ips:
-            return Belief(None, None, None, None, 0, 0)
+            return NOBODY
         ip, count = ips.most_common(1)[0]
         hint = ip if count * 2 > len(by_group) else None
         believed = hint if len(by_group) >= MIN_GROUPS else None

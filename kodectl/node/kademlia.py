@@ -71,6 +71,8 @@ class Kademlia:
         self.on_new: list[Callable[[Contact], object]] = []
         self.on_observed: Callable[[bytes, str, Address], object] = _ignore_observation
         """Hears from each pong who (id and IP) saw us at which address; what that means is decided elsewhere."""
+        self.heard_at: float | None = None
+        """When anybody was last heard over UDP."""
         self._checking: set[Contact] = set()
         discovery.handlers[rpc.Kind.PING] = self._serve_ping
         discovery.handlers[rpc.Kind.FIND_NODE] = self._serve_find_node
@@ -98,7 +100,7 @@ class Kademlia:
 
     def _heard(self, session: Session) -> None:
         """Whoever brought back a cookie or answers us is at its address, whichever side asked first."""
-        now = self._runtime.now()
+        now = self.heard_at = self._runtime.now()
         if session.is_client:
             self._leave_out(session)
             return

@@ -73,7 +73,7 @@ class NatTraversal:
         self.reachability.on_changed = self._reachability_changed
         self.reachability.tcp_port = self._outer_tcp_port
         self.reachability.is_mapped = lambda: self.mappings.external(Transport.UDP) is not None
-        self.reachability.linked_s = self._linked_s
+        self.reachability.linked = self._linked
         peering.on_knock = dial_back.knocked_over_tcp
         kademlia.on_observed = self.reachability.observed
         discovery.other_traffic = self._other_traffic
@@ -194,9 +194,14 @@ class NatTraversal:
         contacts = [contact for contact in self._kademlia.table.contacts() if group_of(contact.ip) != group]
         return self._runtime.rng.sample(contacts, min(count, len(contacts)))
 
-    def _linked_s(self) -> float:
-        now = self._runtime.now()
-        return max((now - peer.link.opened_at for peer in self._peering.links.values()), default=0.0)
+    def _linked(self) -> list[Contact]:
+        """Where peers that are connected over TCP say that they are to be found over UDP."""
+        peers = self._peering.links.values()
+        return [
+            Contact(peer.node_id, peer.remote[0], peer.hello.ports.udp, peer.hello.ports.tcp)
+            for peer in peers
+            if peer.hello.ports.udp
+        ]
 
     # -- what can be asked -----------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable
 
 from kodectl.core.nat import Behavior
-from kodectl.core.observers import MIN_GROUPS, Belief, Observers, group_of
+from kodectl.core.observers import MIN_GROUPS, NOBODY, Belief, Observers, group_of
 from kodectl.core.reachability import BLOCKED, NOTHING_KNOWN, Evidence, Reach, conclude, with_what_was_known
 from kodectl.errors import KodectlError
 from kodectl.node.dial_back import DialBack, OwnPorts
@@ -41,6 +41,8 @@ LOOK_EVERY_S = 8.0
 PINGS_A_LOOK = 2
 SILENCE_S = 5.0
 """A stranger's first answer over UDP is given up after 4.1 s."""
+LOST_S = 60.0
+"""After this long without a word a network has cut UDP off; one that has cut off everything has ended all links by then."""
 SILENCE_STEP_S = 1.0
 TRY_AGAIN_FIRST_S = 4.0
 TRY_AGAIN_MOST_S = 300.0
@@ -76,7 +78,7 @@ class Reachability:
         self._stun_servers = stun_servers
         self.stun = StunClient(runtime, discovery.send)
         self.observers = Observers()
-        self.belief = Belief(None, None, None, None, 0, 0)
+        self.belief = NOBODY
         self.reach: Reach = NOTHING_KNOWN
         self.is_translated: bool | None = None
         self.checked_at: float | None = None
@@ -85,14 +87,16 @@ class Reachability:
         """The TCP port that the outside is told."""
         self.is_mapped: Callable[[], bool] = lambda: False
         """Whether a router has said that it forwards the discovery port."""
-        self.linked_s: Callable[[], float] = lambda: 0.0
-        """How long there has been a peer that is connected over TCP."""
+        self.linked: Callable[[], list[Contact]] = list
+        """The peers that are connected over TCP."""
         self.on_changed: Callable[[], None] = lambda: None
         self._again = runtime.event()
         self._is_stopping = False
         self._last_round = float("-inf")
         self._distrusted: dict[bytes, float] = {}
         self._suspects: set[bytes] = set()
+        self._silent_since: float | None = None
+        """Since when peers over TCP have been asked over UDP, as nobody else is left."""
         kademlia.on_new.append(self._newcomer)
 
     def start(self) -> None:
@@ -122,15 +126,22 @@ class Reachability:
 
     def _keep_known(self) -> None:
         pause_s = TRY_AGAIN_FIRST_S
-        while not len(self._kademlia.table):
-            self._wait_for_news(SILENCE_STEP_S)
-            self._look_at_silence()
-        self._scope.sleep(JOIN_GRACE_S)
         while True:
+            self._await_nodes()
             changed = self._round()
             known = self.reach.udp is not None and self.belief.ip is not None
             pause_s = TRY_AGAIN_FIRST_S if changed else min(pause_s * 2, TRY_AGAIN_MOST_S)
             self._watch(TRY_AGAIN_MOST_S if known else pause_s)
+
+    def _await_nodes(self) -> None:
+        """With nobody to ask, and nothing known that may be over."""
+        table = self._kademlia.table
+        if len(table) or self.reach not in (NOTHING_KNOWN, BLOCKED):
+            return
+        while not len(table):
+            self._wait_for_news(SILENCE_STEP_S)
+            self._look_at_silence()
+        self._scope.sleep(JOIN_GRACE_S)
 
     def _wait_for_news(self, limit_s: float) -> bool:
         is_news = self._again.wait(limit_s)
@@ -146,7 +157,7 @@ class Reachability:
             if self._wait_for_news(min(left_s, LOOK_EVERY_S)):
                 # Whatever came during the last round, or right after it, is looked into when its time has come.
                 ends = min(ends, self._last_round + RECHECK_GAP_S)
-            elif self._runtime.local_network() != self.local:
+            elif self._runtime.local_network() != self.local or self._look_at_silence():
                 return
             else:
                 long_ago = self._runtime.now() - LOOK_EVERY_S
@@ -157,17 +168,28 @@ class Reachability:
         if self.checked_at is None or is_wanted:
             self._again.set()
 
-    def _look_at_silence(self) -> None:
-        """Peers over TCP, and nobody over UDP: that is blocked."""
-        if self.reach is NOTHING_KNOWN and self.linked_s() >= SILENCE_S:
-            self._publish(self.belief, self.is_translated, BLOCKED)
+    def _look_at_silence(self) -> bool:
+        """Peers over TCP, and nobody answers over UDP: that is blocked. Whether that is new."""
+        now, linked = self._runtime.now(), self.linked()
+        if len(self._kademlia.table) or not linked:
+            self._silent_since = None
+            return False
+        self._ask(self._runtime.rng.sample(linked, min(PINGS_A_LOOK, len(linked))))
+        self._silent_since = now if self._silent_since is None else self._silent_since
+        heard_at = self._kademlia.heard_at
+        is_lost = heard_at is None or now - heard_at >= LOST_S
+        if self.reach == BLOCKED or not is_lost or now - self._silent_since < SILENCE_S:
+            return False
+        self.observers.forget_before(now)
+        self._publish(NOBODY, None, BLOCKED)
+        return True
 
     def _round(self) -> bool:
         """Gathers, tries, concludes, follows; whether anything has changed."""
         self._last_round = started = self._runtime.now()
-        self.local = self._runtime.local_network()
+        before, self.local = self.local, self._runtime.local_network()
         suspects, self._suspects = self._suspects, set()
-        if suspects:
+        if suspects or before != self.local:
             self.observers.forget_before(started)
         belief = self._gather(started)
         is_translated = self._is_translated(belief)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -187,3 +188,37 @@ def test_who_knew_its_lan_only_learns_of_the_box_with_the_way_out(town):
     assert town.world.run(lambda: all(node.nat().state == "direct" for node in nodes), 30.0)
     town.world.heal()
     assert town.world.run(lambda: settled_as(town, "port_restricted", nodes), 120.0)
+
+
+def test_udp_cut_off_while_the_node_runs_is_noticed_and_so_is_its_return(town):
+    nat = town.box(1, **KINDS["port_restricted"])
+    node = town.behind(nat)
+    assert town.world.run(lambda: town.settled(node), 30.0)
+    nat.rules = replace(nat.rules, udp_blocked=True)
+    assert town.world.run(lambda: node.nat().nat_type == "blocked", 120.0)
+    town.world.run_for(600.0)
+    view = node.nat()
+    assert (view.state, view.nat_type, view.observed_address) == ("turn_relay", "blocked", None)
+    assert not node.nat_traversal.is_server
+    nat.rules = replace(nat.rules, udp_blocked=False)
+    assert town.world.run(lambda: node.nat().nat_type == "port_restricted", 30.0)
+
+
+def test_a_net_that_is_cut_for_minutes_is_not_taken_for_one_without_udp(town):
+    nat = town.box(1, **KINDS["full_cone"])
+    node = town.behind(nat)
+    assert town.world.run(lambda: town.settled(node), 30.0)
+    for other in town.open:
+        town.world.cut(nat.name, other.runtime.name)
+    thought: set[str | None] = set()
+
+    def is_over(until: float) -> bool:
+        thought.add(node.nat().nat_type)
+        return town.world.now >= until
+
+    for minutes in (15, 5):
+        town.world.run(lambda until=town.world.now + minutes * 60.0: is_over(until), 1000.0)
+        town.world.heal()
+    assert thought == {"full_cone", None}
+    assert node.nat().state == "direct"
+    assert all(town.holding(node))
