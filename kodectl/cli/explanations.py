@@ -919,6 +919,34 @@ _NAT = {
     ),
 }
 
+_CONNECTING = {
+    "ice_failed": Explanation(
+        "The two sides found no path between them.",
+        "None of the pairs of an address here and an address there answered within the time, in both directions.",
+        "Name a STUN server, so that the public address is among the candidates, and a TURN server for NATs that cannot be "
+        "passed. Both sides must begin within the same seconds.",
+        "kodectl nat punch --stun HOST:PORT --turn USER:PASS@HOST:PORT",
+    ),
+    "ticket_malformed": Explanation(
+        "What was given as the other side's ticket is none.",
+        "It is neither a line that `kodectl nat punch` printed nor a JSON object with ufrag, pwd and candidates.",
+        "Copy the whole line, without line breaks.",
+        "kodectl nat punch",
+    ),
+    "ticket_missing": Explanation(
+        "The other side's ticket did not come.",
+        "stdin ended before a line.",
+        "Give the other side's line on stdin, and keep stdin open until it is there.",
+        "kodectl nat punch",
+    ),
+    "no_echo": Explanation(
+        "The two sides agreed on a path, and no datagram came back on it.",
+        "None of the pings was echoed, though each was repeated.",
+        "The other side may have ended before, or is a program that does not echo.",
+        "kodectl nat punch",
+    ),
+}
+
 EXPLANATIONS: dict[str, Explanation] = {
     **_GENERAL,
     **_INPUT,
@@ -932,4 +960,5 @@ EXPLANATIONS: dict[str, Explanation] = {
     **_DHT,
     **_GATEWAYS,
     **_NAT,
+    **_CONNECTING,
 }

@@ -1,0 +1,515 @@
+"""The agent: which candidate pair is checked when, which one is used, and what the peer's checks make of that.
+
+    effects = agent.set_remote(credentials, candidates, now)     # and so on: every call returns what is to be done
+    ...                                                          # datagrams into `receive`, time into `tick`
+
+It follows RFC 8445 with regular nomination, takes a peer that nominates aggressively as it is, and uses every path as
+soon as it is valid. What it does of its own where the RFC leaves room:
+
+* The first few checks follow each other quickly (`FIRST_CHECKS`); Ta holds from then on.
+* A check that follows from a packet of the peer (a triggered one, or a nomination) leaves at once, as long as a bucket
+  has room: it adds nothing that the peer has not paid for. Others wait in the queue for their turn.
+* A direct pair is nominated as soon as it is valid, a relayed one when no better one is to be hoped for, or after
+  `RELAY_PATIENCE_S`.
+* Failure is only told after the time of RFC 8863, since the peer's checks may still make new pairs.
+
+Nothing that arrives raises anything: what is malformed, forged or of no use is dropped.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+
+from kodectl.core.ice.checks import RTO_S, Check, Checks, Credentials, Peer, Role
+from kodectl.core.ice.consent import Consent
+from kodectl.core.ice.effects import Effect, Failed, Lost, Received, Selected, Transmit, Usable
+from kodectl.core.ice.local import COMPONENT, Base, LocalCandidate, priority_of
+from kodectl.core.ice.pairs import CheckList, Pair, PairState
+from kodectl.core.ice.requests import ROLE_CONFLICT, Requested, answer, is_for, read_request, refusal
+from kodectl.core.limits import TokenBucket
+from kodectl.errors import WireError
+from kodectl.wire.candidates import UDP, Address, Candidate, CandidateType
+from kodectl.wire.stun import Attribute, Message, MessageClass, Method, decode, looks_like_stun, verifies
+
+PACING_S = 0.05
+"""Ta (RFC 8445, section 14.2)."""
+FIRST_CHECKS = 8
+FIRST_PACING_S = 0.005
+"""The least that section 14.2 allows. Eight checks are 1,200 bytes, less than any path takes at once, and as many mappings
+as a browser makes for one page; two hosts with two addresses each are through in 20 ms instead of 200."""
+TRIGGERED_BURST = 16
+"""Checks that may answer the peer's at once, beside the pacing."""
+RELAY_PATIENCE_S = 0.5
+"""After the first valid pair. Data flows meanwhile; a direct path takes a lost packet and its repetition to show up."""
+FAILURE_PATIENCE_S = 39.5
+"""RFC 8863, section 4: as long as one check takes to fail, from the peer's description on."""
+MAX_REMOTES = 64
+"""Candidates of the peer, told or found; with more, the limit of pairs has long been met."""
+MAX_EARLY = 32
+"""Requests kept that came before the peer's description; one for each pair."""
+
+
+class Agent:
+    """One side of one session. `tie_breaker` is 64 random bits.
+
+    Candidates may be added at any time, before or after the peer is known; `local_done` and `remote_done` tell that no
+    more will come."""
+
+    def __init__(
+        self,
+        *,
+        is_controlling: bool,
+        credentials: Credentials,
+        tie_breaker: int,
+        random_bytes: Callable[[int], bytes],
+        rng: random.Random,
+    ) -> None:
+        self.role = Role(is_controlling, tie_breaker)
+        self.credentials = credentials
+        self._random_bytes = random_bytes
+        self._rng = rng
+        self._locals: list[LocalCandidate] = []
+        self._remotes: dict[Address, Candidate] = {}
+        self._list = CheckList(is_controlling)
+        self._checks = Checks(random_bytes)
+        self._early: dict[tuple[Base, Address], Requested] = {}
+        self._peer: Peer | None = None
+        self._former: Credentials | None = None
+        self._local_done = self._remote_done = False
+        self._consent: Consent | None = None
+        self._selected: Pair | None = None
+        self._nominating: Check | None = None
+        self._started_at: float | None = None
+        self._valid_since: float | None = None
+        self._has_failed = False
+        self._begun = 0
+        self._next_check_at = float("-inf")
+        self._triggered = TokenBucket(1 / PACING_S, TRIGGERED_BURST)
+        self._effects: list[Effect] = []
+
+    # What is known
+
+    @property
+    def selected(self) -> Pair | None:
+        return self._selected
+
+    @property
+    def path(self) -> Pair | None:
+        """Where data goes: the selected pair, before there is one the best valid one; after a restart, the former pair
+        until the new one is there. None where nothing may be sent."""
+        if self._selected is not None:
+            return self._selected
+        return self._consent.pair if self._consent is not None else self._list.best_valid
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        return tuple(self._list.pairs)
+
+    @property
+    def local_candidates(self) -> tuple[LocalCandidate, ...]:
+        return tuple(self._locals)
+
+    @property
+    def remote_candidates(self) -> tuple[Candidate, ...]:
+        return tuple(self._remotes.values())
+
+    # What comes from this side
+
+    def add_local(self, local: LocalCandidate, now: float) -> list[Effect]:
+        """One that is there already, by its base and address, changes nothing (RFC 8445, section 5.1.3)."""
+        known = [(other.base, other.candidate.address) for other in self._locals]
+        if (local.base, local.candidate.address) not in known:
+            self._locals.append(local)
+            self._list.form([local], self._remotes.values())
+        return self._go_on(now)
+
+    def local_done(self, now: float) -> list[Effect]:
+        self._local_done = True
+        return self._go_on(now)
+
+    def restart(self, credentials: Credentials, now: float) -> list[Effect]:
+        """Begins anew (RFC 8445, section 9), with the candidates there are. The path in use stays until a new pair is
+        selected, as long as the peer consents."""
+        self._former = self.credentials
+        self.credentials = credentials
+        self._peer = None
+        self._remotes.clear()
+        self._early.clear()
+        self._list = CheckList(self.role.is_controlling)
+        self._checks.clear()
+        self._selected = self._nominating = None
+        self._started_at = self._valid_since = None
+        self._remote_done = self._has_failed = False
+        self._begun = 0
+        return self._go_on(now)
+
+    # What the peer tells through signalling
+
+    def set_remote(self, remote: Credentials, candidates: Iterable[Candidate], now: float) -> list[Effect]:
+        """The peer's description; the requests that came before it take effect now."""
+        self._peer = Peer.of(remote, self.credentials)
+        self._started_at = now
+        for candidate in candidates:
+            self._learn(candidate)
+        early, self._early = self._early, {}
+        for (base, source), requested in early.items():
+            self._checked_by_peer(requested, base, source, now)
+        return self._go_on(now)
+
+    def add_remote(self, candidate: Candidate, now: float) -> list[Effect]:
+        self._learn(candidate)
+        return self._go_on(now)
+
+    def remote_done(self, now: float) -> list[Effect]:
+        """The peer's end-of-candidates (RFC 8838, section 13)."""
+        self._remote_done = True
+        return self._go_on(now)
+
+    # What arrives, and time
+
+    def receive(self, base: Base, data: bytes, sender: Address, now: float) -> list[Effect]:
+        if not looks_like_stun(data):
+            self._data(base, data, sender)
+        else:
+            try:
+                self._stun(base, data, sender, now)
+            except WireError:
+                return []
+        return self._go_on(now)
+
+    def tick(self, now: float) -> list[Effect]:
+        for check in self._checks.due(now):
+            self._repeat(check, now)
+        self._look_after_consent(now)
+        return self._go_on(now)
+
+    def next_deadline(self) -> float | None:
+        return min(self._deadlines(), default=None)
+
+    def _deadlines(self) -> Iterable[float]:
+        checks = self._checks.next_deadline()
+        if checks is not None:
+            yield checks
+        if self._consent is not None:
+            yield self._consent.next_deadline()
+        if self._peer is None or self._selected is not None:
+            return
+        if self._list.is_waiting:
+            yield self._next_check_at
+        if self._valid_since is not None and self._nominating is None and self.role.is_controlling:
+            yield self._valid_since + RELAY_PATIENCE_S
+        if self._started_at is not None and not self._has_failed and not self._hopes():
+            yield self._started_at + FAILURE_PATIENCE_S
+
+    # Pairs
+
+    def _learn(self, candidate: Candidate) -> None:
+        known = self._remotes.get(candidate.address)
+        if not candidate.is_usable or (known is None and len(self._remotes) >= MAX_REMOTES):
+            return
+        if known is not None and known.type is not CandidateType.PEER_REFLEXIVE:
+            return
+        self._remotes[candidate.address] = candidate
+        if known is not None:
+            self._list.told(candidate)
+        self._list.form(self._based(), [candidate])
+
+    def _based(self) -> list[LocalCandidate]:
+        """What is paired: of each base its own candidate where there is one, which stands for the reflexive ones."""
+        return sorted(self._locals, key=lambda local: local.candidate.address != local.base.address)
+
+    def _based_at(self, base: Base) -> LocalCandidate | None:
+        return next((local for local in self._based() if local.base is base), None)
+
+    def _go_on(self, now: float) -> list[Effect]:
+        """What follows whatever has happened: nomination, the next check in order, the end of hope."""
+        if self._peer is not None and self._selected is None:
+            self._list.thaw()
+            self._nominate(now)
+            self._check_next(now)
+            self._give_up(now)
+        effects, self._effects = self._effects, []
+        return effects
+
+    # Checks
+
+    def _check_next(self, now: float) -> None:
+        if now < self._next_check_at:
+            return
+        pair = self._list.next()
+        if pair is not None:
+            self._check(pair, now)
+
+    def _check_at_once(self, pair: Pair, now: float) -> None:
+        """Of a triggered check; where too many have been, it waits in the queue."""
+        self._list.trigger(pair)
+        if self._triggered.take(now):
+            self._check(pair, now)
+
+    def _check(self, pair: Pair, now: float, *, nominates: bool = False) -> Check:
+        assert self._peer is not None, "nobody is checked before its credentials are known"
+        local_preference = pair.local.candidate.priority >> 8 & 0xFFFF
+        priority = priority_of(CandidateType.PEER_REFLEXIVE, local_preference)
+        rto_s = max(RTO_S, PACING_S * self._list.busy)
+        check = self._checks.begin(pair, self._peer, self.role, priority, nominates, rto_s)
+        if not nominates:
+            pair.state = PairState.IN_PROGRESS
+        pair.check = check
+        self._begun += 1
+        self._next_check_at = now + (FIRST_PACING_S if self._begun < FIRST_CHECKS else PACING_S)
+        self._send(check, now)
+        return check
+
+    def _send(self, check: Check, now: float) -> None:
+        check.sent(now)
+        self._effects.append(Transmit(check.base, check.packet, check.address))
+
+    def _repeat(self, check: Check, now: float) -> None:
+        if now < check.ends_at:
+            self._send(check, now)
+            return
+        self._checks.end(check)
+        if not check.is_given_up:
+            self._failed(check)
+
+    def _failed(self, check: Check) -> None:
+        if check.nominates or check.pair.state is not PairState.SUCCEEDED:
+            check.pair.state = PairState.FAILED
+        if check is self._nominating:
+            self._nominating = None
+
+    # Answers
+
+    def _stun(self, base: Base, data: bytes, sender: Address, now: float) -> None:
+        """Raises WireError."""
+        message = decode(data)
+        if message.method != Method.BINDING or message.get(Attribute.FINGERPRINT) is None:
+            return
+        if message.kind is MessageClass.REQUEST:
+            self._requested(base, data, message, sender, now)
+        elif message.kind is not MessageClass.INDICATION:
+            self._answered(base, data, message, sender, now)
+
+    def _answered(self, base: Base, data: bytes, message: Message, sender: Address, now: float) -> None:
+        consent = self._consent
+        if consent is not None and consent.is_asked(message.transaction_id):
+            if message.kind is MessageClass.SUCCESS and base is consent.pair.local.base and verifies(data, consent.key):
+                consent.answered(sender, now)
+            return
+        check = self._checks.find(message.transaction_id)
+        if check is None or not verifies(data, check.key):
+            return
+        self._checks.end(check)
+        if base is not check.base or sender != check.address:
+            # Section 7.2.5.2.1: what is asked there must answer from there.
+            self._failed(check)
+        elif message.kind is MessageClass.SUCCESS:
+            self._succeeded(check, message, now)
+        else:
+            self._refused(check, message, now)
+
+    def _refused(self, check: Check, message: Message, now: float) -> None:
+        error = message.get(Attribute.ERROR_CODE)
+        if error is None or error.code != ROLE_CONFLICT:
+            self._failed(check)
+            return
+        # Section 7.2.5.1. The check may be from before the last turn.
+        if check.role.is_controlling == self.role.is_controlling:
+            self._turn(not check.role.is_controlling, new_tie_breaker=True)
+        if check is self._nominating:
+            self._nominating = None
+        if check.pair.state is not PairState.SUCCEEDED:
+            self._check_at_once(check.pair, now)
+
+    def _succeeded(self, check: Check, message: Message, now: float) -> None:
+        mapped = message.get(Attribute.XOR_MAPPED_ADDRESS)
+        if mapped is None or message.unknown_required(_KNOWN_IN_ANSWERS):
+            self._failed(check)
+            return
+        pair = check.pair
+        pair.state = PairState.SUCCEEDED
+        pair.is_heard = True
+        pair.seen_as = self._seen_as(check, mapped)
+        if pair.check is not None and not pair.check.nominates:
+            pair.check.is_given_up = True
+        if self._valid_since is None:
+            self._valid_since = now
+            self._effects.append(Usable(pair))
+        if check.nominates or (pair.is_nominated and not self.role.is_controlling):
+            self._select(pair, now)
+
+    def _seen_as(self, check: Check, mapped: Address) -> LocalCandidate:
+        """The candidate at `mapped`, which may be a new one: peer-reflexive (section 7.2.5.3.1)."""
+        for local in self._locals:
+            if local.candidate.address == mapped and local.base is check.base:
+                return local
+        foundation = f"p{check.pair.local.candidate.foundation}"[:32]
+        kind = CandidateType.PEER_REFLEXIVE
+        found = Candidate(foundation, COMPONENT, UDP, check.priority, mapped, kind, check.base.address)
+        return LocalCandidate(found, check.base)
+
+    # Requests
+
+    def _requested(self, base: Base, data: bytes, message: Message, sender: Address, now: float) -> None:
+        if self._former is not None and is_for(message, self._former):
+            self._requested_before_restart(base, data, message, sender)
+            return
+        requested = read_request(data, message, self.credentials)
+        if isinstance(requested, bytes):
+            self._effects.append(Transmit(base, requested, sender))
+            return
+        if not self._agrees_on_roles(requested):
+            refused = refusal(message, ROLE_CONFLICT, "Role Conflict", self.credentials)
+            self._effects.append(Transmit(base, refused, sender))
+            return
+        self._effects.append(Transmit(base, answer(message, sender, self.credentials), sender))
+        if self._peer is not None:
+            self._checked_by_peer(requested, base, sender, now)
+        elif (base, sender) in self._early or len(self._early) < MAX_EARLY:
+            before = self._early.get((base, sender))
+            nominates = requested.nominates or (before is not None and before.nominates)
+            self._early[base, sender] = requested._replace(nominates=nominates)
+
+    def _requested_before_restart(self, base: Base, data: bytes, message: Message, sender: Address) -> None:
+        """The peer has not heard of the restart yet, and asks for consent."""
+        assert self._former is not None
+        requested = read_request(data, message, self._former)
+        reply = requested if isinstance(requested, bytes) else answer(message, sender, self._former)
+        self._effects.append(Transmit(base, reply, sender))
+
+    def _agrees_on_roles(self, requested: Requested) -> bool:
+        """Section 7.3.1.1; false: the peer has to change its role."""
+        theirs = requested.role
+        if theirs is None or theirs.is_controlling != self.role.is_controlling:
+            return True
+        is_ours = self.role.tie_breaker >= theirs.tie_breaker
+        if is_ours == self.role.is_controlling:
+            return False
+        self._turn(is_ours)
+        return True
+
+    def _turn(self, is_controlling: bool, *, new_tie_breaker: bool = False) -> None:
+        tie_breaker = int.from_bytes(self._random_bytes(8)) if new_tie_breaker else self.role.tie_breaker
+        self.role = Role(is_controlling, tie_breaker)
+        self._nominating = None
+        self._list.turn(is_controlling)
+
+    def _checked_by_peer(self, requested: Requested, base: Base, sender: Address, now: float) -> None:
+        """Sections 7.3.1.3 to 7.3.1.5: the pair it came on is heard of, checked from this side, and maybe nominated."""
+        pair = self._list.find(base, sender) or self._found(requested, base, sender)
+        if pair is None:
+            return
+        pair.is_heard = True
+        is_nominated = requested.nominates and not self.role.is_controlling
+        pair.is_nominated |= is_nominated
+        if pair.state is PairState.SUCCEEDED:
+            if is_nominated:
+                self._select(pair, now)
+        elif self._selected is None or is_nominated:
+            if pair.check is not None:
+                pair.check.is_given_up = True
+            self._check_at_once(pair, now)
+
+    def _found(self, requested: Requested, base: Base, sender: Address) -> Pair | None:
+        """A pair for a request that came on none; its sender may be a candidate that nobody has told of."""
+        local = self._based_at(base)
+        if local is None:
+            return None
+        remote = self._remotes.get(sender)
+        if remote is None:
+            if requested.priority is None or len(self._remotes) >= MAX_REMOTES:
+                return None
+            # Any foundation that no other candidate has (section 7.3.1.3).
+            foundation = f"p{len(self._remotes)}"
+            kind = CandidateType.PEER_REFLEXIVE
+            remote = Candidate(foundation, COMPONENT, UDP, requested.priority, sender, kind)
+            if not remote.is_usable:
+                return None
+            self._remotes[sender] = remote
+        return self._list.add(local, remote)
+
+    # Nomination, selection, and the end
+
+    def _nominate(self, now: float) -> None:
+        """Regular nomination (section 8.1.1), by the controlling side."""
+        if not self.role.is_controlling or self._nominating is not None or self._valid_since is None:
+            return
+        best = self._list.best_valid
+        if best is None:
+            self._valid_since = None
+        elif not best.is_relayed or now >= self._valid_since + RELAY_PATIENCE_S or not self._hopes(best):
+            self._triggered.spend(now)
+            self._nominating = self._check(best, now, nominates=True)
+
+    def _hopes(self, than: Pair | None = None) -> bool:
+        """Whether a pair may still become valid, better `than` that one."""
+        if not (self._local_done and self._remote_done):
+            return True
+        least = than.priority if than is not None else -1
+        return any(
+            pair.is_pending or (than is None and pair.state is PairState.SUCCEEDED) for pair in self._above(least)
+        )
+
+    def _above(self, priority: int) -> Iterable[Pair]:
+        return (pair for pair in self._list.pairs if pair.priority > priority)
+
+    def _select(self, pair: Pair, now: float) -> None:
+        """Of several that a peer nominates, the best (RFC 5245, section 8.1.1.2)."""
+        assert self._peer is not None
+        if self._selected is not None and self._selected.priority >= pair.priority:
+            return
+        self._selected = pair
+        self._nominating = None
+        self._former = None
+        self._checks.give_up_all()
+        self._consent = Consent(pair, self._peer, now, self._rng)
+        self._effects.append(Selected(pair))
+
+    def _look_after_consent(self, now: float) -> None:
+        consent = self._consent
+        if consent is None:
+            return
+        if now >= consent.expires_at:
+            self._consent = None
+            if self._selected is consent.pair:
+                self._selected = None
+                self._list = CheckList(self.role.is_controlling)
+                self._checks.clear()
+                self._peer = None
+            self._effects.append(Lost(consent.pair))
+            return
+        request = consent.request(self.role, now, self._random_bytes)
+        if request is not None:
+            self._effects.append(request)
+
+    def _give_up(self, now: float) -> None:
+        if self._has_failed or self._started_at is None or self._hopes():
+            return
+        if now >= self._started_at + FAILURE_PATIENCE_S:
+            self._has_failed = True
+            self._effects.append(Failed())
+
+    # Data
+
+    def _data(self, base: Base, data: bytes, sender: Address) -> None:
+        pair = self._list.find(base, sender)
+        if pair is None and self._consent is not None and self._consent.pair.key == (base, sender):
+            pair = self._consent.pair
+        if pair is not None and pair.is_heard:
+            self._effects.append(Received(data, pair))
+
+
+_KNOWN_IN_ANSWERS = frozenset(
+    {
+        Attribute.XOR_MAPPED_ADDRESS,
+        Attribute.MAPPED_ADDRESS,
+        Attribute.MESSAGE_INTEGRITY,
+        Attribute.MESSAGE_INTEGRITY_SHA256,
+        Attribute.USERNAME,
+        Attribute.ERROR_CODE,
+        Attribute.UNKNOWN_ATTRIBUTES,
+        Attribute.PRIORITY,
+        Attribute.USE_CANDIDATE,
+    }
+)

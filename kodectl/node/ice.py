@@ -1,0 +1,428 @@
+"""ICE over real or simulated sockets: gathers candidates, runs the agent, and carries the data of one session.
+
+    session = IceSession(runtime, scope, IceTerms(is_controlling=True, stun_servers=(("203.0.113.5", 3478),)))
+    ours = session.gather(PATIENCE_S)             # to the peer, by whatever signalling there is
+    session.set_remote(theirs)                    # and the peer's
+    pair = session.wait_connected(15.0)
+    session.send(b"...")
+
+A server that does not answer holds nothing up: what it would have given is added when it comes, and until then the rest
+is used.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable
+from itertools import chain, zip_longest
+from typing import NamedTuple, Protocol
+
+from kodectl.core.ice import local as candidates
+from kodectl.core.ice.agent import Agent
+from kodectl.core.ice.checks import Credentials
+from kodectl.core.ice.effects import Effect, Failed, Lost, Received, Selected, Transmit
+from kodectl.core.ice.local import MAX_LOCAL_PREFERENCE
+from kodectl.core.ice.pairs import Pair
+from kodectl.errors import EnvironmentFault, KodectlError, NegativeAnswer
+from kodectl.node.stun_client import StunClient
+from kodectl.runtime.base import Address, DatagramSocket, LocalNetwork, Runtime, Scope, Timer
+from kodectl.wire.addresses import scope_of
+from kodectl.wire.candidates import Candidate, require_credentials
+
+UFRAG_BYTES, PASSWORD_BYTES = 6, 18
+"""8 and 24 characters; RFC 8445, section 5.3, wants 24 and 128 bits at least."""
+MAX_ADDRESSES = 16
+"""Of this machine that become candidates: a host of containers has a bridge for each, and the limit of pairs is near."""
+GATHERING_PACE_S = 0.005
+"""Between the first requests to servers: the least Ta (RFC 8445, section 14.2)."""
+PATIENCE_S = 0.8
+"""For servers, before the description goes out without them: a lost request and its repetition, and a round trip."""
+RESOLVE_TIMEOUT_S = 5.0
+FAMILIES = (4, 6)
+
+_SITE_LOCAL = "fec"
+"""Deprecated, and not to be used (RFC 8445, section 5.1.1.1); fec0::/10 begins so, or with fed, fee, fef."""
+
+
+class Description(NamedTuple):
+    """What one side tells the other. `is_complete`: no candidates will follow."""
+
+    ufrag: str
+    password: str
+    candidates: tuple[Candidate, ...]
+    is_complete: bool = True
+
+
+class SelectedPair(NamedTuple):
+    """As it is seen from outside: `local` may be a peer-reflexive candidate."""
+
+    local: Candidate
+    remote: Candidate
+    is_relayed: bool
+
+
+class SendingBase(Protocol):
+    """A base of candidates. A socket of one's own, one that is shared, or a relay."""
+
+    @property
+    def address(self) -> Address: ...
+    def send(self, data: bytes, address: Address) -> None: ...
+    def close(self) -> None: ...
+
+
+class Relay(Protocol):
+    """An allocation on a TURN server."""
+
+    relayed: Address
+    mapped: Address
+    server: Address
+    on_data: Callable[[bytes, Address], None]
+    on_lost: Callable[[KodectlError], None]
+
+    def permit(self, ips: Iterable[str]) -> None: ...
+    def send(self, data: bytes, peer: Address) -> None: ...
+    def close(self) -> None: ...
+
+
+Allocate = Callable[[int], Relay]
+"""Allocates an address of that family on one server; waits, and raises KodectlError where there is none to be had."""
+
+
+class IceTerms(NamedTuple):
+    is_controlling: bool
+    stun_servers: tuple[Address, ...] = ()
+    """Hosts may be names."""
+    relays: tuple[Allocate, ...] = ()
+    families: tuple[int, ...] = FAMILIES
+    is_relay_only: bool = False
+
+
+class SocketBase:
+    """A socket of this session, and the STUN requests that leave from it."""
+
+    def __init__(
+        self, runtime: Runtime, ip: str, preference: int, receive: Callable[[SendingBase, bytes, Address], None]
+    ) -> None:
+        self._receive = receive
+        self.preference = preference
+        self.family = family_of(ip)
+        self._socket: DatagramSocket = runtime.open_datagram((ip, 0), self._received)
+        self.address = self._socket.local
+        self.stun = StunClient(runtime, self._socket.send)
+
+    def send(self, data: bytes, address: Address) -> None:
+        self._socket.send(data, address)
+
+    def _received(self, data: bytes, sender: Address) -> None:
+        if not self.stun.received(data, sender):
+            self._receive(self, data, sender)
+
+    def close(self) -> None:
+        self.stun.close()
+        self._socket.close()
+
+
+class RelayBase:
+    """An allocation of this session."""
+
+    def __init__(self, relay: Relay, receive: Callable[[SendingBase, bytes, Address], None]) -> None:
+        self.address = relay.relayed
+        self.relay = relay
+        relay.on_data = lambda data, peer: receive(self, data, peer)
+
+    def send(self, data: bytes, address: Address) -> None:
+        self.relay.send(data, address)
+
+    def close(self) -> None:
+        self.relay.close()
+
+
+class IceSession:
+    """One side of one connection. `on_data` and `on_candidate` run in the hub and must not wait.
+
+    `faults` tells what went wrong while gathering; none of it ends the session."""
+
+    def __init__(self, runtime: Runtime, scope: Scope, terms: IceTerms) -> None:
+        self._runtime = runtime
+        self._scope = scope
+        self._terms = terms
+        self.on_data: Callable[[bytes], None] = lambda data: None
+        self.on_candidate: Callable[[Candidate], None] = lambda candidate: None
+        """For trickling: a candidate of ours, as soon as there is one."""
+        self.faults: list[KodectlError] = []
+        self.agent = Agent(
+            is_controlling=terms.is_controlling,
+            credentials=new_credentials(runtime),
+            tie_breaker=int.from_bytes(runtime.random_bytes(8)),
+            random_bytes=runtime.random_bytes,
+            rng=runtime.rng,
+        )
+        self._bases: list[SendingBase] = []
+        self._relays: list[RelayBase] = []
+        self._gathering = 0
+        self._gathered = runtime.event()
+        self._has_any = runtime.event()
+        """A candidate, or the certainty that there will be none."""
+        self._settled = runtime.event()
+        """Connected, failed or closed: look again."""
+        self._has_failed = False
+        self._timer: Timer | None = None
+        self._due_at: float | None = None
+        self._closed = False
+
+    # Gathering
+
+    def gather(self, patience_s: float = PATIENCE_S, limit_s: float = PATIENCE_S) -> Description:
+        """Waits until all candidates are there, at most `patience_s`; without any, until the first one, at most `limit_s`.
+        Those that come later are used all the same."""
+        self._scope.on_close(self.close)
+        sockets = self._open_sockets()
+        servers = () if self._terms.is_relay_only else self._terms.stun_servers
+        errands: list[tuple[str, Callable[[], None]]] = [
+            (f"reflexive {server[0]} {base.address[0]}", self._reflexive_errand(base, server))
+            for server in servers
+            for base in sockets
+        ]
+        errands += [
+            (f"relayed {number} ipv{family}", self._relayed_errand(allocate, family))
+            for number, allocate in enumerate(self._terms.relays)
+            for family in self._terms.families
+        ]
+        self._gathering = len(errands)
+        for number, (name, errand) in enumerate(errands):
+            self._scope.spawn(f"ice {name}", self._run_errand, errand, number * GATHERING_PACE_S)
+        if not errands:
+            self._errands_done()
+        self._gathered.wait(patience_s)
+        if limit_s > patience_s:
+            self._has_any.wait(limit_s - patience_s)
+        return self.description
+
+    @property
+    def description(self) -> Description:
+        """As far as it is known."""
+        told = tuple(local.candidate for local in self.agent.local_candidates)
+        return Description(*self.agent.credentials, told, is_complete=not self._gathering)
+
+    def add_local(self, candidate: candidates.LocalCandidate) -> None:
+        """One of this session's own, or from elsewhere: on a shared socket, or as peers see one. What arrives at a base
+        from elsewhere is handed to `received`."""
+        if not self._closed:
+            known = len(self.agent.local_candidates)
+            self._do(self.agent.add_local(candidate, self._runtime.now()))
+            if len(self.agent.local_candidates) > known:
+                self._has_any.set()
+                self.on_candidate(candidate.candidate)
+
+    def _open_sockets(self) -> list[SocketBase]:
+        if self._terms.is_relay_only:
+            return []
+        sockets = []
+        for number, ip in enumerate(host_addresses(self._runtime.local_network(), self._terms.families)):
+            try:
+                base = SocketBase(self._runtime, ip, MAX_LOCAL_PREFERENCE - number, self.received)
+            except EnvironmentFault as fault:
+                self.faults.append(fault)
+                continue
+            sockets.append(base)
+            self._bases.append(base)
+            self.add_local(candidates.host(base, base.preference))
+        return sockets
+
+    def _run_errand(self, errand: Callable[[], None], delay_s: float) -> None:
+        try:
+            if delay_s:
+                self._scope.sleep(delay_s)
+            errand()
+        except KodectlError as fault:
+            self.faults.append(fault)
+        finally:
+            self._gathering -= 1
+            if not self._gathering:
+                self._errands_done()
+
+    def _errands_done(self) -> None:
+        self._gathered.set()
+        self._has_any.set()
+        if not self._closed:
+            self._do(self.agent.local_done(self._runtime.now()))
+
+    def _reflexive_errand(self, base: SocketBase, server: Address) -> Callable[[], None]:
+        def errand() -> None:
+            for ip in self._runtime.resolve(server[0], RESOLVE_TIMEOUT_S, self._scope):
+                if family_of(ip) == base.family:
+                    mapped = base.stun.ask((ip, server[1])).mapped
+                    if mapped != base.address:
+                        self.add_local(candidates.server_reflexive(base, mapped, ip, base.preference))
+                    return
+
+        return errand
+
+    def _relayed_errand(self, allocate: Allocate, family: int) -> Callable[[], None]:
+        def errand() -> None:
+            relay = allocate(family)
+            if self._closed:
+                relay.close()
+                return
+            base = RelayBase(relay, self.received)
+            self._bases.append(base)
+            self._relays.append(base)
+            relay.on_lost = self.faults.append
+            # Before the first check: what arrives there unpermitted is lost, and repeated half a second later.
+            self._permit([base], self.agent.remote_candidates)
+            preference = MAX_LOCAL_PREFERENCE - len(self._relays)
+            self.add_local(candidates.relayed(base, relay.mapped, relay.server[0], preference))
+
+        return errand
+
+    # The peer
+
+    def set_remote(self, remote: Description) -> None:
+        """Raises WireError for credentials that are none."""
+        require_credentials(remote.ufrag, remote.password)
+        self._permit(self._relays, remote.candidates)
+        credentials = Credentials(remote.ufrag, remote.password)
+        self._do(self.agent.set_remote(credentials, remote.candidates, self._runtime.now()))
+        if remote.is_complete:
+            self.remote_done()
+
+    def add_remote(self, candidate: Candidate) -> None:
+        """One that trickled in."""
+        self._permit(self._relays, [candidate])
+        self._do(self.agent.add_remote(candidate, self._runtime.now()))
+
+    def remote_done(self) -> None:
+        self._do(self.agent.remote_done(self._runtime.now()))
+
+    def restart(self) -> Description:
+        """Begins anew with other credentials; the path in use stays until there is a new one."""
+        self._has_failed = False
+        self._settled.clear()
+        self._do(self.agent.restart(new_credentials(self._runtime), self._runtime.now()))
+        return self.description
+
+    @staticmethod
+    def _permit(bases: Iterable[RelayBase], remotes: Iterable[Candidate]) -> None:
+        ips = dict.fromkeys(candidate.address[0] for candidate in remotes if candidate.is_usable)
+        for base in bases:
+            base.relay.permit([ip for ip in ips if family_of(ip) == family_of(base.address[0])])
+
+    # The connection
+
+    def wait_connected(self, timeout_s: float) -> SelectedPair:
+        """Raises NegativeAnswer (ice_failed)."""
+        self._settled.wait(timeout_s)
+        pair = self.selected
+        if pair is not None:
+            return pair
+        if self._closed:
+            raise NegativeAnswer("the session was closed", code="ice_failed")
+        raise NegativeAnswer(self._why_not(timeout_s), code="ice_failed", hint="kodectl nat probe")
+
+    @property
+    def selected(self) -> SelectedPair | None:
+        pair = self.agent.selected
+        return None if pair is None else shown(pair)
+
+    def send(self, data: bytes) -> bool:
+        """On the selected pair, and before there is one on any that works. False where none does, or none is permitted
+        any more: nothing was sent."""
+        pair = self.agent.path
+        if pair is None or self._closed:
+            return False
+        self._send(Transmit(pair.local.base, data, pair.remote.address))
+        return True
+
+    def received(self, base: SendingBase, data: bytes, sender: Address) -> None:
+        """What has arrived at `base`; does not wait."""
+        if not self._closed:
+            self._do(self.agent.receive(base, data, sender, self._runtime.now()))
+
+    def close(self) -> None:
+        """May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for base in self._bases:
+            base.close()
+        for event in (self._gathered, self._has_any, self._settled):
+            event.set()
+
+    def _why_not(self, timeout_s: float) -> str:
+        if not self.agent.local_candidates:
+            return "no candidates on this side: no address, or no relay that answers"
+        if not self.agent.pairs:
+            return "no candidate of the peer fits one of this side"
+        tried = f"{len(self.agent.pairs)} candidate pair{'s' * (len(self.agent.pairs) > 1)} tried"
+        return f"{tried}, none works" if self._has_failed else f"{tried}, none worked within {timeout_s:g} s"
+
+    def _do(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Transmit():
+                    self._send(effect)
+                case Received(data=data):
+                    self.on_data(data)
+                case Selected():
+                    self._settled.set()
+                case Lost():
+                    self._settled.clear()
+                case Failed():
+                    self._has_failed = True
+                    self._settled.set()
+        self._set_timer()
+
+    @staticmethod
+    def _send(transmit: Transmit) -> None:
+        base: SendingBase = transmit.base  # type: ignore[assignment]  # every base that was given to the agent sends
+        base.send(transmit.data, transmit.address)
+
+    def _set_timer(self) -> None:
+        """One timer; it is left alone where it fires in time anyway."""
+        due_at = self.agent.next_deadline()
+        if self._closed or due_at is None or (self._due_at is not None and self._due_at <= due_at):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due_at = due_at
+        self._timer = self._runtime.call_later(max(0.0, due_at - self._runtime.now()), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = self._due_at = None
+        if not self._closed:
+            self._do(self.agent.tick(self._runtime.now()))
+
+
+def shown(pair: Pair) -> SelectedPair:
+    return SelectedPair(pair.seen_as.candidate, pair.remote, pair.is_relayed)
+
+
+def new_credentials(runtime: Runtime) -> Credentials:
+    ufrag, password = (base64.b64encode(runtime.random_bytes(size)).decode() for size in (UFRAG_BYTES, PASSWORD_BYTES))
+    return Credentials(ufrag, password)
+
+
+def family_of(ip: str) -> int:
+    return 6 if ":" in ip else 4
+
+
+def host_addresses(network: LocalNetwork, families: Iterable[int] = FAMILIES) -> list[str]:
+    """What host candidates are made of, best first: those of the default routes, IPv6 and IPv4 in turn (RFC 8421).
+
+    Not those of RFC 8445, section 5.1.1.1, and not IPv6's link-local ones, which say nothing without their interface.
+    Loopback addresses only where there are no others: two processes of one machine then still find each other."""
+    wanted = set(families)
+    own = [ip for ip in dict.fromkeys(network.addresses) if family_of(ip) in wanted and _is_candidate(ip)]
+    chosen = [ip for ip in own if scope_of(ip) != "loopback"] or own
+    chosen.sort(key=lambda ip: ip not in (network.source, network.source6))
+    turns = zip_longest(*([ip for ip in chosen if family_of(ip) == family] for family in (6, 4)))
+    return [ip for ip in chain.from_iterable(turns) if ip is not None][:MAX_ADDRESSES]
+
+
+def _is_candidate(ip: str) -> bool:
+    is_ipv6 = family_of(ip) == 6
+    if is_ipv6 and (ip[:3].lower() in (_SITE_LOCAL, "fed", "fee", "fef") or ip.lower().startswith("::ffff:")):
+        return False
+    return not (is_ipv6 and scope_of(ip) == "link_local") and scope_of(ip) not in ("unspecified", "multicast")
