@@ -175,7 +175,7 @@ class QuicCore:
     # What comes in
 
     def receive(self, datagrams: list[bytes], path: Path, now: float) -> None:
-        address = self._paths.stand_in(path)
+        address = self._paths.heard(path, now)
         self._guarded(self._connection.receive_many_datagrams, datagrams, address, now)
         self._take_events(now)
         if self._early or not self._has_keys:

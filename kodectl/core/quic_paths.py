@@ -2,7 +2,8 @@
 
 QUIC knows a path by two addresses; here it may as well be a relay's channel or a pair of an ICE session. So the
 library is shown made-up addresses, one for each path. A path that appears by itself (a NAT gave its sender another
-port) has an address of its own, and the library validates it before it follows. A path that the owner moves to takes
+port) has an address of its own, and the library validates it before it follows; but not while the
+current path is alive, for then it is somebody who copies packets and is faster (RFC 9000, section 9.3.3). A path that the owner moves to takes
 the place of the current one, under its address: the owner knows that it works.
 """
 
@@ -12,6 +13,10 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 Address = tuple[str, int]
+
+ALIVE_S = 0.5
+"""Since something came over the current path: until then another one is not followed. So long the answers to one whose
+NAT has given him another port go astray, which QUIC repeats."""
 
 MAX_PATHS = 8
 """Of one connection, the latest used: two or three are real, the others somebody's forgeries."""
@@ -31,10 +36,11 @@ class Path(NamedTuple):
 class Paths:
     """Ordered by when they were last sent on: a forged sender is never sent to, and pushes out none but another."""
 
-    __slots__ = ("_behind", "_count", "_stand_ins")
+    __slots__ = ("_alive_at", "_behind", "_count", "_stand_ins")
 
     def __init__(self, path: Path) -> None:
         self._count = 0
+        self._alive_at = float("-inf")
         self._stand_ins: OrderedDict[Path, Address] = OrderedDict()
         self._behind: dict[Address, Path] = {}
         self.stand_in(path)
@@ -54,6 +60,20 @@ class Paths:
             self._enter(path, address)
         return address
 
+    def heard(self, path: Path, now: float) -> Address:
+        """The address under which the library is to see what came over `path`."""
+        current = self._current
+        address = self._stand_ins.get(path)
+        if address == current or (address is None and now - self._alive_at < ALIVE_S):
+            if address == current:
+                self._alive_at = now
+            return current
+        return self.stand_in(path)
+
+    @property
+    def _current(self) -> Address:
+        return next(reversed(self._stand_ins.values()))
+
     def behind(self, address: Address) -> Path | None:
         """The path to send on where the library says `address`; None for one that is forgotten."""
         path = self._behind.get(address)
@@ -64,7 +84,7 @@ class Paths:
     def move(self, path: Path) -> None:
         """What the library sends to any address it knows goes over `path` from now on; what still comes over another
         path is known under the same address as before, and moves nothing back."""
-        address = next(reversed(self._stand_ins.values()))
+        address = self._current
         self._stand_ins.pop(path, None)
         self._enter(path, address)
         self._stand_ins.move_to_end(path)

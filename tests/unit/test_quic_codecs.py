@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kodectl.core.quic_credit import GRANT_STEP, ReceiveCredit, SendCredit
-from kodectl.core.quic_paths import MAX_PATHS, Path, Paths
+from kodectl.core.quic_paths import ALIVE_S, MAX_PATHS, Path, Paths
 from kodectl.errors import WireError
 from kodectl.wire.quic import (
     CREDIT_WINDOW,
@@ -201,6 +201,13 @@ class TestPaths:
         assert paths.stand_in(path(1)) == paths.stand_in(path(1, "relay")) == first
         paths.move(path(1))
         assert paths.behind(first) == path(1)
+
+    def test_another_path_has_none_while_the_current_one_is_alive(self) -> None:
+        paths = Paths(path(1))
+        first = paths.heard(path(1), 10.0)
+        assert paths.heard(path(2), 10.0 + ALIVE_S / 2) == first
+        assert path(2) not in paths
+        assert paths.heard(path(2), 10.0 + ALIVE_S) != first
 
     def test_forged_senders_push_out_only_each_other(self) -> None:
         paths = Paths(path(1))
