@@ -41,8 +41,8 @@ LOOK_EVERY_S = 8.0
 PINGS_A_LOOK = 2
 SILENCE_S = 5.0
 """A stranger's first answer over UDP is given up after 4.1 s."""
-LOST_S = 60.0
-"""After this long without a word a network has cut UDP off; one that has cut off everything has ended all links by then."""
+LOST_S = 90.0
+"""After this long without a word UDP is cut off: links to peers that are gone altogether end within 75 s."""
 SILENCE_STEP_S = 1.0
 TRY_AGAIN_FIRST_S = 4.0
 TRY_AGAIN_MOST_S = 300.0
