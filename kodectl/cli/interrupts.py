@@ -1,18 +1,20 @@
 """What ends a command from outside: SIGINT, SIGTERM and the deadline.
 
 All arrive as `SystemExit`: gevent's hub hands that to the main greenlet and prints nothing (of a KeyboardInterrupt it
-prints the traceback), `finally` blocks run, and no `except Exception` on the way swallows it. `node run`, which ends in
-an orderly way, sets handlers of its own.
+prints the traceback), `finally` blocks run, and no `except Exception` on the way swallows it. They end the main greenlet,
+whichever is running when they come: a task that was about to note what a router has just mapped notes it first. `node run`,
+which ends in an orderly way, sets handlers of its own.
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any
 
 from kodectl.errors import ExitCode
 
@@ -62,8 +64,8 @@ def deadline(deadline_s: float | None) -> Iterator[None]:
         yield
         return
 
-    def ring(number: int, frame: FrameType | None) -> NoReturn:
-        raise DeadlineAlarm(deadline_s)
+    def ring(number: int, frame: FrameType | None) -> None:
+        _unwind(DeadlineAlarm(deadline_s))
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, deadline_s + DEADLINE_GRACE_S)
@@ -74,12 +76,29 @@ def deadline(deadline_s: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise Interrupted(int(ExitCode.SIGINT))
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _unwind(Interrupted(int(ExitCode.SIGINT)))
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated(int(ExitCode.SIGTERM))
+def _terminate(number: int, frame: FrameType | None) -> None:
+    _unwind(Terminated(int(ExitCode.SIGTERM)))
+
+
+def _unwind(end: SystemExit) -> None:
+    """In the main greenlet. A task that has been interrupted goes on where it was when the hub comes to it."""
+    hub = _hub_of_task()
+    if hub is None:
+        raise end
+    hub.handle_system_error(type(end), end)
+
+
+def _hub_of_task() -> Any:
+    """None outside of tasks. Imports nothing: most commands have no gevent."""
+    get_hub = getattr(sys.modules.get("gevent"), "get_hub", None)
+    if get_hub is None:
+        return None
+    hub, current = get_hub(), sys.modules["greenlet"].getcurrent()
+    return None if current in (hub, hub.parent) else hub
 
 
 HANDLERS = {signal.SIGINT: _interrupt, signal.SIGTERM: _terminate}

@@ -1,0 +1,44 @@
+"""Signals end the command, and tear no task in two."""
+
+import os
+import signal
+
+import gevent
+import pytest
+
+from kodectl.cli.interrupts import DeadlineAlarm, Interrupted, Terminated, deadline, signals
+
+
+def send_myself(number: int, noted: list[str]) -> None:
+    os.kill(os.getpid(), number)
+    noted.append("what the router has mapped")
+
+
+@pytest.mark.parametrize(("number", "end"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Terminated)])
+def test_a_signal_that_meets_a_task_ends_the_main_greenlet_and_lets_the_task_go_on(number, end):
+    noted: list[str] = []
+    with signals():
+        task = gevent.spawn(send_myself, number, noted)
+        with pytest.raises(end):
+            gevent.sleep(10)
+        task.join(10)
+    assert noted == ["what the router has mapped"]
+
+
+def test_the_deadline_that_meets_a_task_does_so_too():
+    noted: list[str] = []
+    with deadline(60.0):
+        task = gevent.spawn(send_myself, signal.SIGALRM, noted)
+        with pytest.raises(DeadlineAlarm):
+            gevent.sleep(10)
+        task.join(10)
+    assert noted == ["what the router has mapped"]
+
+
+def test_a_signal_that_meets_the_main_greenlet_or_the_hub_ends_it():
+    with signals():
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGINT)
+        gevent.get_hub().loop.run_callback(os.kill, os.getpid(), signal.SIGINT)
+        with pytest.raises(Interrupted):
+            gevent.sleep(10)
