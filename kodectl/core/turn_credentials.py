@@ -51,8 +51,7 @@ def seal_for(challenge: Message, username: str, password: str, before: Seal | No
     offered = challenge.get(Attribute.PASSWORD_ALGORITHMS)
     if features & PASSWORD_ALGORITHMS and not offered:
         raise WireError("the challenge has lost its password algorithms: somebody on the way weakens it")
-    is_new = bool(features & PASSWORD_ALGORITHMS)
-    algorithm = _first_known(offered) if is_new else PasswordAlgorithm(MD5)
+    algorithm = _first_known(offered) if offered else PasswordAlgorithm(MD5)
     try:
         key = long_term_key(username, realm, password, algorithm.number)
         name: tuple[int, Any] = (
@@ -63,9 +62,9 @@ def seal_for(challenge: Message, username: str, password: str, before: Seal | No
     except LocalMisuse as error:
         raise WireError("the challenge's realm cannot be one") from error
     attributes: tuple[tuple[int, Any], ...] = (name, (Attribute.REALM, realm), (Attribute.NONCE, nonce))
-    if is_new:
+    if offered:
         attributes += ((Attribute.PASSWORD_ALGORITHMS, offered), (Attribute.PASSWORD_ALGORITHM, algorithm))
-    integrity = Attribute.MESSAGE_INTEGRITY_SHA256 if is_new else Attribute.MESSAGE_INTEGRITY
+    integrity = Attribute.MESSAGE_INTEGRITY_SHA256 if offered else Attribute.MESSAGE_INTEGRITY
     return Seal(realm, nonce, attributes, key, integrity)
 
 
