@@ -72,7 +72,7 @@ class NatTraversal:
         self.mappings.on_changed = self._mapping_changed
         self.reachability.on_changed = self._reachability_changed
         self.reachability.tcp_port = self._outer_tcp_port
-        self.reachability.is_mapped = lambda: self.mappings.external(Transport.UDP) is not None
+        self.reachability.mapped_port = self._mapped_udp_port
         self.reachability.linked = self._linked
         peering.on_knock = dial_back.knocked_over_tcp
         kademlia.on_observed = self.reachability.observed
@@ -139,12 +139,13 @@ class NatTraversal:
         return mapped[1] if mapped is not None else self._peering.tcp_port
 
     def _outer_udp_port(self) -> int:
-        mapped = self.mappings.external(Transport.UDP)
-        if mapped is not None:
-            return mapped[1]
         belief = self.reachability.belief
         seen = belief.port if self.reachability.is_translated else None
-        return seen or self._discovery.port
+        return self._mapped_udp_port() or seen or self._discovery.port
+
+    def _mapped_udp_port(self) -> int | None:
+        mapped = self.mappings.external(Transport.UDP)
+        return mapped[1] if mapped is not None else None
 
     # -- what changes ----------------------------------------------------------------------------------------------
 

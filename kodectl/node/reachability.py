@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from kodectl.core.nat import Behavior
 from kodectl.core.observers import MIN_GROUPS, NOBODY, Belief, Observers, group_of
@@ -85,8 +86,8 @@ class Reachability:
         self.local: LocalNetwork = runtime.local_network()
         self.tcp_port: Callable[[], int] = lambda: 0
         """The TCP port that the outside is told."""
-        self.is_mapped: Callable[[], bool] = lambda: False
-        """Whether a router has said that it forwards the discovery port."""
+        self.mapped_port: Callable[[], int | None] = lambda: None
+        """The outer port from which a router says that it forwards to the discovery port."""
         self.linked: Callable[[], list[Contact]] = list
         """The peers that are connected over TCP."""
         self.on_changed: Callable[[], None] = lambda: None
@@ -157,11 +158,15 @@ class Reachability:
             if self._wait_for_news(min(left_s, LOOK_EVERY_S)):
                 # Whatever came during the last round, or right after it, is looked into when its time has come.
                 ends = min(ends, self._last_round + RECHECK_GAP_S)
-            elif self._runtime.local_network() != self.local or self._look_at_silence():
+            elif self._runtime.local_network() != self.local or self._look_at_silence() or self._maps_otherwise():
                 return
             else:
                 long_ago = self._runtime.now() - LOOK_EVERY_S
                 self._ask(self._contacts_of_many_networks(PINGS_A_LOOK, not_heard_since=long_ago))
+
+    def _maps_otherwise(self) -> bool:
+        """Where each observer sees another port, news of ports are none, until most of them see the same."""
+        return self.observers.belief(self._runtime.now()).mapping not in (None, self.belief.mapping)
 
     def _newcomer(self, contact: Contact) -> None:
         is_wanted = self.belief.groups < MIN_GROUPS or self.observers.is_further(contact.ip, self._runtime.now())
@@ -264,13 +269,17 @@ class Reachability:
     def _try(self, belief: Belief, is_translated: bool | None) -> Reach:
         witnesses = self.observers.witnesses_since(self._last_round, belief.hint)
         observers = self._contacts_of_many_networks(MAX_TRIALS, among=witnesses)
-        trials = self._dial_back.try_with(observers, self._own_ports)
-        return conclude(Evidence(is_translated, belief.mapping, trials, self.is_mapped()))
+        trials = self._dial_back.try_with(observers, partial(self._own_ports, belief))
+        return conclude(Evidence(is_translated, belief.mapping, trials, self.mapped_port() is not None))
 
-    def _own_ports(self, observer: Contact) -> OwnPorts:
+    def _own_ports(self, belief: Belief, observer: Contact) -> OwnPorts:
+        """Of the discovery port: the outer one that a router forwards. Without such the one that the observer sees, if
+        that is of any use to others: else somebody may have forwarded the very port."""
         seen = self.observers.seen_by(observer.node_id)
-        udp = seen[1] if seen is not None else self._discovery.port
-        return OwnPorts(udp, self.tcp_port())
+        udp = self._discovery.port
+        if seen is not None and belief.mapping is not Behavior.ADDRESS_DEPENDENT:
+            udp = seen[1]
+        return OwnPorts(self.mapped_port() or udp, self.tcp_port())
 
     # -- following -------------------------------------------------------------------------------------------------
 

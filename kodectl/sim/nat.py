@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from kodectl.core.mapping import Transport
 from kodectl.core.nat import Behavior
@@ -61,24 +61,8 @@ class Nat:
         self.network = network
         self.inside = Realm(name, LAN_PATH, gateway=self)
         self._around = around
-        rng = random.Random(f"{seed} nat {name}")
-        udp = Translations(
-            mapping=rules.mapping,
-            filtering=rules.filtering,
-            ports=rules.ports,
-            timeout_s=rules.udp_timeout_s,
-            is_kept_by_inbound=False,
-            rng=rng,
-        )
-        tcp = Translations(
-            mapping=rules.mapping,
-            filtering=Behavior.ADDRESS_AND_PORT_DEPENDENT,
-            ports=rules.ports,
-            timeout_s=TCP_TIMEOUT_S,
-            is_kept_by_inbound=True,
-            rng=rng,
-        )
-        self._tables = {Transport.UDP: udp, Transport.TCP: tcp}
+        self._rng = random.Random(f"{seed} nat {name}")
+        self._tables = self._empty_tables()
         self._move_to(outer_ip)
 
     @property
@@ -116,6 +100,33 @@ class Nat:
         """All mappings are lost, of datagrams and of streams."""
         for table in self._tables.values():
             table.forget()
+
+    def change_rules(self, **rules: Any) -> None:
+        """As if another box had taken its place, with its address and its forwards, but nothing of what it remembers."""
+        forwards = {transport: self.forwards(transport) for transport in Transport}
+        self.rules = replace(self.rules, **rules)
+        self._tables = self._empty_tables()
+        for transport, ports in forwards.items():
+            self._tables[transport].forwards.update(ports)
+
+    def _empty_tables(self) -> dict[Transport, Translations]:
+        udp = Translations(
+            mapping=self.rules.mapping,
+            filtering=self.rules.filtering,
+            ports=self.rules.ports,
+            timeout_s=self.rules.udp_timeout_s,
+            is_kept_by_inbound=False,
+            rng=self._rng,
+        )
+        tcp = Translations(
+            mapping=self.rules.mapping,
+            filtering=Behavior.ADDRESS_AND_PORT_DEPENDENT,
+            ports=self.rules.ports,
+            timeout_s=TCP_TIMEOUT_S,
+            is_kept_by_inbound=True,
+            rng=self._rng,
+        )
+        return {Transport.UDP: udp, Transport.TCP: tcp}
 
     def change_address(self, outer_ip: str) -> None:
         """The box gets another outer address; mappings do not survive that."""

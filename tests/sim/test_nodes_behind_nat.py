@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -118,8 +117,9 @@ def test_two_behind_one_box_and_one_behind_two_boxes(town):
     assert (nested.nat().nat_type, nested.nat().observed_address) == ("symmetric", provider.outer_ip)
 
 
-def test_ports_that_the_operator_forwards_make_a_node_direct(town):
-    nat = town.box(1)
+@pytest.mark.parametrize("kind", ["port_restricted", "symmetric"])
+def test_ports_that_the_operator_forwards_make_a_node_direct(town, kind):
+    nat = town.box(1, **KINDS[kind])
     for transport, port in ((Transport.UDP, 30_301), (Transport.TCP, 30_303)):
         nat.forward(transport, port, (INNER, port))
     node = town.behind(nat)
@@ -139,6 +139,15 @@ def test_another_outer_address_is_noticed_and_peers_are_back(town, kind):
     nat.change_address("25.0.0.1")
     assert town.world.run(lambda: node.nat().observed_address == "25.0.0.1", 30.0)
     assert town.world.run(lambda: town.settled(node) and node.nat().nat_type == kind, 120.0)
+
+
+def test_a_box_that_comes_to_map_otherwise_is_noticed(town):
+    nat = town.box(1, ports=PortRule.RANDOM)
+    node = town.behind(nat)
+    assert town.world.run(lambda: town.settled(node), 30.0)
+    for rule, kind in ((SYMMETRIC, "symmetric"), (Behavior.ENDPOINT_INDEPENDENT, "port_restricted")):
+        nat.change_rules(mapping=rule)
+        assert town.world.run(lambda kind=kind: node.nat().nat_type == kind, 60.0)
 
 
 def test_a_box_that_forgets_its_mappings_is_noticed(town):
@@ -194,13 +203,13 @@ def test_udp_cut_off_while_the_node_runs_is_noticed_and_so_is_its_return(town):
     nat = town.box(1, **KINDS["port_restricted"])
     node = town.behind(nat)
     assert town.world.run(lambda: town.settled(node), 30.0)
-    nat.rules = replace(nat.rules, udp_blocked=True)
+    nat.change_rules(udp_blocked=True)
     assert town.world.run(lambda: node.nat().nat_type == "blocked", 120.0)
     town.world.run_for(600.0)
     view = node.nat()
     assert (view.state, view.nat_type, view.observed_address) == ("turn_relay", "blocked", None)
     assert not node.nat_traversal.is_server
-    nat.rules = replace(nat.rules, udp_blocked=False)
+    nat.change_rules(udp_blocked=False)
     assert town.world.run(lambda: node.nat().nat_type == "port_restricted", 30.0)
 
 
