@@ -61,9 +61,9 @@ def test_installed_versions_are_within_the_bounds(metadata: dict[str, Any]) -> N
 
 def test_the_package_is_whole(metadata: dict[str, Any]) -> None:
     assert metadata["version"] == kodectl.__version__
-    assert {path.parent.name for path in (ROOT / "kodectl").glob("*/__init__.py")} == {
-        name.partition(".")[2] for name in metadata["packages"] if name != "kodectl"
-    }
+    assert {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "kodectl").rglob("__init__.py")} == set(
+        metadata["packages"]
+    )
     for _, files in metadata["data_files"]:
         assert files
         assert all((ROOT / name).is_file() for name in files)
