@@ -28,6 +28,7 @@ RUNTIME = [
     "zstandard>=0.22",
 ]
 TEST = [
+    "aioice>=0.9",
     "aioquic>=1.2",
     "hypothesis>=6.100",
     "mypy>=1.10",

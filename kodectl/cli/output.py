@@ -102,6 +102,10 @@ class Output:
         """One record of a command that streams; it is out before this returns."""
         self._write(self._document(data) if self.structured else text)
 
+    def emit_line(self, data: dict[str, Any], text: str) -> None:
+        """One record without the envelope: a line of a protocol that other programs speak too."""
+        self._write(_to_json(data, pretty=False) if self.structured else text)
+
     def finish(self, outcome: Outcome) -> None:
         if outcome.failure is not None:
             self._finish_failed(outcome, outcome.failure)

@@ -52,6 +52,7 @@ TREE: dict[str, str | Branch] = {
             "map": "kodectl.cli.nat_map:map_",
             "mappings": "kodectl.cli.nat_map:mappings",
             "unmap": "kodectl.cli.nat_map:unmap",
+            "punch": "kodectl.cli.nat_punch:punch",
             "serve": "kodectl.cli.nat_serve:serve",
         },
     ),

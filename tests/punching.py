@@ -1,0 +1,63 @@
+"""Two programs that speak the lines of `nat punch --jsonl`, introduced to each other."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from subprocess import PIPE, Popen
+from threading import Timer
+from typing import Any
+
+TESTS = Path(__file__).parent
+LIMIT_S = 60.0
+"""Of one program; then it is killed."""
+
+Start = Callable[..., "Popen[str]"]
+
+
+def ours(role: str, *options: str) -> list[str]:
+    return [sys.executable, "-m", "kodectl", "nat", "punch", "--jsonl", "--role", role, *options]
+
+
+def aioice(role: str, count: int, *options: str) -> list[str]:
+    return [sys.executable, str(TESTS / "aioice_peer.py"), role, str(count), *options]
+
+
+class Program:
+    """`start` is Popen, or that of a host in the lab."""
+
+    def __init__(self, command: Sequence[str], start: Start = Popen, **options: Any) -> None:
+        self.process = start(command, cwd=TESTS.parent, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, **options)
+        self._limit = Timer(LIMIT_S, self.process.kill)
+        self._limit.start()
+        self.ticket = self._line()
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def tell(self, ticket: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(ticket)
+        self.process.stdin.flush()
+
+    def end(self) -> tuple[int, list[dict[str, Any]]]:
+        """The exit code, and the lines after the ticket."""
+        out, err = self.process.communicate()
+        self._limit.cancel()
+        assert "Traceback" not in err, err
+        return self.process.returncode, [json.loads(line) for line in out.splitlines()]
+
+
+def introduce(one: Program, other: Program) -> None:
+    """The other one hears of the first one first."""
+    other.tell(one.ticket)
+    one.tell(other.ticket)
+
+
+def event(lines: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    found = [line for line in lines if line.get("event") == name]
+    assert len(found) == 1, lines
+    return found[0]
