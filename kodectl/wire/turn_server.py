@@ -75,10 +75,9 @@ def _parse_uri(is_secure: bool, rest: str) -> TurnServer:
 
 def _decoded(text: str) -> str:
     """Without percent-encoding (RFC 3986, section 2.1), of UTF-8."""
-    packed = _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), text.encode())
     try:
-        return packed.decode()
-    except UnicodeDecodeError:
+        return _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), text.encode()).decode()
+    except UnicodeError:
         raise WireError("the credentials of a TURN URI are percent-encoded UTF-8") from None
 
 
