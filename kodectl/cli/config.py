@@ -17,16 +17,19 @@ from kodectl.cli.output import Outcome, Output, table
 @click.pass_context
 def show(ctx: click.Context, origin: bool) -> Outcome:
     """Show the settings that hold: variable, then file, then default."""
+    from kodectl.cli.configuration import BY_KEY
+
     settings = configuration_of(ctx).check()
+    values = {key: BY_KEY[key].printable(found.value) for key, found in settings.items()}
     data = {
-        key: {"value": as_plain(found.value), "origin": found.origin} if origin else as_plain(found.value)
+        key: {"value": as_plain(values[key]), "origin": found.origin} if origin else as_plain(values[key])
         for key, found in settings.items()
     }
     headers = ("setting", "origin", "value") if origin else ("setting", "value")
     rows = (
         (key, found.origin, line) if origin else (key, line)
         for key, found in settings.items()
-        for line in _lines(found.value)
+        for line in _lines(values[key])
     )
     return Outcome(data, table(headers, rows))
 

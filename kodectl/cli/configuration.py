@@ -35,7 +35,8 @@ MAPPING_METHODS = ("auto", "none", "upnp", "natpmp", "pcp")
 
 
 class Setting(NamedTuple):
-    """`parse` makes the value of one text, and raises ValueError("what it should be"); `many` makes it a tuple."""
+    """`parse` makes the value of one text, and raises ValueError("what it should be"); `many` makes it a tuple. With
+    `without_secret` only what that makes of a value is ever printed."""
 
     key: str
     parse: Callable[[str], Any]
@@ -45,6 +46,7 @@ class Setting(NamedTuple):
     flag: str = ""
     many: bool = False
     choices: tuple[str, ...] = ()
+    without_secret: Callable[[str], str] | None = None
 
     @property
     def variable(self) -> str:
@@ -60,6 +62,11 @@ class Setting(NamedTuple):
     @property
     def option(self) -> str:
         return self.flag or f"--{self.key.replace('_', '-')}"
+
+    def printable(self, value: Any) -> Any:
+        if self.without_secret is None:
+            return value
+        return tuple(map(self.without_secret, value)) if self.many else self.without_secret(value)
 
 
 class Sourced(NamedTuple):
@@ -146,6 +153,24 @@ def parse_network(text: str) -> str:
     return text
 
 
+def parse_turn_text(text: str) -> str:
+    """The text itself, which has the password; whoever uses it parses it (`wire.turn_server`)."""
+    from kodectl.errors import WireError
+    from kodectl.wire.turn_server import EXPECTED, parse_turn
+
+    try:
+        parse_turn(text)
+    except WireError as error:
+        raise ValueError(f"{EXPECTED} ({error.message})") from error
+    return text
+
+
+def turn_without_secret(text: str) -> str:
+    from kodectl.wire.turn_server import parse_turn
+
+    return str(parse_turn(text))
+
+
 def parse_text(text: str) -> str:
     if not text:
         raise ValueError("some text")
@@ -206,7 +231,16 @@ SETTINGS = (
     Setting(
         "stun", parse_host_port, (), "STUN server that is asked beside the peers; repeatable.", "HOST:PORT", many=True
     ),
-    Setting("turn", parse_text, (), "TURN server; repeatable.", "URL", many=True),
+    Setting(
+        "turn",
+        parse_turn_text,
+        (),
+        "TURN server that relays where nothing else gets through, as USER:PASS@HOST:PORT or as a turn: or turns: URI with "
+        "the credentials before the host; repeatable.",
+        "URL",
+        many=True,
+        without_secret=turn_without_secret,
+    ),
     Setting("lan", parse_switch, True, "Announce and find nodes on the local network.", "SWITCH"),
     Setting("network", parse_network, DEFAULT_NETWORK, "Name of the network; others are refused.", "NAME"),
     Setting(
@@ -305,7 +339,7 @@ def _from_toml(setting: Setting, value: Any, file: Path | None) -> Any:
     where = f"{setting.key} in {file}"
     if setting.many:
         if not isinstance(value, list):
-            raise _invalid(where, value, "a list")
+            raise _invalid(setting, where, value, "a list")
         return tuple(_parse_scalar(setting, item, where) for item in value)
     return _parse_scalar(setting, value, where)
 
@@ -314,7 +348,7 @@ def _parse_scalar(setting: Setting, value: Any, where: str) -> Any:
     if isinstance(value, bool):
         value = "true" if value else "false"
     if not isinstance(value, str | int):
-        raise _invalid(where, value, "text, a number or a switch")
+        raise _invalid(setting, where, value, "text, a number or a switch")
     return _parse(setting, str(value), where)
 
 
@@ -322,8 +356,9 @@ def _parse(setting: Setting, text: str, where: str) -> Any:
     try:
         return setting.parse(text)
     except ValueError as error:
-        raise _invalid(where, text, str(error)) from error
+        raise _invalid(setting, where, text, str(error)) from error
 
 
-def _invalid(where: str, value: object, expected: str) -> LocalMisuse:
-    return LocalMisuse(f"{where}: {value!r} is not {expected}", code="config_invalid_value")
+def _invalid(setting: Setting, where: str, value: object, expected: str) -> LocalMisuse:
+    what = "the value (not shown: it may have a secret)" if setting.without_secret else repr(value)
+    return LocalMisuse(f"{where}: {what} is not {expected}", code="config_invalid_value")

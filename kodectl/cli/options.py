@@ -45,12 +45,15 @@ class Seconds(click.ParamType[float]):
 
 
 class Parsed(click.ParamType[Any]):
-    """What a function makes of text; its ValueError("what it should be") is the usage error."""
+    """What a function makes of text; its ValueError("what it should be") is the usage error, which does not repeat a secret."""
 
-    def __init__(self, parse: Callable[[str], Any], name: str, choices: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, parse: Callable[[str], Any], name: str, choices: tuple[str, ...] = (), *, is_secret: bool = False
+    ) -> None:
         self.parse = parse
         self.name = name
         self.choices = choices
+        self.is_secret = is_secret
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
@@ -58,7 +61,7 @@ class Parsed(click.ParamType[Any]):
         try:
             return self.parse(value)
         except ValueError as error:
-            return self.fail(f"{value!r} is not {error}", param, ctx)
+            return self.fail(f"{'this' if self.is_secret else repr(value)} is not {error}", param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         from click.shell_completion import CompletionItem
@@ -160,7 +163,7 @@ def _declaration(described: Setting) -> tuple[list[str], dict[str, Any]]:
     if isinstance(described.default, bool):
         return [f"{described.option}/--no-{described.option[2:]}", described.key], {"default": None}
     name = described.metavar.lower()
-    kind = Parsed(described.parse, name, described.choices)
+    kind = Parsed(described.parse, name, described.choices, is_secret=described.without_secret is not None)
     metavar = "|".join(described.choices) or described.metavar
     return [described.option, described.key], {"type": kind, "multiple": described.many, "metavar": metavar}
 

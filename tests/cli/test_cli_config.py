@@ -173,3 +173,37 @@ def test_every_default_would_be_a_valid_value() -> None:
 def test_any_variables_are_settings_or_misuse(variables: dict[str, str]) -> None:
     with contextlib.suppress(LocalMisuse):
         assert set(Configuration(None, {}, variables).check()) == set(BY_KEY)
+
+
+class TestSecrets:
+    SERVER = "alice:s3cr3t@turn.example.org:3478"
+
+    def test_are_not_shown(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        config.write_text(f'turn = ["{self.SERVER}", "turns:bob:s3cr3t@192.0.2.1"]')
+        for arguments in ([], ["--origin"], ["--json"], ["--json", "--origin"]):
+            result = CliRunner().invoke(cli, ["config", "show", *arguments])
+            assert result.exit_code == 0
+            assert "s3cr3t" not in result.output
+            assert "turn:turn.example.org:3478" in result.output
+            assert "turns:192.0.2.1:5349" in result.output
+        assert load_configuration(None).get("turn").value == (self.SERVER, "turns:bob:s3cr3t@192.0.2.1")
+
+    @pytest.mark.parametrize("wrong", ["alice:s3cr3t@", "alice:s3cr3t@host", "s3cr3t", "turn:a:s3cr3t@host:0"])
+    def test_are_not_repeated_when_they_are_wrong(
+        self, config: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+    ) -> None:
+        @command("relayed")
+        @setting("turn")
+        def relayed(**values: Any) -> None:
+            """Take a server."""
+
+        given = CliRunner().invoke(relayed, ["--turn", wrong], obj=Output())
+        monkeypatch.setenv("KODECTL_TURN", wrong)
+        by_variable = CliRunner().invoke(cli, ["config", "check"])
+        monkeypatch.delenv("KODECTL_TURN")
+        config.write_text(f'turn = ["{wrong}"]')
+        in_file = CliRunner().invoke(cli, ["config", "check"])
+        for result in (given, by_variable, in_file):
+            assert result.exit_code == 2
+            assert "USER:PASS@HOST:PORT" in result.output
+            assert "s3cr3t" not in result.output
