@@ -13,7 +13,7 @@ Two rules hold in every implementation:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -125,6 +125,11 @@ class DatagramSocket(Protocol):
 
     def send(self, data: bytes, address: Address) -> None:
         """Never waits: with a full buffer, or an unreachable address, the datagram is lost."""
+        ...
+
+    def send_many(self, datagrams: Sequence[bytes], address: Address) -> None:
+        """As `send` for each of them in order; cheaper where most have one size, and only the last of such a row is
+        smaller."""
         ...
 
     def close(self) -> None: ...

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 from _socket import socket as KernelSocket
-from collections.abc import Callable
-from socket import AF_INET6, SO_RCVBUF, SOL_SOCKET
+from collections.abc import Callable, Iterator, Sequence
+from socket import AF_INET6, IPPROTO_UDP, SO_RCVBUF, SOL_SOCKET
 
 from gevent.hub import Hub
 
@@ -25,8 +27,35 @@ RECEIVE_BUFFER = 4 * 1024 * 1024
 MAX_TARGETS = 4_096
 """Peers' addresses kept in the kernel's form; forgotten all at once when full, since they are cheap to make again."""
 
+UDP_SEGMENT = 103
+"""linux/udp.h: the kernel cuts one large send into datagrams of this size (since Linux 4.18)."""
+
+MAX_SEGMENTS = 64
+"""Of one send: UDP_MAX_SEGMENTS of the older kernels."""
+
+MAX_SEND = 65_000
+"""Bytes of one send: what fits into an IP packet with its headers."""
+
+NOT_CUT = (errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP)
+"""What a kernel answers that does not know UDP_SEGMENT, or whose device cannot make the checksums."""
+
 READ = 1
 """The event mask of libev for "can be read"."""
+
+
+def rows(datagrams: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Cuts into rows that one send can carry: of equal size, but for a last one that may be smaller."""
+    start = 0
+    while start < len(datagrams):
+        size = len(datagrams[start])
+        limit = min(start + max(1, min(MAX_SEGMENTS, MAX_SEND // max(size, 1))), len(datagrams))
+        end = start + 1
+        while size and end < limit and len(datagrams[end]) == size:
+            end += 1
+        if end < limit and 0 < len(datagrams[end]) < size:
+            end += 1
+        yield datagrams[start:end]
+        start = end
 
 
 class Inbox:
@@ -77,6 +106,7 @@ class GreenDatagramSocket:
         self._sendto = self._sock.sendto
         self._family = self._sock.family
         self._targets: dict[Address, SockAddr] = {}
+        self._cuts = hasattr(self._sock, "sendmsg")
         self.lost = 0
         self.local: Address = shown(self._sock.getsockname())
         self._inbox = Inbox(hub, self._sock, receive, faults)
@@ -86,6 +116,25 @@ class GreenDatagramSocket:
             self._sendto(data, self._targets.get(address) or self._learn(address))
         except OSError:
             self.lost += 1
+
+    def send_many(self, datagrams: Sequence[bytes], address: Address) -> None:
+        for row in rows(datagrams):
+            if len(row) == 1 or not self._cuts or not self._send_row(row, address):
+                for data in row:
+                    self.send(data, address)
+
+    def _send_row(self, row: Sequence[bytes], address: Address) -> bool:
+        """False where the kernel, or the device that the way leads over, does not cut."""
+        size = len(row[0]).to_bytes(2, sys.byteorder)
+        try:
+            target = self._targets.get(address) or self._learn(address)
+            self._sock.sendmsg(row, [(IPPROTO_UDP, UDP_SEGMENT, size)], 0, target)
+        except BlockingIOError:
+            self.lost += len(row)
+        except OSError as error:
+            self._cuts = error.errno not in NOT_CUT
+            return False
+        return True
 
     def _learn(self, address: Address) -> SockAddr:
         target = sockaddr(address, self._family)

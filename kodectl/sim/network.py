@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -200,6 +200,10 @@ class SimDatagramSocket:
     def send(self, data: bytes, address: Address) -> None:
         if self._host.sockets.get(self._port) is self:
             self._send(self._host, self._seen_as, bytes(data), address)
+
+    def send_many(self, datagrams: Sequence[bytes], address: Address) -> None:
+        for data in datagrams:
+            self.send(data, address)
 
     def close(self) -> None:
         if self._host.sockets.get(self._port) is self:

@@ -102,6 +102,37 @@ class TestDatagrams:
 
         stage.run(procedure)
 
+    @pytest.mark.parametrize(
+        "sizes",
+        [
+            [],
+            [5],
+            [1200] * 3,
+            [1200] * 200,
+            [1200, 1200, 7],
+            [7, 1200, 1200, 40, 40, 1200],
+            [0, 0, 3, 0],
+            [65_000, 9, 9],
+        ],
+    )
+    def test_many_arrive_as_they_were_and_in_order(self, stage: Stage, sizes: list[int]) -> None:
+        def procedure() -> None:
+            arrived = stage.there.mailbox(300)
+            near = stage.here.open_datagram((stage.ip, 0), ignore)
+            far = stage.there.open_datagram((stage.far_ip, 0), lambda data, sender: arrived.put((data, sender)))
+            sent = [bytes([number % 256]) * size for number, size in enumerate(sizes)]
+            near.send_many(sent, far.local)
+            seen = [arrived.get(5.0) for _ in sent]
+            assert {sender[1] for _, sender in seen} <= {near.local[1]}
+            if stage.ip == stage.far_ip:  # the simulated way has jitter, and packets overtake each other
+                assert [data for data, _ in seen] == sent
+            assert sorted(data for data, _ in seen) == sorted(sent)
+            near.close()
+            near.send_many(sent, far.local)
+            far.close()
+
+        stage.run(procedure)
+
     def test_what_cannot_be_sent_is_lost_without_a_word(self, stage: Stage) -> None:
         def procedure() -> None:
             near = stage.here.open_datagram((stage.ip, 0), ignore)
@@ -110,6 +141,7 @@ class TestDatagrams:
             targets: list[Address] = [free.local, ("not an address", 1), ("example.invalid", 1), (stage.far_ip, 70000)]
             for target in targets:
                 near.send(b"lost", target)
+                near.send_many([b"lost", b"too", b"and this"], target)
             near.send(bytes(70_000), (stage.far_ip, 9))
             near.close()
             near.send(b"after the close", free.local)
