@@ -93,12 +93,13 @@ def _unwind(end: SystemExit) -> None:
 
 
 def _hub_of_task() -> Any:
-    """None outside of tasks. Imports nothing: most commands have no gevent."""
-    get_hub = getattr(sys.modules.get("gevent"), "get_hub", None)
-    if get_hub is None:
+    """None outside of gevent's tasks, whose parent is the hub, whose parent is the main greenlet. Imports nothing, and makes
+    no hub: most commands have none, and a signal may come while gevent is being imported."""
+    greenlets = sys.modules.get("greenlet")
+    if greenlets is None or not hasattr(greenlets, "getcurrent"):
         return None
-    hub, current = get_hub(), sys.modules["greenlet"].getcurrent()
-    return None if current in (hub, hub.parent) else hub
+    parent = greenlets.getcurrent().parent
+    return parent if hasattr(parent, "handle_system_error") else None
 
 
 HANDLERS = {signal.SIGINT: _interrupt, signal.SIGTERM: _terminate}
