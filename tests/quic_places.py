@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kodectl.core.quic_paths import Path
 from kodectl.node.quic import QuicEndpoint
-from kodectl.node.quic_stream import QuicStream
+from kodectl.node.quic_stream import QuicStream, Send
 from kodectl.runtime.base import Address, Runtime
 
 
@@ -33,16 +33,15 @@ class Place:
         if self.endpoint.is_quic(data):
             self.endpoint.received(data, Path(self.address, sender))
 
-    def _reply(self, data: bytes, path: Path) -> None:
-        self.send(data, path.remote)
+    def _reply(self, datagrams: Sequence[bytes], path: Path) -> None:
+        self.send(datagrams, path.remote)
 
-    def send(self, data: bytes, address: Address) -> None:
-        self.sent += 1
-        if not self.drop(data):
-            self.socket.send(data, address)
+    def send(self, datagrams: Sequence[bytes], address: Address) -> None:
+        self.sent += len(datagrams)
+        self.socket.send_many([data for data in datagrams if not self.drop(data)], address)
 
-    def path_to(self, remote: Address) -> tuple[Path, Callable[[bytes], None]]:
-        return Path(self.address, remote), lambda data: self.send(data, remote)
+    def path_to(self, remote: Address) -> tuple[Path, Send]:
+        return Path(self.address, remote), lambda datagrams: self.send(datagrams, remote)
 
     def connect(self, remote: Address, timeout_s: float = 5.0) -> QuicStream:
         return self.endpoint.connect(*self.path_to(remote), timeout_s)

@@ -11,6 +11,8 @@ who cuts the cable.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from qh3.quic import events as qh3_events
@@ -245,10 +247,14 @@ class QuicCore:
         found, self._events = self._events, []
         return found
 
-    def datagrams(self, now: float) -> list[tuple[bytes, Path]]:
-        found = self._guarded(self._connection.datagrams_to_send, now) or []
-        routed = ((data, self._paths.behind(address)) for data, address in found)
-        return [(data, path) for data, path in routed if path is not None]
+    def datagrams(self, now: float) -> list[tuple[Path, list[bytes]]]:
+        """What is to be sent, in rows that go over one path."""
+        rows: list[tuple[Path, list[bytes]]] = []
+        for address, row in groupby(self._guarded(self._connection.datagrams_to_send, now) or (), itemgetter(1)):
+            path = self._paths.behind(address)
+            if path is not None:
+                rows.append((path, [data for data, _ in row]))
+        return rows
 
     def next_deadline(self) -> float | None:
         timer = self._connection.get_timer()

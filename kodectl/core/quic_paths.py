@@ -2,9 +2,10 @@
 
 QUIC knows a path by two addresses; here it may as well be a relay's channel or a pair of an ICE session. So the
 library is shown made-up addresses, one for each path. A path that appears by itself (a NAT gave its sender another
-port) has an address of its own, and the library validates it before it follows; but not while the
-current path is alive, for then it is somebody who copies packets and is faster (RFC 9000, section 9.3.3). A path that the owner moves to takes
-the place of the current one, under its address: the owner knows that it works.
+port) has an address of its own, and the library validates it before it follows; but not while the current path is
+alive, for then it may be somebody who copies packets and is faster (RFC 9000, section 9.3.3), and the library does not
+come back from a path that fails. A path that the owner moves to takes the place of the current one, under its address:
+the owner knows that it works.
 """
 
 from __future__ import annotations

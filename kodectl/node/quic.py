@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -54,7 +54,7 @@ def make_certificate(secret: bytes) -> Certificate:
 
 class QuicEndpoint:
     """`accept(stream)` runs in the hub for every connection that another side opened, and must not wait; None: nobody
-    is let in. `reply(data, path)` sends to whoever datagrams have come from by a path that was not given with a
+    is let in. `reply(datagrams, path)` sends to whoever datagrams have come from by a path that was not given with a
     `send` of its own. When `scope` closes, so does the endpoint."""
 
     def __init__(
@@ -62,7 +62,7 @@ class QuicEndpoint:
         runtime: Runtime,
         scope: Scope,
         accept: Callable[[QuicStream], None] | None,
-        reply: Callable[[bytes, Path], None],
+        reply: Callable[[Sequence[bytes], Path], None],
     ) -> None:
         self.reply = reply
         self._runtime = runtime
@@ -135,9 +135,9 @@ class QuicEndpoint:
             case Admit() as admitted:
                 self._answer(admitted, data, path, now)
             case Retry() as retry:
-                self.reply(pack_retry(retry), path)
+                self.reply([pack_retry(retry)], path)
             case Refer(answer):
-                self.reply(answer, path)
+                self.reply([answer], path)
 
     def _answer(self, admitted: Admit, data: bytes, path: Path, now: float) -> None:
         stream = self._enter(QuicCore.answer(self._acceptor, admitted, path, now), path, None)

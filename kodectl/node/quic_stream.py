@@ -6,7 +6,7 @@ for events that this sets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from kodectl.core.quic_connection import (
@@ -23,7 +23,9 @@ from kodectl.core.quic_connection import (
 from kodectl.core.quic_paths import MAX_PATHS, Path
 from kodectl.runtime.base import Address, Runtime, StreamClosed, Timer
 
-Send = Callable[[bytes], None]
+Send = Callable[[Sequence[bytes]], None]
+"""Sends datagrams over one path, in order, without waiting; any of them may be lost. A socket takes them with
+`send_many`, whatever takes one at a time in a loop."""
 
 MAX_WAITING = 512
 """Datagrams between two turns of the hub: more than a socket hands over in one, and the others are lost as on the way."""
@@ -35,7 +37,7 @@ LINGER_S = 5.0
 class Owner(Protocol):
     """The endpoint, as its streams see it."""
 
-    def reply(self, data: bytes, path: Path) -> None: ...
+    def reply(self, datagrams: Sequence[bytes], path: Path) -> None: ...
     def opened(self, stream: QuicStream) -> None: ...
     def gone(self, stream: QuicStream) -> None: ...
     def id_issued(self, stream: QuicStream, connection_id: bytes) -> None: ...
@@ -185,13 +187,12 @@ class QuicStream:
             self._happened(event)
         if self._is_gone:
             return
-        sends, reply = self._sends, self._owner.reply
-        for data, path in self._core.datagrams(self._runtime.now()):
-            send = sends.get(path)
+        for path, datagrams in self._core.datagrams(self._runtime.now()):
+            send = self._sends.get(path)
             if send is None:
-                reply(data, path)
+                self._owner.reply(datagrams, path)
             else:
-                send(data)
+                send(datagrams)
         self._set_timer()
 
     def _happened(self, event: Event) -> None:

@@ -173,8 +173,8 @@ class TestStream:
         silent.endpoint.received = lambda _data, _path: None
         for _ in range(1_000):
             path, send = silent.path_to(far.address)
-            for data, _ in QuicCore.dial(silent.endpoint._dialler, path, stage.runtime.now()).datagrams(0.0):
-                send(data)
+            for _, datagrams in QuicCore.dial(silent.endpoint._dialler, path, stage.runtime.now()).datagrams(0.0):
+                send(datagrams)
             stage.scope.sleep(0.0)
         assert far.endpoint.half_open <= RETRY_ABOVE + 1
         assert far.endpoint.counters["retried"] > 500
@@ -191,7 +191,7 @@ class TestStream:
         data = os.urandom(10_000_000)
         stage.tell(near.write, data)
         got = far.read_exactly(3_000_000)
-        near.move(Path(second.local, far.local), lambda data: second.send(data, far.local))
+        near.move(Path(second.local, far.local), lambda datagrams: second.send_many(datagrams, far.local))
         got += far.read_exactly(3_000_000)
         near.move(*near_place.path_to(far_place.address))
         assert got + far.read_exactly(4_000_000) == data
