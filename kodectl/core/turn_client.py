@@ -172,7 +172,7 @@ class TurnClient:
         if self._permissions.add(peer[0], now):
             self._permissions.ask_again((peer[0],), now)
             self._ask_permissions(now)
-        channel = self._channels.wanted(peer)
+        channel = self._channels.wanted(peer, now)
         if channel is not None:
             self._begin(BindChannel(channel.number, peer), now)
         contents = ((Attribute.XOR_PEER_ADDRESS, peer), (Attribute.DATA, data))

@@ -140,9 +140,12 @@ class Channels:
         channel.is_used = True
         return channel.peer
 
-    def wanted(self, peer: Address) -> Channel | None:
-        """Counts a datagram to `peer`; the channel to ask for, when it is one too many for indications."""
-        if peer in self._by_peer or self._next_number > LAST_CHANNEL or len(self._by_peer) >= MAX_CHANNELS:
+    def wanted(self, peer: Address, now: float) -> Channel | None:
+        """Counts a datagram to `peer` that no channel takes; the one to ask for, when it is one too many for indications."""
+        channel = self._by_peer.get(peer)
+        if channel is not None:
+            return self._asked(channel) if channel.refresh_at <= now else None
+        if self._next_number > LAST_CHANNEL or len(self._by_peer) >= MAX_CHANNELS:
             return None
         if len(self._sent) >= MAX_COUNTED:
             self._sent.clear()
@@ -170,6 +173,7 @@ class Channels:
             channel.expires_at = -inf
 
     def ask_again(self, number: int, now: float) -> None:
+        """With the same number, when there is something to send: the server may have bound it, and its answer was lost."""
         channel = self._by_number.get(number)
         if channel is not None:
             channel.is_asked = False
@@ -180,9 +184,12 @@ class Channels:
         for channel in [channel for channel in self._by_peer.values() if self._is_over(channel, now)]:
             del self._by_peer[channel.peer], self._by_number[channel.number]
         due = [channel for channel in self._by_peer.values() if channel.refresh_at <= now and channel.is_used]
-        for channel in due:
-            channel.is_asked, channel.is_used, channel.refresh_at = True, False, inf
-        return due
+        return [self._asked(channel) for channel in due]
+
+    @staticmethod
+    def _asked(channel: Channel) -> Channel:
+        channel.is_asked, channel.is_used, channel.refresh_at = True, False, inf
+        return channel
 
     def _is_over(self, channel: Channel, now: float) -> bool:
         return not channel.is_asked and -inf < channel.expires_at <= now

@@ -303,6 +303,7 @@ class TestLosing:
     def test_a_server_that_forgets_gives_another(self, scene: Scene) -> None:
         allocation = permitted(scene)
         first = allocation.relayed
+        assert scene.pings(allocation, 20) == 20
         scene.world.run_for(60.0)
         scene.server.forget()
         scene.world.run_for(300.0)
@@ -339,14 +340,29 @@ class TestLosing:
         assert len(scene.lost) == 1
 
     def test_a_way_that_is_cut_for_two_minutes_is_survived(self, scene: Scene) -> None:
+        """While a permission ends and the allocation is to be refreshed."""
         allocation = permitted(scene)
-        scene.world.run_for(290.0)
+        scene.world.run_for(230.0)
         scene.world.cut(CLIENT_IP, SERVER_IP)
         scene.world.run_for(120.0)
         scene.world.mend(CLIENT_IP, SERVER_IP)
-        scene.world.run_for(20.0)
-        assert scene.lost == []
+        scene.world.run_for(60.0)
         assert scene.pings(allocation, 3) == 3
+        scene.world.run_for(400.0)
+        assert scene.pings(allocation, 3) == 3
+        assert (scene.lost, scene.moved) == ([], 0)
+
+    def test_a_channel_whose_answers_are_lost_is_had_later(self, scene: Scene) -> None:
+        allocation = permitted(scene)
+        scene.server.script = lambda request, source: b"" if request.method == Method.CHANNEL_BIND else None
+        assert scene.pings(allocation, 20) == 20
+        scene.world.run_for(60.0)
+        assert scene.server.channel_data == 0
+        scene.server.script = lambda request, source: None
+        assert scene.pings(allocation, 20) == 20
+        scene.world.run_for(60.0)
+        assert scene.pings(allocation, 20) == 20
+        assert scene.server.channel_data >= 20
 
     def test_credentials_that_expire_in_mid_connection_are_told(self, scene: Scene) -> None:
         permitted(scene)
