@@ -14,6 +14,9 @@ FIRST_CHANNEL, LAST_CHANNEL = 0x4000, 0x4FFF
 """RFC 8656, section 12: the others up to 0x7FFF are reserved, and those of RFC 5766 that QUIC shares a socket with."""
 FIRST_BYTES = range(FIRST_CHANNEL >> 8, (LAST_CHANNEL >> 8) + 1)
 """RFC 9443: what tells ChannelData from everything else that a TURN server may send."""
+OLD_LAST_CHANNEL = 0x7FFF
+OLD_FIRST_BYTES = range(FIRST_CHANNEL >> 8, (OLD_LAST_CHANNEL >> 8) + 1)
+"""RFC 5766: clients of that time take any of them, so a server that shares its socket with no QUIC grants them."""
 HEADER_SIZE = 4
 MAX_DATA = 0xFFFF
 
