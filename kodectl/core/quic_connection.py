@@ -238,9 +238,6 @@ class QuicCore:
         if self._opened:
             self._ping(now)
 
-    def knows_path(self, path: Path) -> bool:
-        return path in self._paths
-
     # What goes out
 
     def events(self) -> list[Event]:

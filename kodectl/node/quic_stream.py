@@ -30,6 +30,9 @@ Send = Callable[[Sequence[bytes]], None]
 MAX_WAITING = 512
 """Datagrams between two turns of the hub: more than a socket hands over in one, and the others are lost as on the way."""
 
+MIN_PAUSE_S = 0.0002
+"""Between two looks at the clock: should a deadline ever stay in the past, the connection fails and the hub lives."""
+
 LINGER_S = 5.0
 """After `close`, for what was written to arrive: a few repetitions on a bad path."""
 
@@ -181,7 +184,7 @@ class QuicStream:
                 start = end
         self.settle()
 
-    def settle(self) -> None:
+    def settle(self, min_pause_s: float = 0.0) -> None:
         """Does what follows from the last call of the core: tells, sends, and sets the clock."""
         for event in self._core.events():
             self._happened(event)
@@ -193,7 +196,7 @@ class QuicStream:
                 self._owner.reply(datagrams, path)
             else:
                 send(datagrams)
-        self._set_timer()
+        self._set_timer(min_pause_s)
 
     def _happened(self, event: Event) -> None:
         match event:
@@ -221,7 +224,7 @@ class QuicStream:
         for event in (self._readable, self._writable, self._changed):
             event.set()
 
-    def _set_timer(self) -> None:
+    def _set_timer(self, min_pause_s: float) -> None:
         """A timer that is early stays: setting it anew for every packet would cost more than looking once in vain."""
         deadline = self._core.next_deadline()
         if deadline is None or (self._timer is not None and self._timer_at <= deadline):
@@ -229,12 +232,12 @@ class QuicStream:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = deadline
-        self._timer = self._runtime.call_later(max(0.0, deadline - self._runtime.now()), self._time_has_come)
+        self._timer = self._runtime.call_later(max(min_pause_s, deadline - self._runtime.now()), self._time_has_come)
 
     def _time_has_come(self) -> None:
         self._timer = None
         self._core.handle_deadline(self._runtime.now())
-        self.settle()
+        self.settle(MIN_PAUSE_S)
 
     def abort(self) -> None:
         """Closes the connection at once, and says so to the other side."""

@@ -486,6 +486,53 @@ class TestStrangers:
         assert sum(taken) <= 3 * sum(given)
 
 
+class TestHostileInput:
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(st.data())
+    def test_no_sequence_of_datagrams_raises_or_goes_over_a_bound(self, data: st.DataObject) -> None:
+        """Anything, beside honest packets whole, cut, changed, repeated, out of order, and from elsewhere."""
+        scene = Scene(CALM)
+        honest: list[bytes] = []
+        scene.near.drop = lambda packet: honest.append(packet) or False  # type: ignore[func-returns-value]
+        near, far = scene.connected()
+        scene.tell(near.write, noise(20_000))
+        scene.let_pass(0.1)
+        heads = [
+            b"",
+            b"\x40",
+            b"\xc0\0\0\0\1\x08",
+            b"\xd0\0\0\0\1\x08",
+            b"\xe0\0\0\0\1\x08",
+            b"\xf0\0\0\0\1\x08",
+            b"\xc0\0\0\0\2\x08",
+        ]
+        made = st.builds(
+            lambda head, connection_id, tail, padded: (head + connection_id + tail).ljust(1200 if padded else 0, b"\0"),
+            st.sampled_from(heads),
+            st.sampled_from([b"", b"c" * 8, *scene.far.endpoint._by_id]),
+            st.binary(max_size=60),
+            st.booleans(),
+        )
+        changed = st.builds(
+            lambda packet, at, value: packet[: at % len(packet)] + bytes([value]) + packet[at % len(packet) + 1 :],
+            st.sampled_from(honest),
+            st.integers(0, 1200),
+            st.integers(0, 255),
+        )
+        cut = st.builds(lambda packet, size: packet[:size], st.sampled_from(honest), st.integers(0, 1200))
+        packets = data.draw(st.lists(made | changed | cut | st.sampled_from(honest), max_size=40))
+        for number, packet in enumerate(packets):
+            scene.far.endpoint.received(packet, Path((FAR_IP, PORT), (f"50.0.{number % 7}.1", 1)))
+            assert scene.far.endpoint.half_open <= RETRY_ABOVE
+        scene.let_pass(0.1)
+        assert scene.run(lambda: far.read_exactly(20_000)) == noise(20_000)
+        assert near.is_open
+        assert far.is_open
+        scene.let_pass(2 * HANDSHAKE_LIMIT_S)
+        assert scene.far.endpoint.half_open == 0
+        scene.leave()
+
+
 class TestLinks:
     def test_ten_thousand_messages_each_way(self) -> None:
         scene = Scene(ROUGH)
