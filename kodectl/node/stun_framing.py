@@ -19,13 +19,13 @@ def read_framed(stream: Stream, limit: int) -> bytes:
     return header + stream.read_exactly(length)
 
 
-def read_turn_framed(stream: Stream) -> bytes:
+def read_turn_framed(stream: Stream, channel_first_bytes: range = CHANNEL_FIRST_BYTES) -> bytes:
     """The next message between a TURN client and its server: STUN, or ChannelData without its padding (RFC 8656, section
     12.5). Raises StreamClosed, and WireError where what comes is neither: such a stream can only be closed. The lengths
     have 16 bits each, which is their limit."""
     start = stream.read_exactly(CHANNEL_HEADER_SIZE)
     length = int.from_bytes(start[2:4])
-    if start[0] in CHANNEL_FIRST_BYTES:
+    if start[0] in channel_first_bytes:
         return start + stream.read_exactly(length + -length % 4)[:length]
     if start[0] not in FIRST_BYTES or length % 4:
         raise WireError("neither STUN nor ChannelData over TCP")

@@ -1,15 +1,18 @@
-"""A STUN server of its own: UDP on one address, or on four sockets (RFC 5780); TCP on the first of them."""
+"""A STUN server of its own: UDP on one address, or on four sockets (RFC 5780); TCP on the first of them. It may be a TURN
+server as well (`node.turn_server`), on the first address."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from kodectl.core.stun_answers import FIRST, BindingResponder, Grid, Place, server_budget
 from kodectl.core.table import subnet_of
 from kodectl.errors import EnvironmentFault, WireError
 from kodectl.node.stun_framing import read_framed
+from kodectl.node.turn_server import TurnService
 from kodectl.runtime.base import Address, DatagramSocket, Listener, Runtime, Stopped, Stream, StreamClosed
 from kodectl.wire.addresses import address_text
 
@@ -31,14 +34,18 @@ _PLACES = (FIRST, Place(0, 1), Place(1, 0), Place(1, 1))
 
 
 class StunServer:
-    """Serves from `start` to `stop`. `udp` and `tcp` are the addresses it listens on."""
+    """Serves from `start` to `stop`. `udp` and `tcp` are the addresses it listens on. With `turn` the first of them are a
+    TURN server's too."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, turn: TurnService | None = None) -> None:
         self._runtime = runtime
+        self._turn = turn
         budget = server_budget()
         self._responder = BindingResponder(budget)
+        # A connection has two ends and no others: who wants the answer from elsewhere is refused.
+        self._stream_responder = BindingResponder(budget)
         self._budget = budget
-        self._connections = Connections(runtime, BindingResponder(budget))
+        self._connections = Connections(runtime, self._serve)
         self._sockets: dict[Place, DatagramSocket] = {}
         self.udp: list[Address] = []
         self.tcp: list[Address] = []
@@ -74,13 +81,18 @@ class StunServer:
             self.tcp = [self._connections.listen((ip, port))]
             opened.pop_all()
         self._sockets = sockets
+        if self._turn is not None:
+            self._turn.start(first.send)
 
     def _open(self, place: Place, local: Address, opened: ExitStack) -> DatagramSocket:
         if local[1] > MAX_PORT:
             raise EnvironmentFault(f"there is no port {local[1]}", code="port_in_use")
 
+        turn = self._turn if place == FIRST else None
+
         def receive(data: bytes, sender: Address) -> None:
-            self._datagram(place, data, sender)
+            if turn is None or not turn.received(data, sender):
+                self._datagram(place, data, sender)
 
         socket = self._runtime.open_datagram(local, receive)
         opened.callback(socket.close)
@@ -91,48 +103,64 @@ class StunServer:
         if reply is not None:
             self._sockets[reply.place].send(reply.data, reply.target)
 
+    def _serve(self, stream: Stream) -> None:
+        if self._turn is not None:
+            self._turn.serve(stream, self._stream_responder.answer)
+            return
+        while self._answer_next(stream):
+            pass
+
+    def _answer_next(self, stream: Stream) -> bool:
+        """False for what is not answered: an end is all that a client of TCP would notice."""
+        limit = self._runtime.call_later(IDLE_LIMIT_S, stream.close)
+        try:
+            request = read_framed(stream, MAX_TCP_REQUEST)
+            answer = self._stream_responder.answer(request, stream.remote, self._runtime.now())
+            if answer is not None:
+                stream.write(answer)
+            return answer is not None
+        finally:
+            limit.cancel()
+
     @property
     def counters(self) -> Counter[str]:
         """Of the responder (`core.stun_answers`), over UDP and TCP together, and of the connections."""
-        return self._responder.counters + self._connections.counters
+        return self._responder.counters + self._stream_responder.counters + self._connections.counters
 
     def stop(self) -> None:
         """Closes everything. Waits, for tasks to end."""
         for socket in self._sockets.values():
             socket.close()
         self._connections.stop()
+        if self._turn is not None:
+            self._turn.stop()
 
 
 class Connections:
-    """Clients over TCP: a task each, within limits."""
+    """Clients over TCP: a task each, which is in `serve`, within limits. `counters`: connections, connections_refused."""
 
-    def __init__(self, runtime: Runtime, responder: BindingResponder) -> None:
+    def __init__(self, runtime: Runtime, serve: Callable[[Stream], None]) -> None:
         self._runtime = runtime
-        # A connection has two ends and no others: who wants the answer from elsewhere is refused.
-        self._responder = responder
+        self._serve_stream = serve
         self._scope = runtime.scope("stun connections")
         self._streams: set[Stream] = set()
         self._of_network: Counter[str] = Counter()
-        self._counters: Counter[str] = Counter()
         self._listener: Listener | None = None
+        self.counters: Counter[str] = Counter()
 
     def listen(self, local: Address) -> Address:
         """Raises EnvironmentFault."""
         self._listener = self._runtime.listen(local, self._accept)
         return self._listener.local
 
-    @property
-    def counters(self) -> Counter[str]:
-        return self._responder.counters + self._counters
-
     def _accept(self, stream: Stream) -> None:
         network = subnet_of(stream.remote[0])
         is_crowded = network is not None and self._of_network[network] >= MAX_CONNECTIONS_OF_NETWORK
         if is_crowded or len(self._streams) >= MAX_CONNECTIONS:
-            self._counters["connections_refused"] += 1
+            self.counters["connections_refused"] += 1
             stream.close()
             return
-        self._counters["connections"] += 1
+        self.counters["connections"] += 1
         self._streams.add(stream)
         if network is not None:
             self._of_network[network] += 1
@@ -143,24 +171,11 @@ class Connections:
 
     def _serve(self, stream: Stream, network: str | None) -> None:
         try:
-            while self._answer_next(stream):
-                pass
+            self._serve_stream(stream)
         except (StreamClosed, WireError) as error:
             log.debug("stun: connection of %s ended: %s", stream.remote[0], error)
         finally:
             self._ended(stream, network)
-
-    def _answer_next(self, stream: Stream) -> bool:
-        """False for what is not answered: an end is all that a client of TCP would notice."""
-        limit = self._runtime.call_later(IDLE_LIMIT_S, stream.close)
-        try:
-            request = read_framed(stream, MAX_TCP_REQUEST)
-            answer = self._responder.answer(request, stream.remote, self._runtime.now())
-            if answer is not None:
-                stream.write(answer)
-            return answer is not None
-        finally:
-            limit.cancel()
 
     def _ended(self, stream: Stream, network: str | None) -> None:
         stream.close()

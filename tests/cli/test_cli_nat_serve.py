@@ -88,6 +88,7 @@ def test_a_line_when_it_serves_and_one_when_it_has_served(server: Server, number
             "malformed": 0,
             "connections": 0,
             "connections_refused": 0,
+            "turn": None,
         }
     ]
 
@@ -125,7 +126,14 @@ def test_a_port_in_use_is_named_with_its_holder(kind: socket.SocketKind) -> None
         ("--listen 127.0.0.1:0 --alt-ip 127.0.0.1", "--alt-ip 127.0.0.1 is the address of --listen"),
         ("--listen 127.0.0.1:0 --alt-ip ::1", "must be of one family"),
         ("--listen 127.0.0.1:65535 --alt-ip 127.0.0.2", "there is none after 65535"),
-        ("--listen 127.0.0.1:0 --external 20.0.0.1", "--external is given twice"),
+        ("--listen 127.0.0.1:0 --external 20.0.0.1", "--external is for --alt-ip, or for users"),
+        ("--listen 127.0.0.1:0 --user a:b --external 20.0.0.1 --external 20.0.0.2", "--external is given once"),
+        ("--listen 127.0.0.1:0 --user a:b --external ::1", "must be of one family"),
+        ("--listen 127.0.0.1:0 --allow-peer private", "which is for users"),
+        ("--user a:b --allow-peer neighbours", "is not a network"),
+        ("--user a:b --quota size=1", "NAME=NUMBER, with one of allocations, user, network"),
+        ("--user a:b --quota user=0", "NAME=NUMBER"),
+        ("--user nobody", "NAME:PASS"),
         ("--listen 127.0.0.1:0 --alt-ip 127.0.0.2 --external 20.0.0.1", "--external is given twice"),
         ("--listen 127.0.0.1:0 --alt-ip 127.0.0.2 --external ::1 --external ::1", "addresses are the same"),
         ("--listen 127.0.0.1:0 --alt-ip 127.0.0.2 --external ::1 --external ::2", "must be of one family"),
@@ -143,3 +151,52 @@ def test_what_cannot_serve_is_refused(options: str, complaint: str) -> None:
 def test_an_address_of_another_machine_is_refused() -> None:
     done = refused("--listen", "192.0.2.1:0", "--json")
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (7, "address_not_available")
+
+
+@pytest.mark.parametrize("server", [("--listen", "127.0.0.1:0", "--user", "ann:secret", "--json")], indirect=True)
+def test_with_users_it_says_where_it_relays_and_how_much_it_did(server: Server) -> None:
+    ready = json.loads(server.line())["data"]
+    assert ready["relay_ips"] == ["127.0.0.1"]
+    assert len(ask(port_of(ready["udp"][0]))) == 32
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.settimeout(LIMIT_S)
+        asking.sendto(bytes.fromhex("000300002112a442") + b"x" * 12, ("127.0.0.1", port_of(ready["udp"][0])))
+        assert b"kodectl" in asking.recv(2048)
+    exit_code, out, err = server.leave(signal.SIGTERM)
+    assert exit_code == ExitCode.OK
+    summary = json.loads(out)["data"]
+    assert (summary["answered"], summary["turn"]["challenged"], summary["turn"]["allocations"]) == (1, 1, 0)
+    assert "secret" not in out + err
+
+
+def test_users_are_read_from_a_file(tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text("# who may relay\n\nann:se:cret\nbob:other\n")
+    server = Server("--listen", "127.0.0.1:0", "--user-file", str(users), "--realm", "example.org")
+    assert server.line().split()[0] == "udp"
+    exit_code, out, _ = server.leave(signal.SIGTERM)
+    assert exit_code == ExitCode.OK
+    assert "bytes relayed" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "exit_code", "complaint"),
+    [
+        (b"ann:secret\nsecret\n", ExitCode.USAGE, "line 2: not NAME:PASS"),
+        (b"# nobody\n", ExitCode.USAGE, "names no user"),
+        (b"\xff\xfe:secret", ExitCode.USAGE, "is not a text file"),
+        (b"x" * (1024 * 1024 + 1), ExitCode.USAGE, "more than 1048576 bytes"),
+        (b"ann:se\x01cret\n", ExitCode.USAGE, "control characters"),
+        (None, ExitCode.ENVIRONMENT, "No such file"),
+    ],
+)
+def test_a_file_that_is_none_of_users_is_refused(
+    tmp_path: Path, content: bytes | None, exit_code: int, complaint: str
+) -> None:
+    users = tmp_path / "users"
+    if content is not None:
+        users.write_bytes(content)
+    done = refused("--listen", "127.0.0.1:0", "--user-file", str(users))
+    assert done.returncode == exit_code
+    assert complaint in done.stderr
+    assert "cret" not in done.stdout + done.stderr
