@@ -269,9 +269,7 @@ class Allocation:
         if not is_first and before != event.relayed:
             self.on_moved()
 
-    def _line_broken(self, line: StreamLine) -> None:
-        if line is not self._line or self._is_closed:
-            return
+    def _line_broken(self) -> None:
         if self._outcomes is not None:
             self._outcomes.put(Lost(no_answer(self.server)))
         else:

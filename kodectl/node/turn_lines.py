@@ -61,7 +61,7 @@ def open_datagram_line(runtime: Runtime, server: Address, receive: Callable[[byt
 
 
 class StreamLine:
-    """Two tasks in `scope`. `receive` gets each message; `broken` runs once, when the stream has ended by itself."""
+    """Two tasks in `scope`. `receive` gets each message; `broken` runs once, when the stream has ended without `close`."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class StreamLine:
         scope: Scope,
         stream: Stream,
         receive: Callable[[bytes, Address], object],
-        broken: Callable[[StreamLine], None],
+        broken: Callable[[], None],
     ) -> None:
         self._stream = stream
         self._receive = receive
@@ -118,7 +118,7 @@ class StreamLine:
         was_closed = self._is_closed
         self.close()
         if not was_closed:
-            self._broken(self)
+            self._broken()
 
     def close(self) -> None:
         """A server lets go of the allocation with its connection: nothing that is still queued has to arrive."""

@@ -193,6 +193,15 @@ class TestRedirection:
         assert allocation.server == (OTHER_IP, PORT)
         assert allocation.relayed[0] == OTHER_IP
 
+    def test_takes_no_credentials_to_where_nobody_asked_for_them(self, scene: Scene) -> None:
+        other = ScriptedTurn(scene.other, (OTHER_IP, PORT))
+        to = (Attribute.ALTERNATE_SERVER, (OTHER_IP, PORT))
+        scene.server.script = lambda request, source: (
+            scene.server.refusal(request, 300, to) if request.get(Attribute.NONCE) else None
+        )
+        assert scene.allocate().server == (OTHER_IP, PORT)
+        assert other.requests[0][1].get(Attribute.USERNAME) is None
+
     def test_is_followed_once(self, scene: Scene) -> None:
         again = ScriptedTurn(scene.other, (OTHER_IP, PORT))
         again.script = lambda request, source: again.refusal(
@@ -378,6 +387,43 @@ class TestLosing:
         scene.world.run_for(5.0)
         assert (scene.moved, scene.lost) == (1, [])
         assert scene.pings(allocation, 20) == 20
+
+    def test_who_was_permitted_stays_so_on_another_connection(self, scene: Scene) -> None:
+        allocation = permitted(scene, transport="tcp")
+        scene.world.run_for(60.0)
+        scene.server.forget()
+        scene.world.run_for(5.0)
+        scene.peer_socket.send(b"late", allocation.relayed)
+        scene.world.run_for(1.0)
+        assert scene.got == [(b"late", PEER)]
+
+    def test_a_connection_that_breaks_with_the_answer(self, scene: Scene) -> None:
+        """Before anybody could listen to `on_lost`."""
+
+        def allocate_and_break(request: Message, source: Address) -> bytes | None:
+            contents = ((Attribute.XOR_RELAYED_ADDRESS, (SERVER_IP, 9)), (Attribute.XOR_MAPPED_ADDRESS, source))
+            answer = scene.server.success(request, *contents, (Attribute.LIFETIME, 600))
+            return answer + b"\xff" * 20 if request.get(Attribute.NONCE) else None
+
+        scene.server.script = allocate_and_break
+        with pytest.raises(NegativeAnswer):
+            scene.allocate("tcp")
+
+    def test_several_answers_that_the_allocation_is_gone_are_one(self, scene: Scene) -> None:
+        allocation = permitted(scene)
+        scene.world.run_for(60.0)
+        scene.server.forget()
+        for number in range(2, 6):
+            allocation.permit([f"20.2.0.{number}"])
+        scene.world.run_for(5.0)
+        assert (scene.moved, scene.lost) == (1, [])
+
+    def test_credentials_that_are_found_to_be_wrong_later(self, scene: Scene) -> None:
+        scene.server.script = lambda request, source: (
+            scene.server.refusal(request, 441) if request.method == Method.CREATE_PERMISSION else None
+        )
+        permitted(scene)
+        assert [error.code for error in scene.lost] == ["turn_unauthorised"]
 
     def test_a_connection_that_breaks_for_good_is_told(self, scene: Scene) -> None:
         permitted(scene, transport="tcp")
