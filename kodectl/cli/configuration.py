@@ -22,6 +22,7 @@ from kodectl.settings import (
 )
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
     from pathlib import Path
 
 SYSTEM_FILE = "/etc/kodectl/config.toml"
@@ -131,12 +132,21 @@ def parse_nat(text: str) -> str:
     method, colon, address = text.partition(":")
     try:
         if method == "extip" and colon:
-            return f"extip:{ipaddress.ip_address(address)}"
+            return f"extip:{_one_host(ipaddress.ip_address(address))}"
     except ValueError:
         method = ""
     if colon or method not in MAPPING_METHODS:
         raise ValueError(f"{', '.join(MAPPING_METHODS)} or extip:IP")
     return method
+
+
+def _one_host(address: IPv4Address | IPv6Address) -> str:
+    """What goes into an enode for others to dial. Raises ValueError for what is nobody's address."""
+    from kodectl.wire.contacts import is_unicast
+
+    if not is_unicast(str(address)):
+        raise ValueError(f"{address} is no address of one host")
+    return str(address)
 
 
 def parse_path(text: str) -> Path:
