@@ -114,6 +114,12 @@ class Agent:
     def remote_candidates(self) -> tuple[Candidate, ...]:
         return tuple(self._remotes.values())
 
+    def expects(self, transaction_id: bytes) -> bool:
+        """Whether an answer with this id is to a request of ours: whose it is, where many agents share a socket. Requests
+        are told apart by `requests.named_ufrag`."""
+        is_consent = self._consent is not None and self._consent.is_asked(transaction_id)
+        return is_consent or self._checks.find(transaction_id) is not None
+
     # What comes from this side
 
     def add_local(self, local: LocalCandidate, now: float) -> list[Effect]:

@@ -107,8 +107,6 @@ class Check:
             self.ends_at = now + self.rto_s * (2 ** (MAX_SENDINGS - 1) - 1 + LAST_WAIT)
         self.next_at = min(self.ends_at, now + self.rto_s * 2**self.sendings)
         self.sendings += 1
-        if self.sendings == MAX_SENDINGS:
-            self.next_at = self.ends_at
 
     @property
     def due_at(self) -> float:
