@@ -1,10 +1,12 @@
-"""Our TURN client through coturn, on loopback."""
+"""Our TURN client through coturn and through our own server, on loopback."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -28,8 +30,6 @@ LIMIT_S = 10.0
 COUNT = 1_000
 IN_FLIGHT = 32
 """So that no buffer is tested but the client."""
-
-pytestmark = pytest.mark.skipif(not shutil.which("turnserver"), reason="turnserver (package coturn) is not installed")
 
 
 def free_port() -> int:
@@ -77,6 +77,8 @@ def write_certificate(place: Path) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def coturn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coturn]:
     """A turnserver that asks for credentials. It is ready when it answers over TCP."""
+    if not shutil.which("turnserver"):
+        pytest.skip("turnserver (package coturn) is not installed")
     place, port, tls_port = tmp_path_factory.mktemp("coturn"), free_port(), free_port()
     certificate, key = write_certificate(place)
     command = ["turnserver", "-n", "-L", HOST, "-p", str(port), "--no-cli", "--no-dtls"]
@@ -197,6 +199,28 @@ def test_two_allocations_talk_through_the_relay(
     assert near.relayed[0] == near.mapped[0] == HOST
     assert near.server[0] == HOST
     assert echoed(place, near, far) == COUNT
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[int]:
+    """The port of `kodectl nat serve`, whose users may meet at their relayed addresses."""
+    command = [sys.executable, "-m", "kodectl", "nat", "serve", "--listen", f"{HOST}:0", "--user", f"{USER}:{PASSWORD}"]
+    command += ["--allow-peer", "loopback", "--allow-peer", "relays", "--quota", "user=20", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            (listening,) = json.loads(process.stdout.readline())["data"]["udp"]
+            yield int(listening.rpartition(":")[2])
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_two_allocations_talk_through_our_own_server(place: Place, served: int, transport: Any) -> None:
+    near, far = (place.allocate(TurnServer(HOST, served, transport, USER, PASSWORD)) for _ in range(2))
+    assert echoed(place, near, far) == COUNT
+    with pytest.raises(NotAuthorised):
+        place.allocate(TurnServer(HOST, served, transport, USER, "wrong"))
 
 
 @every_transport
