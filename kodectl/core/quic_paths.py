@@ -64,12 +64,11 @@ class Paths:
     def heard(self, path: Path, now: float) -> Address:
         """The address under which the library is to see what came over `path`."""
         current = self._current
-        address = self._stand_ins.get(path)
-        if address == current or (address is None and now - self._alive_at < ALIVE_S):
-            if address == current:
-                self._alive_at = now
-            return current
-        return self.stand_in(path)
+        if self._stand_ins.get(path) == current:
+            self._alive_at = now
+        elif now - self._alive_at >= ALIVE_S:
+            return self.stand_in(path)
+        return current
 
     @property
     def _current(self) -> Address:
