@@ -8,16 +8,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import write_certificate
 
 from kodectl.core import turn_peers
 from kodectl.errors import EnvironmentFault, NegativeAnswer, NotAuthorised, PeerFault
@@ -50,37 +45,13 @@ class Coturn(NamedTuple):
     ca_file: str
 
 
-def write_certificate(place: Path) -> tuple[Path, Path]:
-    """Of an authority that vouches for itself, and for `HOST`; and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority made for a test")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (place / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (place / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return place / "cert.pem", place / "key.pem"
-
-
 @pytest.fixture(scope="module")
 def coturn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coturn]:
     """A turnserver that asks for credentials. It is ready when it answers over TCP."""
     if not shutil.which("turnserver"):
         pytest.skip("turnserver (package coturn) is not installed")
     place, port, tls_port = tmp_path_factory.mktemp("coturn"), free_port(), free_port()
-    certificate, key = write_certificate(place)
+    certificate, key = write_certificate(place, HOST)
     command = ["turnserver", "-n", "-L", HOST, "-p", str(port), "--no-cli", "--no-dtls"]
     command += ["--tls-listening-port", str(tls_port), "--cert", str(certificate), "--pkey", str(key)]
     command += ["--lt-cred-mech", "-u", f"{USER}:{PASSWORD}", "-r", REALM, "--allow-loopback-peers"]
