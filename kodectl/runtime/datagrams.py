@@ -36,8 +36,9 @@ MAX_SEGMENTS = 64
 MAX_SEND = 65_000
 """Bytes of one send: what fits into an IP packet with its headers."""
 
-NOT_CUT = (errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP)
-"""What a kernel answers that does not know UDP_SEGMENT, or whose device cannot make the checksums."""
+NOT_CUT = (errno.EIO, errno.EOPNOTSUPP)
+"""What a kernel answers whose device cannot make the checksums (udp(7)); EINVAL may be the address's fault, or be said
+of segments too large for that way."""
 
 READ = 1
 """The event mask of libev for "can be read"."""
@@ -96,6 +97,14 @@ class Inbox:
         self._sock.close()
 
 
+def _can_cut(sock: KernelSocket) -> bool:
+    try:
+        sock.getsockopt(IPPROTO_UDP, UDP_SEGMENT)
+    except OSError:
+        return False
+    return True
+
+
 class GreenDatagramSocket:
     """See `runtime.base.DatagramSocket`. `lost` counts what the kernel did not take."""
 
@@ -106,7 +115,7 @@ class GreenDatagramSocket:
         self._sendto = self._sock.sendto
         self._family = self._sock.family
         self._targets: dict[Address, SockAddr] = {}
-        self._cuts = hasattr(self._sock, "sendmsg")
+        self._cuts = _can_cut(self._sock)
         self.lost = 0
         self.local: Address = shown(self._sock.getsockname())
         self._inbox = Inbox(hub, self._sock, receive, faults)
@@ -124,7 +133,7 @@ class GreenDatagramSocket:
                     self.send(data, address)
 
     def _send_row(self, row: Sequence[bytes], address: Address) -> bool:
-        """False where the kernel, or the device that the way leads over, does not cut."""
+        """False where the row did not go out as one; then it is to be tried one by one."""
         size = len(row[0]).to_bytes(2, sys.byteorder)
         try:
             target = self._targets.get(address) or self._learn(address)

@@ -17,7 +17,7 @@ from kodectl.errors import EnvironmentFault, NegativeAnswer
 from kodectl.runtime import names
 from kodectl.runtime.base import ConnectFailed, Stream
 from kodectl.runtime.binding import bind_datagram
-from kodectl.runtime.datagrams import DRAIN_LIMIT
+from kodectl.runtime.datagrams import DRAIN_LIMIT, NOT_CUT
 from kodectl.runtime.faults import MAX_KINDS, OTHER_KIND, CallbackFaults
 from kodectl.runtime.green import GreenRuntime
 
@@ -203,6 +203,42 @@ class TestDualStack:
             with pytest.raises(EnvironmentFault):
                 runtime.open_datagram((host, node.local[1]), ignore)
         node.close()
+
+
+class TestRows:
+    """Rows of datagrams in one send, and a kernel that cannot cut them."""
+
+    @pytest.mark.parametrize("refusal", NOT_CUT)
+    def test_where_rows_are_not_cut_they_go_one_by_one(self, runtime: GreenRuntime, refusal: int) -> None:
+        class BareDevice:
+            """The socket, over a device that makes no checksums: none such is at hand."""
+
+            asked = 0
+
+            def sendmsg(self, *_: object) -> int:
+                self.asked += 1
+                raise OSError(refusal, os.strerror(refusal))
+
+        arrived = runtime.mailbox(100)
+        far = runtime.open_datagram(("127.0.0.1", 0), lambda data, _: arrived.put(data))
+        near = runtime.open_datagram(("127.0.0.1", 0), ignore)
+        kernel = BareDevice()
+        near._sock, kept = kernel, near._sock  # type: ignore[assignment]
+        sent = [bytes([number]) * 1_000 for number in range(20)]
+        near.send_many(sent[:10], far.local)
+        near.send_many(sent[10:], far.local)
+        assert [arrived.get(5.0) for _ in sent] == sent
+        assert kernel.asked == 1
+        near._sock = kept
+        near.close()
+        far.close()
+
+    def test_an_unreachable_address_does_not_end_rows_for_the_others(self, runtime: GreenRuntime) -> None:
+        near = runtime.open_datagram(("127.0.0.1", 0), ignore)
+        near.send_many([bytes(1_000)] * 3, ("192.0.2.1", 9))  # from loopback there is no way
+        assert near._cuts
+        assert near.lost == 3
+        near.close()
 
 
 class TestPorts:

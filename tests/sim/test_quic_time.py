@@ -279,7 +279,7 @@ class TestPaths:
         near_way, far_way = self.another_way(scene)
         scene.near.drop = scene.far.drop = lambda _data: True
         scene.run(lambda: near.write(b"into the dark"))
-        scene.let_pass(9.0)
+        scene.let_pass(5.0)
         near.move(*near_way)
         far.move(*far_way)
         began = scene.world.now
