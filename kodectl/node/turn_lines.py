@@ -10,12 +10,13 @@ from kodectl.errors import WireError
 from kodectl.node.stun_framing import read_turn_framed
 from kodectl.runtime.base import Address, DatagramSocket, Mailbox, Runtime, Scope, Stopped, Stream, StreamClosed
 from kodectl.wire.addresses import address_text
-from kodectl.wire.channel_data import FIRST_BYTES as CHANNEL_FIRST_BYTES
+from kodectl.wire.stun import FIRST_BYTES, MessageClass, unpack_type
 
 log = logging.getLogger(__name__)
 
 MAX_QUEUED = 1_024
-"""Messages that a stream has not taken yet; what comes then is lost, as it would be over UDP."""
+MAX_QUEUED_BYTES = 1024 * 1024
+"""Messages that a stream has not taken yet, and their bytes; what comes then is lost, as it would be over UDP."""
 RESERVED = 64
 """Of them for requests: over a stream they are sent once, and none may be lost behind data."""
 COALESCED = 65_536
@@ -76,6 +77,7 @@ class StreamLine:
         self._broken = broken
         self._queue: Mailbox[bytes] = runtime.mailbox(MAX_QUEUED)
         self._is_closed = False
+        self._queued_bytes = 0
         self.lost = 0
         where = address_text(*stream.remote)
         try:
@@ -87,9 +89,13 @@ class StreamLine:
 
     def send(self, packets: Iterable[bytes]) -> None:
         for packet in packets:
-            is_data = packet[0] in CHANNEL_FIRST_BYTES
-            if (is_data and len(self._queue) >= MAX_QUEUED - RESERVED) or not self._queue.put(packet):
+            if (is_request(packet) or self._has_room(len(packet))) and self._queue.put(packet):
+                self._queued_bytes += len(packet)
+            else:
                 self.lost += 1
+
+    def _has_room(self, size: int) -> bool:
+        return len(self._queue) < MAX_QUEUED - RESERVED and self._queued_bytes + size <= MAX_QUEUED_BYTES
 
     def _read(self) -> None:
         try:
@@ -103,16 +109,21 @@ class StreamLine:
     def _write(self) -> None:
         try:
             while True:
-                waiting = [self._queue.get()]
-                size = len(waiting[0])
-                while len(self._queue) and size < COALESCED:
-                    waiting.append(self._queue.get())
-                    size += len(waiting[-1])
-                self._stream.write(b"".join(waiting))
+                self._stream.write(self._waiting())
         except (StreamClosed, Stopped):
             pass
         finally:
             self._ended()
+
+    def _waiting(self) -> bytes:
+        """Waits for the first, and takes what has gathered behind it."""
+        waiting = [self._queue.get()]
+        size = len(waiting[0])
+        while len(self._queue) and size < COALESCED:
+            waiting.append(self._queue.get())
+            size += len(waiting[-1])
+        self._queued_bytes -= size
+        return b"".join(waiting)
 
     def _ended(self) -> None:
         was_closed = self._is_closed
@@ -125,3 +136,8 @@ class StreamLine:
         self._is_closed = True
         self._queue.close()
         self._stream.close()
+
+
+def is_request(packet: bytes) -> bool:
+    """And not data: ChannelData, or an indication."""
+    return packet[0] in FIRST_BYTES and unpack_type(int.from_bytes(packet[:2]))[0] is MessageClass.REQUEST

@@ -10,6 +10,7 @@ from scripted_turn import PASSWORD, REALM, USER, ScriptedTurn, data_indication
 
 from kodectl.errors import KodectlError, NegativeAnswer, NotAuthorised, PeerFault
 from kodectl.node.turn_client import Allocation, TurnServer, allocate
+from kodectl.node.turn_lines import MAX_QUEUED, RESERVED
 from kodectl.runtime.base import Address, ConnectFailed, Stopped
 from kodectl.sim.world import World
 from kodectl.wire.channel_data import pack_channel_data
@@ -307,6 +308,21 @@ class TestKeeping:
         scene.world.run_for(1.0)
         assert scene.server.held == {}
 
+    @pytest.mark.parametrize(("size", "taken"), [(100, MAX_QUEUED - RESERVED - 1), (60_000, 17)])
+    def test_loses_no_request_behind_data_that_a_stream_does_not_take(
+        self, scene: Scene, size: int, taken: int
+    ) -> None:
+        """The request for a channel is among what was taken."""
+        allocation = permitted(scene, transport="tcp")
+        for _ in range(5_000):
+            allocation.send(bytes(size), PEER)
+        allocation.permit(["20.2.0.2"])
+        scene.world.run_for(60.0)
+        assert len(scene.server.asked(Method.CREATE_PERMISSION)) == 2
+        assert len(scene.server.asked(Method.CHANNEL_BIND)) == 1
+        assert scene.server.indications == taken
+        assert scene.pings(allocation, 3) == 3
+
 
 class TestLosing:
     def test_a_server_that_forgets_gives_another(self, scene: Scene) -> None:
@@ -331,6 +347,18 @@ class TestLosing:
         scene.server.script = full
         scene.world.run_for(300.0)
         assert [error.code for error in scene.lost] == ["turn_quota"]
+
+    def test_a_server_that_remembers_half_of_it_gives_another_to_another_port(self, scene: Scene) -> None:
+        """It answers 437 to the refresh of what it has forgotten, and again to the request for another."""
+        allocation = permitted(scene)
+        first = allocation.mapped
+        scene.server.script = lambda request, source: (
+            scene.server.refusal(request, 437) if source == first and scene.near.now() > 60.0 else None
+        )
+        scene.world.run_for(310.0)
+        assert (scene.moved, scene.lost) == (1, [])
+        assert allocation.mapped != first
+        assert scene.pings(allocation) == 1
 
     def test_a_server_that_forgets_at_once_is_left(self, scene: Scene) -> None:
         scene.server.script = lambda request, source: (
