@@ -78,6 +78,8 @@ class Relay(Protocol):
     server: Address
     on_data: Callable[[bytes, Address], None]
     on_lost: Callable[[KodectlError], None]
+    on_moved: Callable[[], None]
+    """`relayed` has changed."""
 
     def permit(self, ips: Iterable[str]) -> None: ...
     def send(self, data: bytes, peer: Address) -> None: ...
@@ -149,6 +151,8 @@ class IceSession:
         self.on_data: Callable[[bytes], None] = lambda data: None
         self.on_candidate: Callable[[Candidate], None] = lambda candidate: None
         """For trickling: a candidate of ours, as soon as there is one."""
+        self.on_lost: Callable[[], None] = lambda: None
+        """The peer has not answered for half a minute, and nothing may be sent: `restart` finds another path."""
         self.faults: list[KodectlError] = []
         self.agent = Agent(
             is_controlling=terms.is_controlling,
@@ -264,16 +268,34 @@ class IceSession:
             if self._closed:
                 relay.close()
                 return
-            base = RelayBase(relay, self.received)
-            self._bases.append(base)
-            self._relays.append(base)
-            relay.on_lost = self.faults.append
-            # Before the first check: what arrives there unpermitted is lost, and repeated half a second later.
-            self._permit([base], self.agent.remote_candidates)
-            preference = MAX_LOCAL_PREFERENCE - len(self._relays)
-            self.add_local(candidates.relayed(base, relay.mapped, relay.server[0], preference))
+            self._adopt(relay)
 
         return errand
+
+    def _adopt(self, relay: Relay) -> None:
+        base = RelayBase(relay, self.received)
+        self._bases.append(base)
+        self._relays.append(base)
+
+        def moved() -> None:
+            self._dismiss(base)
+            self._adopt(relay)
+
+        def lost(error: KodectlError) -> None:
+            self._dismiss(base)
+            self.faults.append(error)
+
+        relay.on_moved, relay.on_lost = moved, lost
+        # Before the first check: what arrives there unpermitted is lost, and repeated half a second later.
+        self._permit([base], self.agent.remote_candidates)
+        preference = MAX_LOCAL_PREFERENCE - len(self._relays)
+        self.add_local(candidates.relayed(base, relay.mapped, relay.server[0], preference))
+
+    def _dismiss(self, base: RelayBase) -> None:
+        if not self._closed:
+            self._bases.remove(base)
+            self._relays.remove(base)
+            self.agent.forget(base)
 
     # The peer
 
@@ -369,6 +391,7 @@ class IceSession:
                     self._settled.set()
                 case Lost():
                     self._settled.clear()
+                    self.on_lost()
                 case Failed():
                     self._has_failed = True
                     self._settled.set()

@@ -267,6 +267,68 @@ def test_a_restart_after_the_router_forgot(world: World) -> None:
     assert two.exchange()
 
 
+class Relay:
+    """A relay on a host of its own, that permits who it is told to."""
+
+    def __init__(self, runtime: SimRuntime, port: int) -> None:
+        self._open(runtime, port)
+        self.mapped: Address = (A_IP, 1)
+        self.on_data: Any = None
+        self.on_lost: Any = None
+        self.on_moved: Any = None
+        self.permitted: set[str] = set()
+        self.is_closed = False
+
+    def _open(self, runtime: SimRuntime, port: int) -> None:
+        self.socket = runtime.open_datagram((runtime.ip, port), self._received)
+        self.relayed = self.server = self.socket.local
+
+    def move_to(self, runtime: SimRuntime, port: int) -> None:
+        self.socket.close()
+        self._open(runtime, port)
+        self.on_moved()
+
+    def _received(self, data: bytes, peer: Address) -> None:
+        if peer[0] in self.permitted:
+            self.on_data(data, peer)
+
+    def permit(self, ips: Any) -> None:
+        self.permitted |= set(ips)
+
+    def send(self, data: bytes, peer: Address) -> None:
+        assert peer[0] in self.permitted, "permissions come before the first check"
+        self.socket.send(data, peer)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_relays_alone_are_permitted_first_and_a_moved_one_is_found_by_a_restart(world: World) -> None:
+    relay = Relay(world.host("20.7.0.1"), 5000)
+
+    def allocate(family: int) -> Relay:
+        if family == 6:
+            raise NegativeAnswer("no IPv6 here")
+        return relay
+
+    two = Two(world, world.host(A_IP), world.host(B_IP))
+    two.a = Side(world, world.host("20.2.0.1"), True, relays=(allocate,), is_relay_only=True)
+    assert two.connect() < 0.5
+    assert two.a.selected is not None
+    assert two.a.selected.is_relayed
+    assert [fault.message for fault in two.a.session.faults] == ["no IPv6 here"]
+    assert two.exchange()
+    lost: list[float] = []
+    two.a.session.on_lost = lambda: lost.append(world.now)
+    relay.move_to(world.host("20.8.0.1"), 6000)
+    assert world.run(lambda: bool(lost), 31.0)
+    restart(two)
+    assert world.run(two.connected, 5.0)
+    assert two.a.selected.local.address == ("20.8.0.1", 6000)
+    two.close()
+    assert relay.is_closed
+
+
 def test_nothing_in_common(world: World) -> None:
     two = Two(world, world.host(A_IP), world.host(B_IP))
     told = two.b.gather()

@@ -130,6 +130,10 @@ class Agent:
             self._list.form([local], self._remotes.values())
         return self._go_on(now)
 
+    def forget(self, base: Base) -> None:
+        """It is gone: a restart does without its candidates. Pairs that are in use are ended by consent."""
+        self._locals = [local for local in self._locals if local.base is not base]
+
     def local_done(self, now: float) -> list[Effect]:
         self._local_done = True
         return self._go_on(now)
