@@ -223,7 +223,9 @@ class Reachability:
         ends = started + GATHER_LIMIT_S
         while self._runtime.now() < ends and not awaited <= set(self.observers.heard_since(started)):
             self._scope.sleep(GATHER_STEP_S)
-        return self.observers.belief(self._runtime.now())
+        belief = self.observers.belief(self._runtime.now())
+        # What enough have said stays believed as long as most of the fewer that still answer say the same.
+        return belief._replace(ip=belief.hint) if belief.hint == self.belief.ip else belief
 
     def _ask(self, contacts: list[Contact]) -> None:
         for contact in contacts:

@@ -141,6 +141,19 @@ def test_another_outer_address_is_noticed_and_peers_are_back(town, kind):
     assert town.world.run(lambda: town.settled(node) and node.nat().nat_type == kind, 120.0)
 
 
+def test_an_address_stays_believed_where_fewer_observers_are_left_to_name_it(town):
+    nat = town.box(1, **KINDS["port_restricted"])
+    node = town.behind(nat)
+    assert town.world.run(lambda: town.settled(node), 30.0)
+    for other in town.open[3:]:
+        town.world.cut(nat.name, other.runtime.name)
+    nat.forget()
+    for _ in range(60):
+        town.world.run_for(1.0)
+        assert f"@{nat.outer_ip}:" in node.enode
+    assert node.nat().observers == 3
+
+
 def test_a_box_that_comes_to_map_otherwise_is_noticed(town):
     nat = town.box(1, ports=PortRule.RANDOM)
     node = town.behind(nat)
