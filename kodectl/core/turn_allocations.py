@@ -41,7 +41,7 @@ class RelayLimits:
     """Of one allocation: a video call in the best quality, several times over."""
     total_bytes_per_s: int = 100_000_000
     total_packets_per_s: int = 40_000
-    """Of all: about what one core relays, so that the rest of the process goes on."""
+    """Of all: a third of what one core relays, so that the rest of the process goes on."""
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

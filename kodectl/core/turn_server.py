@@ -5,9 +5,9 @@ Who owns the sockets hands in what arrives and carries out the effects that come
 and `from_peer`: it is nearly all of a relay's work.
 
 Strangers leave nothing behind. What they are told costs them a share of a budget, since their address may be forged: an
-answer with a challenge is about 120 bytes for the least request's 36 (1.9 to 2.5 times, with the headers of IP and UDP),
-and cannot be less with a realm and a nonce in it. Who has an allocation pays for requests from its own rate instead, so a
-flood of strangers keeps newcomers out at worst.
+answer with a challenge is about 104 bytes for 20 to 28 of a request (2.4 to 2.8 times, with the headers of IP and UDP),
+and has to have a realm and a nonce in it. Who has an allocation pays for requests from its own rate instead, so a flood of
+strangers keeps newcomers out at worst.
 
 What is refused on purpose: DONT-FRAGMENT (420; the sockets cannot be told), TCP relaying (442), a second relayed address
 of the other family (ADDITIONAL-ADDRESS-FAMILY: the IPv4 one comes, with 440 for the other, as section 7.2 has it).
