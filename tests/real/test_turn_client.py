@@ -27,6 +27,15 @@ IN_FLIGHT = 32
 """So that no buffer is tested but the client."""
 
 
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def free_port() -> int:
     """For UDP and TCP."""
     while True:
@@ -52,7 +61,8 @@ def coturn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coturn]:
         pytest.skip("turnserver (package coturn) is not installed")
     place, port, tls_port = tmp_path_factory.mktemp("coturn"), free_port(), free_port()
     certificate, key = write_certificate(place, HOST)
-    command = ["turnserver", "-n", "-L", HOST, "-p", str(port), "--no-cli", "--no-dtls"]
+    both = ["-L", HOST, "-L", "::1"] if has_ipv6() else ["-L", HOST]
+    command = ["turnserver", "-n", *both, "-p", str(port), "--no-cli", "--no-dtls"]
     command += ["--tls-listening-port", str(tls_port), "--cert", str(certificate), "--pkey", str(key)]
     command += ["--lt-cred-mech", "-u", f"{USER}:{PASSWORD}", "-r", REALM, "--allow-loopback-peers"]
     command += ["--user-quota", "100", "-b", str(place / "db"), "-l", str(place / "log"), "--simple-log"]
@@ -232,6 +242,23 @@ def test_a_server_that_speaks_no_tls_is_no_answer(place: Place, coturn: Coturn) 
         place.allocate(TurnServer(HOST, listener.local[1], "tls", USER, PASSWORD), ca_file=coturn.ca_file)
     assert caught.value.code == "no_answer"
     listener.close()
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+@pytest.mark.parametrize(("ip", "transport"), [(HOST, "udp"), ("::1", "udp"), ("::1", "tcp")])
+def test_ipv6_is_relayed(place: Place, coturn: Coturn, ip: str, transport: Any) -> None:
+    """To a server that is reached by either family."""
+    server = TurnServer(ip, coturn.port, transport, USER, PASSWORD)
+    near, far = (place.allocate(server, family=6) for _ in range(2))
+    assert near.relayed[0] == far.relayed[0] == "::1"
+    assert near.mapped[0] == ip
+    assert echoed(place, near, far) == COUNT
+
+
+def test_a_family_that_the_server_does_not_relay_for_is_told(place: Place, served: int) -> None:
+    with pytest.raises(PeerFault) as caught:
+        place.allocate(TurnServer(HOST, served, "udp", USER, PASSWORD), family=6)
+    assert caught.value.code == "turn_family"
 
 
 def test_an_allocation_on_a_socket_of_others(place: Place, coturn: Coturn) -> None:
