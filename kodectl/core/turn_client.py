@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from kodectl.core.turn_credentials import Seal, seal_for
 from kodectl.core.turn_peers import Channels, Permissions
-from kodectl.core.turn_refusals import Refusal, TurnRefused, refusal, unauthorised
+from kodectl.core.turn_refusals import Refusal, TurnRefused, credentials_wanted, refusal, unauthorised
 from kodectl.core.turn_requests import (
     LIFETIME_S,
     MAX_CHALLENGES,
@@ -259,10 +259,14 @@ class TurnClient:
 
     def _challenged(self, request: Request, message: Message, error: StunError, now: float) -> None:
         username, password = self._credentials
-        seal = seal_for(message, username, password, request.seal) if username else None
+        if not username:
+            self._requests.end(request)
+            self._failed(request.purpose, credentials_wanted(self.server), now)
+            return
+        seal = seal_for(message, username, password, request.seal)
         self._requests.end(request)
-        is_known = request.seal is not None and seal is not None and request.seal.realm == seal.realm
-        if seal is None or (error.code == Refusal.UNAUTHENTICATED and is_known):
+        is_same_realm = request.seal is not None and request.seal.realm == seal.realm
+        if error.code == Refusal.UNAUTHENTICATED and is_same_realm:
             self._failed(request.purpose, unauthorised(self.server), now)
         elif request.challenges >= MAX_CHALLENGES:
             words = f"the TURN server at {address_text(*self.server)} takes no nonce, not even its own"

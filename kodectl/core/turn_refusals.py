@@ -80,3 +80,11 @@ def unauthorised(server: Address) -> NotAuthorised:
         code="turn_unauthorised",
         hint="check both; credentials of limited duration may have expired",
     )
+
+
+def credentials_wanted(server: Address) -> NotAuthorised:
+    return NotAuthorised(
+        f"the TURN server at {address_text(*server)} wants a user name and a password",
+        code="turn_unauthorised",
+        hint="name it as USER:PASS@HOST:PORT, or turn:USER:PASS@HOST",
+    )

@@ -137,6 +137,13 @@ class TestAllocation:
         assert len(scene.server.requests) == 2
         assert "wrong" not in str(caught.value)
 
+    def test_without_credentials_says_that_some_are_wanted(self, scene: Scene) -> None:
+        named = TurnServer(SERVER_IP, PORT)
+        with pytest.raises(NotAuthorised, match="wants a user name") as caught:
+            scene.run(lambda: allocate(scene.near, scene.scope, named))
+        assert caught.value.code == "turn_unauthorised"
+        assert len(scene.server.requests) == 1
+
     @pytest.mark.parametrize(
         ("number", "code"),
         [
