@@ -366,8 +366,9 @@ class Agent:
             self._requested_before_restart(base, data, message, sender)
             return
         requested = read_request(data, message, self.credentials)
-        if isinstance(requested, bytes):
-            self._effects.append(Transmit(base, requested, sender))
+        if not isinstance(requested, Requested):
+            if requested is not None:
+                self._effects.append(Transmit(base, requested, sender))
             return
         if not self._agrees_on_roles(requested):
             refused = refusal(message, ROLE_CONFLICT, "Role Conflict", self.credentials)
@@ -385,8 +386,9 @@ class Agent:
         """The peer has not heard of the restart yet, and asks for consent."""
         assert self._former is not None
         requested = read_request(data, message, self._former)
-        reply = requested if isinstance(requested, bytes) else answer(message, sender, self._former)
-        self._effects.append(Transmit(base, reply, sender))
+        reply = answer(message, sender, self._former) if isinstance(requested, Requested) else requested
+        if reply is not None:
+            self._effects.append(Transmit(base, reply, sender))
 
     def _agrees_on_roles(self, requested: Requested) -> bool:
         """Section 7.3.1.1; false: the peer has to change its role."""

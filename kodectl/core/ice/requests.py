@@ -64,12 +64,13 @@ def is_for(message: Message, local: Credentials) -> bool:
     return username is not None and str(username).partition(":")[0] == local.ufrag
 
 
-def read_request(data: bytes, message: Message, local: Credentials) -> Requested | bytes:
-    """What is asked, or the refusal to send. Refusals of the unproved have no integrity, and are smaller than what asks."""
+def read_request(data: bytes, message: Message, local: Credentials) -> Requested | bytes | None:
+    """What is asked, or the refusal to send; None for silence, where the refusal of who has proved nothing would be larger
+    than what asks for it: its sender may be forged."""
     if message.get(Attribute.USERNAME) is None or message.get(Attribute.MESSAGE_INTEGRITY) is None:
-        return refusal(message, BAD_REQUEST, "Bad Request")
+        return _not_larger(refusal(message, BAD_REQUEST, ""), data)
     if not is_for(message, local) or not verifies(data, local.key):
-        return refusal(message, UNAUTHENTICATED, "Unauthenticated")
+        return _not_larger(refusal(message, UNAUTHENTICATED, ""), data)
     unknown = message.unknown_required(UNDERSTOOD)
     if unknown:
         return refusal(message, UNKNOWN_ATTRIBUTE, "Unknown", local, extra=((Attribute.UNKNOWN_ATTRIBUTES, unknown),))
@@ -77,6 +78,10 @@ def read_request(data: bytes, message: Message, local: Credentials) -> Requested
     if priority is not None and not 0 < priority <= MAX_PRIORITY:
         return refusal(message, BAD_REQUEST, "Bad Request", local)
     return Requested(message, priority, bool(message.get(Attribute.USE_CANDIDATE)), _role_in(message))
+
+
+def _not_larger(reply: bytes, data: bytes) -> bytes | None:
+    return reply if len(reply) <= len(data) else None
 
 
 def answer(request: Message, source: Address, local: Credentials) -> bytes:
