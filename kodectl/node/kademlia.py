@@ -164,7 +164,8 @@ class Kademlia:
         return rpc.Ping(sessions.flags, sessions.tcp_port)
 
     def take_pong(self, observer: Session, pong: rpc.Pong) -> None:
-        """Takes its flags, as from a ping: what has become a client leaves the table. Raises WireError for an observed address that is none."""
+        """Takes its flags, as from a ping: what has become a client leaves the table. Raises WireError for an observed
+        address that is none."""
         ip = unpack_ip(pong.observed_ip)
         if not is_unicast(ip):
             raise WireError(f"nobody is seen at {ip}")

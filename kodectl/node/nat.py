@@ -73,7 +73,7 @@ class NatTraversal:
         self.reachability.on_changed = self._reachability_changed
         self.reachability.tcp_port = self._outer_tcp_port
         self.reachability.mapped_port = self._mapped_udp_port
-        self.reachability.linked = self._linked
+        self.reachability.silence.linked = self._linked
         peering.on_knock = dial_back.knocked_over_tcp
         kademlia.on_observed = self.reachability.observed
         discovery.other_traffic = self._other_traffic

@@ -23,6 +23,7 @@ from kodectl.node.dial_back import DialBack, OwnPorts
 from kodectl.node.discovery import Discovery
 from kodectl.node.kademlia import Kademlia
 from kodectl.node.stun_client import StunClient
+from kodectl.node.udp_silence import UdpSilence
 from kodectl.runtime.base import Address, LocalNetwork, Runtime, Scope, Stopped
 from kodectl.wire import packets
 from kodectl.wire.contacts import Contact
@@ -40,10 +41,6 @@ MAX_TRIALS = 4
 LOOK_EVERY_S = 8.0
 """Also what keeps a NAT's mapping alive: the shortest that are met last 30 s."""
 PINGS_A_LOOK = 2
-SILENCE_S = 5.0
-"""A stranger's first answer over UDP is given up after 4.1 s."""
-LOST_S = 90.0
-"""After this long without a word UDP is cut off: links to peers that are gone altogether end within 75 s."""
 SILENCE_STEP_S = 1.0
 TRY_AGAIN_FIRST_S = 4.0
 TRY_AGAIN_MOST_S = 300.0
@@ -78,6 +75,7 @@ class Reachability:
         self._scope = scope
         self._stun_servers = stun_servers
         self.stun = StunClient(runtime, discovery.send)
+        self.silence = UdpSilence(runtime, kademlia)
         self.observers = Observers()
         self.belief = NOBODY
         self.reach: Reach = NOTHING_KNOWN
@@ -88,16 +86,12 @@ class Reachability:
         """The TCP port that the outside is told."""
         self.mapped_port: Callable[[], int | None] = lambda: None
         """The outer port from which a router says that it forwards to the discovery port."""
-        self.linked: Callable[[], list[Contact]] = list
-        """The peers that are connected over TCP."""
         self.on_changed: Callable[[], None] = lambda: None
         self._again = runtime.event()
         self._is_stopping = False
         self._last_round = float("-inf")
         self._distrusted: dict[bytes, float] = {}
         self._suspects: set[bytes] = set()
-        self._silent_since: float | None = None
-        """Since when peers over TCP have been asked over UDP, as nobody else is left."""
         kademlia.on_new.append(self._newcomer)
 
     def start(self) -> None:
@@ -174,18 +168,10 @@ class Reachability:
             self._again.set()
 
     def _look_at_silence(self) -> bool:
-        """Peers over TCP, and nobody answers over UDP: that is blocked. Whether that is new."""
-        now, linked = self._runtime.now(), self.linked()
-        if len(self._kademlia.table) or not linked:
-            self._silent_since = None
+        """Whether UDP is found to be blocked, and that is new."""
+        if not self.silence.is_proved() or self.reach == BLOCKED:
             return False
-        self._ask(self._runtime.rng.sample(linked, min(PINGS_A_LOOK, len(linked))))
-        self._silent_since = now if self._silent_since is None else self._silent_since
-        heard_at = self._kademlia.heard_at
-        is_lost = heard_at is None or now - heard_at >= LOST_S
-        if self.reach == BLOCKED or not is_lost or now - self._silent_since < SILENCE_S:
-            return False
-        self.observers.forget_before(now)
+        self.observers.forget_before(self._runtime.now())
         self._publish(NOBODY, None, BLOCKED)
         return True
 
