@@ -41,7 +41,7 @@ class ReachPolicy:
 
     def _reach(self, ip: str) -> Reach:
         """Of `ip`, in its normal form. Groups, broadcasts and IPv4 in IPv6's clothes are out of reach whatever is allowed."""
-        if not is_unicast(ip) or ip == "255.255.255.255":
+        if not is_unicast(ip):
             return Reach.FORBIDDEN
         address = ip_address(ip)
         if any(address in network for network in self._allowed):

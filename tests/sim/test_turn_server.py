@@ -215,6 +215,21 @@ class TestConnections:
 
         assert scene.run(procedure) == pack_channel_data(0x4000, b"12345", padded=True) * 3
 
+    def test_carry_more_than_may_wait_as_long_as_it_is_read(self, scene: Scene) -> None:
+        count = 2 * MAX_QUEUED_BYTES // 1000
+
+        def procedure() -> int:
+            stream = scene.connect()
+            asker = Asker(stream)
+            asker.allocate()
+            asker.ask(Method.CHANNEL_BIND, (Attribute.CHANNEL_NUMBER, 0x4000), (Attribute.XOR_PEER_ADDRESS, PEER))
+            for _ in range(count):
+                stream.write(pack_channel_data(0x4000, bytes(1000)))
+                assert len(read_turn_framed(stream)) == 1004
+            return count
+
+        assert scene.run(procedure) == count
+
     def test_that_nobody_reads_keep_so_much_and_lose_the_rest(self, scene: Scene) -> None:
         connection = Connection(scene.far, None)  # type: ignore[arg-type]
         for _ in range(1000):
@@ -224,6 +239,13 @@ class TestConnections:
 
 
 class TestPorts:
+    def test_are_even_where_that_is_asked_for(self, scene: Scene) -> None:
+        def procedure() -> list[int]:
+            streams = [scene.connect() for _ in range(3)]
+            return [Asker(stream).allocate((Attribute.EVEN_PORT, 0))[1] % 2 for stream in streams]
+
+        assert scene.run(procedure) == [0, 0, 0]
+
     def test_come_in_pairs_that_begin_even(self, scene: Scene) -> None:
         def procedure() -> None:
             stream = scene.connect()

@@ -26,6 +26,9 @@ from kodectl.core.turn_allocations import (
 from kodectl.core.turn_reach import LOOPBACK, PRIVATE, Reach, ReachPolicy
 from kodectl.core.turn_server import (
     MAX_REPEATS_KNOWN,
+    MAX_REQUEST,
+    MAX_RESERVATIONS,
+    REPEATS_KNOWN_S,
     RESERVATION_LIFETIME_S,
     Bind,
     Close,
@@ -286,6 +289,10 @@ class TestStrangers:
         assert server.core.counters["over_rate"] > 0
         assert is_success(ann.refresh(600))
 
+    def test_are_not_listened_to_for_long(self, server: Server) -> None:
+        long = (Attribute.DATA, bytes(MAX_REQUEST))
+        assert server.take(encode(Message(MessageClass.REQUEST, Method.ALLOCATE, bytes(12), (UDP, long)))) == []
+
     def test_send_nothing_through(self, server: Server, ann: Asker) -> None:
         stranger = Asker(server, ("20.0.0.7", 4001))
         ann.bind(0x4000, PEER)
@@ -365,6 +372,21 @@ class TestAllocate:
         server.pass_time(RESERVATION_LIFETIME_S)
         assert len(server.open) == 1
 
+    def test_the_next_port_is_nobodys_when_its_time_is_over(self, server: Server) -> None:
+        token = Asker(server).allocate((Attribute.EVEN_PORT, 0x80)).get(Attribute.RESERVATION_TOKEN)
+        server.now += RESERVATION_LIFETIME_S
+        assert error_of(Asker(server, ("20.0.0.7", 4001)).allocate((Attribute.RESERVATION_TOKEN, token))) == 508
+        assert len(server.open) == 1
+
+    def test_next_ports_that_are_kept_are_so_many(self) -> None:
+        server = Server(RelayLimits(user_allocations=1000, network_allocations=1000))
+        pair = (Attribute.EVEN_PORT, 0x80)
+        for number in range(MAX_RESERVATIONS):
+            server.now += 0.02
+            assert is_success(Asker(server, ("20.0.0.7", 1 + number)).allocate(pair))
+        assert error_of(Asker(server, ("20.0.0.7", 4000)).allocate(pair)) == 508
+        assert is_success(Asker(server, ("20.0.0.7", 4001)).allocate())
+
     @pytest.mark.parametrize(
         ("limits", "code"),
         [
@@ -391,6 +413,21 @@ class TestRefresh:
         assert first.get(Attribute.LIFETIME) == 0
         assert not server.open
         assert ann.sent(request) == first
+
+    def test_is_not_answered_as_it_was_for_ever(self, server: Server, ann: Asker) -> None:
+        request = ann.request(Method.REFRESH, (Attribute.LIFETIME, 0))
+        assert is_success(ann.sent(request))
+        server.now += REPEATS_KNOWN_S
+        assert error_of(ann.sent(request)) == 437
+
+    def test_comes_too_late_even_where_nobody_has_looked_at_the_clock(self, server: Server, ann: Asker) -> None:
+        ann.bind(0x4000, PEER)
+        server.now += DEFAULT_LIFETIME_S - 1.0
+        ann.bind(0x4000, PEER)
+        server.now += 1.0
+        assert ann.channel(0x4000, b"x") == []
+        assert ann.heard(b"x", PEER) is None
+        assert error_of(ann.refresh(600)) == 437
 
     def test_of_another_family_is_refused(self, ann: Asker) -> None:
         assert error_of(ann.refresh(600, (Attribute.REQUESTED_ADDRESS_FAMILY, 2))) == 443
@@ -428,6 +465,10 @@ class TestPeers:
     def test_are_permitted_all_or_none(self, ann: Asker) -> None:
         assert error_of(ann.permit(PEER[0], "127.0.0.1")) == 403
         assert ann.heard(b"x", PEER) is None
+
+    def test_have_a_port(self, ann: Asker) -> None:
+        ann.permit(PEER[0])
+        assert ann.send((PEER[0], 0), b"x") == []
 
     def test_permissions_are_so_many(self, ann: Asker) -> None:
         for number in range(0, MAX_PERMISSIONS, 32):
