@@ -18,7 +18,7 @@ from kodectl.core.turn_client import (
     no_answer,
 )
 from kodectl.core.turn_refusals import Refusal, TurnRefused
-from kodectl.errors import KodectlError, LocalMisuse, NegativeAnswer, PeerFault
+from kodectl.errors import EnvironmentFault, KodectlError, LocalMisuse, NegativeAnswer, PeerFault
 from kodectl.node.turn_lines import DatagramLine, DatagramSender, Line, StreamLine, open_datagram_line
 from kodectl.runtime.base import Address, ConnectFailed, Mailbox, Runtime, Scope, Stopped, Stream, Timer
 from kodectl.wire.addresses import address_text
@@ -98,17 +98,20 @@ class Allocation:
             raise
 
     def _establish_anywhere(self) -> None:
-        silence: NegativeAnswer | None = None
+        silence: KodectlError | None = None
         for ip in self._addresses():
             try:
                 return self._establish_at((ip, self._server.port))
-            except NegativeAnswer as error:
-                silence = error
+            except (NegativeAnswer, EnvironmentFault) as error:  # this machine may have one family only
+                silence = silence or error
         raise silence or no_answer((self._server.host, self._server.port))
 
     def _addresses(self) -> list[str]:
+        """One of each family; IPv4 first, where there is a way out by it."""
         ips = self._runtime.resolve(self._server.host, RESOLVE_LIMIT_S, self._scope)
-        firsts = [next((ip for ip in ips if (":" in ip) == is_ipv6), None) for is_ipv6 in (False, True)]
+        network = self._runtime.local_network()
+        order = (True, False) if network.source is None and network.source6 is not None else (False, True)
+        firsts = [next((ip for ip in ips if (":" in ip) == is_ipv6), None) for is_ipv6 in order]
         return [ip for ip in firsts if ip is not None]
 
     def _establish_at(self, address: Address) -> None:

@@ -12,6 +12,7 @@ from kodectl.errors import KodectlError, NegativeAnswer, NotAuthorised, PeerFaul
 from kodectl.node.turn_client import Allocation, TurnServer, allocate
 from kodectl.node.turn_lines import MAX_QUEUED, RESERVED
 from kodectl.runtime.base import Address, ConnectFailed, Stopped
+from kodectl.sim.network import PathModel
 from kodectl.sim.world import World
 from kodectl.wire.channel_data import pack_channel_data
 from kodectl.wire.stun import Attribute, Message, MessageClass, Method, encode
@@ -129,6 +130,16 @@ class TestAllocation:
 
         assert scene.run(allocated) == pytest.approx(3.0)
 
+    def test_is_sought_by_name_at_one_address_of_each_family(self, scene: Scene) -> None:
+        """The second of a family is the same server for all that one can know."""
+        scene.world.names["turn.example"] = [OTHER_IP, PEER_IP, "2001:db8::1"]
+        started = scene.near.now()
+        with pytest.raises(NegativeAnswer, match=OTHER_IP):
+            scene.allocate(ip="turn.example")
+        assert scene.near.now() - started == pytest.approx(2 * 39.5, abs=0.1)
+        scene.world.names["turn.example"] = [SERVER_IP]
+        assert scene.allocate(ip="turn.example").server == SERVER
+
     @pytest.mark.parametrize("transport", ["udp", "tcp"])
     def test_with_a_wrong_password_is_refused_at_once(self, scene: Scene, transport: str) -> None:
         with pytest.raises(NotAuthorised) as caught:
@@ -241,6 +252,16 @@ class TestKeeping:
         assert 11 <= len(scene.server.asked(Method.REFRESH)) <= 13
         assert 14 <= len(scene.server.asked(Method.CREATE_PERMISSION)) <= 17
         assert 6 <= len(scene.server.asked(Method.CHANNEL_BIND)) <= 8
+
+    def test_goes_on_for_an_hour_where_three_of_ten_packets_are_lost(self, scene: Scene) -> None:
+        scene.world.set_path(CLIENT_IP, SERVER_IP, PathModel(loss=0.3))
+        allocation = permitted(scene)
+        for _ in range(int(HOUR_S / 60)):
+            scene.world.run_for(60.0)
+            scene.pings(allocation)
+        assert (scene.lost, scene.moved) == ([], 0)
+        scene.world.set_path(CLIENT_IP, SERVER_IP, PathModel())
+        assert scene.pings(allocation, 20) == 20
 
     def test_keeps_permissions_that_nobody_uses(self, scene: Scene) -> None:
         allocation = permitted(scene)
