@@ -357,8 +357,13 @@ class IceSession:
 
     def received(self, base: SendingBase, data: bytes, sender: Address) -> None:
         """What has arrived at `base`; does not wait."""
-        if not self._closed:
-            self._do(self.agent.receive(base, data, sender, self._runtime.now()))
+        if self._closed:
+            return
+        effects = self.agent.receive(base, data, sender, self._runtime.now())
+        if effects and isinstance(effects[0], Received):  # nothing else comes of data
+            self.on_data(data)
+        else:
+            self._do(effects)
 
     def close(self) -> None:
         """May be called twice."""
@@ -385,8 +390,6 @@ class IceSession:
             match effect:
                 case Transmit():
                     self._send(effect)
-                case Received(data=data):
-                    self.on_data(data)
                 case Selected():
                     self._settled.set()
                 case Lost():

@@ -180,12 +180,11 @@ class Agent:
 
     def receive(self, base: Base, data: bytes, sender: Address, now: float) -> list[Effect]:
         if not looks_like_stun(data):
-            self._data(base, data, sender)
-        else:
-            try:
-                self._stun(base, data, sender, now)
-            except WireError:
-                return []
+            return self._data(base, data, sender)
+        try:
+            self._stun(base, data, sender, now)
+        except WireError:
+            return []
         return self._go_on(now)
 
     def tick(self, now: float) -> list[Effect]:
@@ -504,12 +503,12 @@ class Agent:
 
     # Data
 
-    def _data(self, base: Base, data: bytes, sender: Address) -> None:
+    def _data(self, base: Base, data: bytes, sender: Address) -> list[Effect]:
+        """Changes nothing, and no deadline: it is by far the most that arrives."""
         pair = self._list.find(base, sender)
         if pair is None and self._consent is not None and self._consent.pair.key == (base, sender):
             pair = self._consent.pair
-        if pair is not None and pair.is_heard:
-            self._effects.append(Received(data, pair))
+        return [Received(data, pair)] if pair is not None and pair.is_heard else []
 
 
 _KNOWN_IN_ANSWERS = frozenset(
