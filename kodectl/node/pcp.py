@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from kodectl.core.gateway_epoch import PCP_DRIFT, EpochWatch
 from kodectl.core.mapping import LONGEST_LEASE_S, Method, PortMapping, Transport, Wish
 from kodectl.core.refusals import refused
@@ -51,6 +53,8 @@ class PcpGateway:
         # An address that none can be reached at is not worth a mapping, and a mapping of no time is none.
         if not (given.external_port and answer.lifetime_s and is_unicast(given.external_ip)):
             where = f"{given.external_ip}:{given.external_port}"
+            with suppress(NegativeAnswer, WireError):
+                self._unmap(wish.transport, wish.internal_port)
             raise WireError(f"router {self.address} maps {wish.internal_port} to {where} for {answer.lifetime_s} s")
         self._external_ip = given.external_ip
         return PortMapping(
@@ -67,7 +71,7 @@ class PcpGateway:
         return None
 
     def remove(self, mapping: PortMapping) -> None:
-        self._map(mapping.transport, mapping.internal[1], (ANY_IP, 0), 0)
+        self._unmap(mapping.transport, mapping.internal[1])
 
     def mappings(self) -> list[PortMapping] | None:
         return None
@@ -91,6 +95,9 @@ class PcpGateway:
             speaks = "NAT-PMP alone" if answer.version == 0 else f"version {answer.version} of PCP, not {pcp.VERSION}"
             raise NegativeAnswer(f"router {self.address} speaks {speaks}", code="no_gateway")
         self._epoch.observe(answer.epoch_s, self._runtime.now())
+
+    def _unmap(self, transport: Transport, internal_port: int) -> None:
+        self._map(transport, internal_port, (ANY_IP, 0), 0)
 
     def _map(
         self, transport: Transport, internal_port: int, external: tuple[str, int], lifetime_s: int

@@ -245,6 +245,7 @@ def test_an_outer_address_of_no_host_is_nonsense(home, protocol, ip):
     home.router.manners.external_ip = ip
     with pytest.raises(WireError, match=ip):
         home.call(gateway.add, WISH)
+    assert not home.router.table
 
 
 @both
