@@ -81,7 +81,7 @@ def _failure_of(root: Root, arguments: list[str], output: Output) -> KodectlErro
     except Terminated as error:
         return _caused(TerminatedBySignal("terminated"), error)
     except DeadlineAlarm as error:
-        return _caused(DeadlineReached(f"no answer within the deadline of {error.deadline_s:g} s"), error)
+        return _caused(DeadlineReached(f"the deadline of {error.deadline_s:g} s has passed"), error)
     except PipeClosed:
         raise
     except BrokenPipeError as error:  # of click, which prints help by itself; commands translate those of sockets
