@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,6 +32,14 @@ needs_coturn = pytest.mark.skipif(
 needs_aioice = pytest.mark.skipif(
     importlib.util.find_spec("aioice") is None, reason="aioice is missing: pip install aioice"
 )
+
+
+def has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        return probe.connect_ex(("::1", 9)) != errno.EADDRNOTAVAIL
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="there is no ::1 here")
 
 
 class Served(NamedTuple):
@@ -97,6 +107,24 @@ class TestCoturn:
         assert sent >= 20, said
         assert received == sent, said
         assert "Total lost packets 0 (0.000000%)" in said
+
+    def test_meets_itself_at_relayed_addresses_where_only_these_are_allowed(self) -> None:
+        served = serve("--allow-peer", "relays")
+        try:
+            sent, received, said = self.lost(served)
+            assert (sent >= 20, received) == (True, sent), said
+        finally:
+            end(served)
+
+    @needs_ipv6
+    @pytest.mark.parametrize("options", [("-x",), ("-x", "-t")])
+    def test_loses_nothing_over_ipv6(self, options: tuple[str, ...]) -> None:
+        served = serve("--allow-peer", "loopback", host="[::1]")
+        try:
+            sent, received, said = self.lost(served, *options, host="::1")
+            assert (sent >= 20, received) == (True, sent), said
+        finally:
+            end(served)
 
     def test_gets_nothing_with_a_wrong_password(self, served: Served) -> None:
         sent, _, said = self.lost(served, "-w", "wrong")
