@@ -21,6 +21,7 @@ from kodectl.runtime.base import Address, Mailbox, Stream, TimedOut
 from kodectl.runtime.green import GreenRuntime
 
 HOST, USER, PASSWORD, REALM = "127.0.0.1", "alice", "wonder:l@nd", "rabbit.hole"
+FORBIDDEN = "127.0.0.9"
 LIMIT_S = 10.0
 COUNT = 1_000
 IN_FLIGHT = 32
@@ -65,6 +66,7 @@ def coturn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coturn]:
     command = ["turnserver", "-n", *both, "-p", str(port), "--no-cli", "--no-dtls"]
     command += ["--tls-listening-port", str(tls_port), "--cert", str(certificate), "--pkey", str(key)]
     command += ["--lt-cred-mech", "-u", f"{USER}:{PASSWORD}", "-r", REALM, "--allow-loopback-peers"]
+    command += ["--denied-peer-ip", FORBIDDEN, "--stale-nonce", "1"]
     command += ["--user-quota", "100", "-b", str(place / "db"), "-l", str(place / "log"), "--simple-log"]
     command += ["--pidfile", str(place / "pid")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -259,6 +261,18 @@ def test_a_family_that_the_server_does_not_relay_for_is_told(place: Place, serve
     with pytest.raises(PeerFault) as caught:
         place.allocate(TurnServer(HOST, served, "udp", USER, PASSWORD), family=6)
     assert caught.value.code == "turn_family"
+
+
+def test_a_peer_that_the_server_forbids_costs_the_others_nothing(
+    place: Place, coturn: Coturn, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It refuses all that are asked for together. Meanwhile its nonce goes stale."""
+    near, far = (place.allocate(named(coturn)) for _ in range(2))
+    place.scope.sleep(1.5)
+    with caplog.at_level("INFO"):
+        near.permit([FORBIDDEN, far.relayed[0]])
+        assert echoed(place, near, far) == COUNT
+    assert f"does not relay to {FORBIDDEN}: 403" in caplog.text
 
 
 def test_an_allocation_on_a_socket_of_others(place: Place, coturn: Coturn) -> None:
