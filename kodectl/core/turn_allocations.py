@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import inf
 from typing import Any, NamedTuple
 
@@ -42,10 +42,6 @@ class RelayLimits:
     total_bytes_per_s: int = 100_000_000
     total_packets_per_s: int = 40_000
     """Of all: a third of what one core relays, so that the rest of the process goes on."""
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        return tuple(field.name for field in fields(cls))
 
 
 class Throughput:

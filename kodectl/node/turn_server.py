@@ -47,6 +47,8 @@ UNUSED_LIMIT_S = 40.0
 MAX_QUEUED = 512
 MAX_QUEUED_BYTES = 256 * 1024
 """Of a client that does not read: a second of video."""
+RESERVED = 32
+"""Places for answers: over a stream a request is sent once, and its answer must not be lost behind data."""
 COALESCED = 65_536
 """Bytes written at once."""
 STOP_LIMIT_S = 2.0
@@ -170,7 +172,7 @@ class TurnService:
                 reply = answer(data, stream.remote, self._now())
                 if reply is None:
                     return
-                connection.send(reply)
+                connection.answer(reply)
         except Stopped:
             pass
         finally:
@@ -182,7 +184,7 @@ class TurnService:
         for effect in effects:
             match effect:
                 case Reply():
-                    self._to_client(effect.data, effect.client)
+                    self._answer(effect.data, effect.client)
                 case Forward():
                     effect.relay.socket.send(effect.data, effect.peer)
                 case Bind():
@@ -191,13 +193,17 @@ class TurnService:
                 case Close():
                     self._close(effect)
 
-    def _to_client(self, data: bytes, client: Client) -> None:
+    def _answer(self, data: bytes, client: Client) -> None:
         if len(client) == 2:
             self._send(data, client)
-            return
-        connection = self._connections.get(client)
-        if connection is not None:
-            connection.send(data)
+        elif client in self._connections:
+            self._connections[client].answer(data)
+
+    def _deliver(self, data: bytes, client: Client) -> None:
+        if len(client) == 2:
+            self._send(data, client)
+        elif client in self._connections:
+            self._connections[client].relay(data)
 
     def _opened(self, bind: Bind) -> Sequence[Relay]:
         place = self._places[bind.family]
@@ -229,10 +235,10 @@ class TurnService:
             if allocation is not None:
                 packed = from_peer(allocation, data, peer, now())
                 if packed is not None:
-                    to_client(packed, allocation.client)
+                    deliver(packed, allocation.client)
 
         holder_of, from_peer = self._responder.holder_of, self._responder.from_peer
-        now, to_client = self._now, self._to_client
+        now, deliver = self._now, self._deliver
         socket = self._runtime.open_datagram((place.ip, port), receive)
         address = (place.external_ip, socket.local[1])
         self._relays[address] = socket
@@ -284,11 +290,18 @@ class Connection:
         self._limit: Timer | None = None
         self.lost = 0
 
-    def send(self, data: bytes) -> None:
-        if self._queued_bytes + len(data) > MAX_QUEUED_BYTES or not self._queue.put(data):
-            self.lost += 1
+    def relay(self, data: bytes) -> None:
+        """Data of a peer."""
+        if len(self._queue) < MAX_QUEUED - RESERVED and self._queued_bytes + len(data) <= MAX_QUEUED_BYTES:
+            self.answer(data)
         else:
+            self.lost += 1
+
+    def answer(self, data: bytes) -> None:
+        if self._queue.put(data):
             self._queued_bytes += len(data)
+        else:
+            self.lost += 1
 
     def write(self) -> None:
         """A task: until the queue or the stream is closed."""

@@ -15,7 +15,9 @@ from kodectl.node.stun_framing import read_turn_framed
 from kodectl.node.stun_server import StunServer
 from kodectl.node.turn_client import Allocation, TurnServer, allocate
 from kodectl.node.turn_server import (
+    MAX_QUEUED,
     MAX_QUEUED_BYTES,
+    RESERVED,
     UNUSED_LIMIT_S,
     Connection,
     RelayPlace,
@@ -233,9 +235,20 @@ class TestConnections:
     def test_that_nobody_reads_keep_so_much_and_lose_the_rest(self, scene: Scene) -> None:
         connection = Connection(scene.far, None)  # type: ignore[arg-type]
         for _ in range(1000):
-            connection.send(bytes(1000))
+            connection.relay(bytes(1000))
         assert connection._queued_bytes <= MAX_QUEUED_BYTES
         assert connection.lost == 1000 - MAX_QUEUED_BYTES // 1000
+
+    def test_that_nobody_reads_keep_room_for_answers(self, scene: Scene) -> None:
+        connection = Connection(scene.far, None)  # type: ignore[arg-type]
+        for _ in range(MAX_QUEUED):
+            connection.relay(b"x")
+        assert connection.lost == RESERVED
+        for _ in range(RESERVED):
+            connection.answer(b"x")
+        assert connection.lost == RESERVED
+        connection.answer(b"x")
+        assert connection.lost == RESERVED + 1
 
 
 class TestPorts:
