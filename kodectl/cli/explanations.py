@@ -250,6 +250,12 @@ _KEYS = {
         "Take them away; if others use this machine, make a new identity.",
         "chmod 600 FILE",
     ),
+    "users_exposed": Explanation(
+        "Others than the owner can read the file of users.",
+        "Its mode has bits for group or others.",
+        "Take them away; if others use this machine, change the passwords.",
+        "chmod 600 FILE",
+    ),
     "passphrase_invalid": Explanation(
         "The passphrase file holds no passphrase.",
         "Its first line is empty, or it has more than 1,024 bytes.",

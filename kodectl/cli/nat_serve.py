@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,7 +176,7 @@ def serve(
 
     Prints where it serves as soon as it does, and how much it has served at the end; with --json a line for each. Anybody
     may ask for his address; how much one network (/24, /64) gets is limited. Only users get a relay (TURN)."""
-    passwords = {**(read_users(user_file) if user_file else {}), **dict(users)}
+    passwords = {**(read_users(output, user_file) if user_file else {}), **dict(users)}
     check_addresses(listen, alt_ip, external, is_relay=bool(passwords))
     settings = turn_settings(passwords, realm, allowed, quotas)
 
@@ -200,11 +201,15 @@ def serve(
     return Outcome(summary_view(server, turn), summary_text(server, turn))
 
 
-def read_users(path: Path) -> dict[str, str]:
-    """Raises EnvironmentFault, and LocalMisuse that names the line and repeats nothing of it."""
+def read_users(output: Output, path: Path) -> dict[str, str]:
+    """Warns when others could read them too. Raises EnvironmentFault, and LocalMisuse that names the line and repeats
+    nothing of it."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_USER_FILE + 1)
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+        if mode & 0o077:
+            output.warn("users_exposed", f"{path} is open to others (mode {mode:o})", f"chmod 600 {path}")
         if len(content) > MAX_USER_FILE:
             raise LocalMisuse(f"{path} has more than {MAX_USER_FILE} bytes: is it the file of users?")
         lines = content.decode().splitlines()

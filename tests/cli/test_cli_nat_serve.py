@@ -169,14 +169,17 @@ def test_with_users_it_says_where_it_relays_and_how_much_it_did(server: Server) 
     assert "secret" not in out + err
 
 
-def test_users_are_read_from_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o600, 0o640])
+def test_users_are_read_from_a_file_that_should_be_the_owners(tmp_path: Path, mode: int) -> None:
     users = tmp_path / "users"
     users.write_text("# who may relay\n\nann:se:cret\nbob:other\n")
+    users.chmod(mode)
     server = Server("--listen", "127.0.0.1:0", "--user-file", str(users), "--realm", "example.org")
     assert server.line().split()[0] == "udp"
-    exit_code, out, _ = server.leave(signal.SIGTERM)
+    exit_code, out, err = server.leave(signal.SIGTERM)
     assert exit_code == ExitCode.OK
     assert "bytes relayed" in out
+    assert ("is open to others (mode 640)" in err) == (mode == 0o640)
 
 
 @pytest.mark.parametrize(
