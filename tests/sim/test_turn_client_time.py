@@ -350,6 +350,11 @@ class TestKeeping:
         assert len(scene.server.asked(Method.CHANNEL_BIND)) == 1
         assert scene.server.indications == taken
         assert scene.pings(allocation, 3) == 3
+        before = scene.server.channel_data
+        for _ in range(5_000):
+            allocation.send(bytes(size), PEER)
+        scene.world.run_for(60.0)
+        assert scene.server.channel_data - before >= taken
 
 
 class TestLosing:
@@ -363,6 +368,23 @@ class TestLosing:
         assert (scene.moved, scene.lost) == (1, [])
         assert allocation.relayed != first
         assert scene.pings(allocation, 20) == 20
+
+    def test_a_server_that_forgets_and_gives_the_same_has_moved_nothing(self, scene: Scene) -> None:
+        relayed = (SERVER_IP, 9_999)
+
+        def same(request: Message, source: Address) -> bytes | None:
+            contents = ((Attribute.XOR_RELAYED_ADDRESS, relayed), (Attribute.XOR_MAPPED_ADDRESS, source))
+            if request.method != Method.ALLOCATE or request.get(Attribute.NONCE) is None:
+                return None
+            return scene.server.success(request, *contents, (Attribute.LIFETIME, 600))
+
+        scene.server.script = same
+        allocation = Allocation(scene.near, scene.scope, TurnServer(SERVER_IP, PORT, "udp", USER, PASSWORD))
+        allocation.on_moved, allocation.on_lost = scene._moved, scene.lost.append
+        scene.run(allocation.establish)
+        scene.world.run_for(310.0)
+        assert len([one for one in scene.server.asked(Method.ALLOCATE) if one.get(Attribute.NONCE)]) == 2
+        assert (allocation.relayed, scene.moved, scene.lost) == (relayed, 0, [])
 
     def test_a_server_that_forgets_and_cannot_give_another(self, scene: Scene) -> None:
         permitted(scene)
@@ -416,6 +438,17 @@ class TestLosing:
         scene.world.run_for(400.0)
         assert scene.pings(allocation, 3) == 3
         assert (scene.lost, scene.moved) == ([], 0)
+
+    def test_a_request_that_is_lost_beside_data_is_repeated_soon(self, scene: Scene) -> None:
+        allocation = permitted(scene)
+        answers = iter([b""])
+        scene.server.script = lambda request, source: (
+            next(answers, None) if request.method == Method.CHANNEL_BIND else None
+        )
+        for _ in range(10):
+            allocation.send(b"data", PEER)
+        scene.world.run_for(1.0)
+        assert len(scene.server.asked(Method.CHANNEL_BIND)) == 2
 
     def test_a_channel_whose_answers_are_lost_is_had_later(self, scene: Scene) -> None:
         allocation = permitted(scene)

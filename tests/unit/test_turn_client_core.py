@@ -71,6 +71,11 @@ def success(packet: bytes, lifetime_s: int = 600, relayed: tuple[str, int] = REL
     return answer(packet)
 
 
+def data_of(peer: tuple[str, int], *more: tuple[int, Any]) -> bytes:
+    contents = ((Attribute.XOR_PEER_ADDRESS, peer), (Attribute.DATA, b"data"), *more)
+    return encode(Message(MessageClass.INDICATION, Method.DATA, bytes(12), contents))
+
+
 def allocated(now: float = 0.0, lifetime_s: int = 600, **options: Any) -> TurnClient:
     it = client(**options)
     (first,) = it.start(now).packets
@@ -153,6 +158,7 @@ class TestTranscript:
         assert it.next_deadline() is None
         assert it.close(6.0).packets == ()
         assert it.receive(success(last), 6.0) is None
+        assert it.receive(data_of(PEER), 6.0) is None
 
     def test_of_repetitions(self) -> None:
         it = client()
@@ -200,6 +206,29 @@ class TestPassedOver:
         packet = encode(Message(MessageClass.INDICATION, Method.DATA, bytes(12), contents))
         assert it.receive(packet, 1.0) == ((), ())
         assert it.counters["indications_dropped"] == 1
+
+    @pytest.mark.parametrize("kind", [MessageClass.SUCCESS, MessageClass.ERROR])
+    def test_an_answer_with_what_must_be_understood_and_is_not(self, kind: MessageClass) -> None:
+        it = allocated()
+        (asked,) = it.permit([PEER[0]], 1.0).packets
+        assert it.receive(answer(asked, (0x7777, b""), error=403 * (kind is MessageClass.ERROR)), 1.0) == ((), ())
+        assert it.counters["unusable_answers"] == 1
+        assert it.receive(success(asked), 1.1) is not None
+
+    def test_data_with_what_must_be_understood_and_is_not(self) -> None:
+        it = allocated()
+        it.permit([PEER[0]], 1.0)
+        assert it.receive(data_of(PEER), 1.0) == ((), (DataReceived(b"data", PEER),))
+        assert it.receive(data_of(PEER, (0x7777, b"")), 1.0) == ((), ())
+
+    def test_an_answer_of_rfc_3489(self) -> None:
+        """It has no cookie, and so another transaction id."""
+        it = client()
+        (asked,) = it.start(0.0).packets
+        packet = bytearray(answer(asked, key=None, error=486))
+        packet[4:8] = b"none"
+        assert it.receive(bytes(packet), 0.1) == ((), ())
+        assert it.state is State.ALLOCATING
 
     def test_an_answer_that_was_answered(self) -> None:
         it = allocated()
@@ -277,13 +306,18 @@ class TestChannels:
         channels.granted(wanted.number, now)
         return wanted.number
 
-    def test_are_not_more_than_the_limit_nor_is_what_is_counted(self) -> None:
+    def test_are_not_more_than_the_limit(self) -> None:
         channels = Channels()
         for port in range(1, MAX_COUNTED * 3):
             for _ in range(CHANNEL_AFTER):
                 channels.wanted((PEER[0], port), 0.0)
         assert len(channels) == MAX_CHANNELS
-        assert len(channels._sent) <= MAX_COUNTED
+
+    def test_count_datagrams_to_no_more_peers_than_the_limit(self) -> None:
+        channels = Channels()
+        for port in range(1, MAX_COUNTED * 3):
+            assert channels.wanted((PEER[0], port), 0.0) is None
+            assert len(channels._sent) <= MAX_COUNTED
 
     def test_use_no_number_twice_and_end_with_the_numbers(self) -> None:
         channels, now, numbers = Channels(), 0.0, []
