@@ -4,8 +4,9 @@
 
 One JSON line for each server and size: packets relayed per second (both directions together), CPU microseconds of the
 server per packet, and both as ratios to coturn's. The load is one client with a channel and a peer that echoes, in this
-process, with 64 packets under way: where a server keeps up, the load is what limits the packets per second, so the CPU per
-packet is the figure to compare. coturn is C with a thread for each core; the relay here is one thread of Python.
+process, with 64 packets under way. Where the load is what limits the packets per second, which shows as packets times CPU
+well under a second, the CPU per packet is the figure to compare. One client keeps one thread of coturn's busy; the relay
+here has one.
 """
 
 from __future__ import annotations
