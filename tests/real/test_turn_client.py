@@ -16,13 +16,15 @@ from certificates import write_certificate
 
 from kodectl.core import turn_peers
 from kodectl.errors import EnvironmentFault, NegativeAnswer, NotAuthorised, PeerFault
+from kodectl.node.stun_client import StunClient, ask_over_tcp
 from kodectl.node.turn_client import Allocation, TurnServer, allocate
-from kodectl.runtime.base import Address, Mailbox, Stream, TimedOut
+from kodectl.runtime.base import Address, ConnectFailed, Mailbox, Stream, TimedOut
 from kodectl.runtime.green import GreenRuntime
 
 HOST, USER, PASSWORD, REALM = "127.0.0.1", "alice", "wonder:l@nd", "rabbit.hole"
 FORBIDDEN = "127.0.0.9"
 LIMIT_S = 10.0
+STARTS = 3
 COUNT = 1_000
 IN_FLIGHT = 32
 """So that no buffer is tested but the client."""
@@ -57,40 +59,55 @@ class Coturn(NamedTuple):
 
 @pytest.fixture(scope="module")
 def coturn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coturn]:
-    """A turnserver that asks for credentials. It is ready when it answers over TCP."""
+    """A turnserver that asks for credentials."""
     if not shutil.which("turnserver"):
         pytest.skip("turnserver (package coturn) is not installed")
-    place, port, tls_port = tmp_path_factory.mktemp("coturn"), free_port(), free_port()
+    place = tmp_path_factory.mktemp("coturn")
     certificate, key = write_certificate(place, HOST)
-    both = ["-L", HOST, "-L", "::1"] if has_ipv6() else ["-L", HOST]
-    command = ["turnserver", "-n", *both, "-p", str(port), "--no-cli", "--no-dtls"]
-    command += ["--tls-listening-port", str(tls_port), "--cert", str(certificate), "--pkey", str(key)]
-    command += ["--lt-cred-mech", "-u", f"{USER}:{PASSWORD}", "-r", REALM, "--allow-loopback-peers"]
-    command += ["--denied-peer-ip", FORBIDDEN, "--stale-nonce", "1"]
-    command += ["--user-quota", "100", "-b", str(place / "db"), "-l", str(place / "log"), "--simple-log"]
-    command += ["--pidfile", str(place / "pid")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for_listener(process, port)
-        wait_for_listener(process, tls_port)
-        yield Coturn(port, tls_port, str(certificate))
-    finally:
-        process.terminate()
-        process.wait(LIMIT_S)
+    told = ""
+    for _ in range(STARTS):
+        port, tls_port = free_port(), free_port()
+        both = ["-L", HOST, "-L", "::1"] if has_ipv6() else ["-L", HOST]
+        # Without RFC 5780 it does not want the ports next to these as well.
+        command = ["turnserver", "-n", *both, "-p", str(port), "--no-cli", "--no-dtls", "--no-rfc5780"]
+        command += ["--tls-listening-port", str(tls_port), "--cert", str(certificate), "--pkey", str(key)]
+        command += ["--lt-cred-mech", "-u", f"{USER}:{PASSWORD}", "-r", REALM, "--allow-loopback-peers"]
+        command += ["--denied-peer-ip", FORBIDDEN, "--stale-nonce", "1"]
+        command += ["--user-quota", "100", "-b", str(place / "db"), "-l", str(place / "log"), "--simple-log"]
+        command += ["--pidfile", str(place / "pid")]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            if answers(process, port, tls_port):
+                yield Coturn(port, tls_port, str(certificate))
+                return
+            told = (place / "log").read_text()
+        finally:
+            process.terminate()
+            process.wait(LIMIT_S)
+    pytest.fail(f"coturn does not answer: {told}")
 
 
-def wait_for_listener(process: subprocess.Popen[bytes], port: int) -> None:
+def answers(process: subprocess.Popen[bytes], port: int, tls_port: int) -> bool:
+    """Over UDP and TCP. A port may be taken between its choice and its use; then coturn tries for a while and leaves."""
     runtime = GreenRuntime()
     scope = runtime.scope("waiting")
+    inbox: list[StunClient] = []
+    own = runtime.open_datagram((HOST, 0), lambda data, sender: [client.received(data, sender) for client in inbox])
+    inbox.append(StunClient(runtime, own.send))
     try:
         for _ in range(100):
-            with socket.socket() as client:
-                if client.connect_ex((HOST, port)) == 0:
-                    return
-            assert process.poll() is None
-            scope.sleep(0.05)
-        raise AssertionError("coturn does not listen")
+            if process.poll() is not None:
+                return False
+            try:
+                inbox[0].ask((HOST, port), schedule=(0.2,))
+                ask_over_tcp(runtime, (HOST, port), 1.0)
+                runtime.connect((HOST, tls_port), 1.0).close()
+                return True
+            except (NegativeAnswer, PeerFault, ConnectFailed):
+                scope.sleep(0.05)
+        return False
     finally:
+        own.close()
         runtime.close()
 
 
