@@ -1,6 +1,7 @@
 """Nodes as processes of their own, on loopback, for the tests of the API and of the command line."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -141,6 +142,16 @@ def shared_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     started = Nodes(tmp_path_factory.mktemp("nodes"))
     yield started
     started.end()
+
+
+@pytest.fixture(autouse=True)
+def log_of_the_package_untouched() -> Iterator[None]:
+    """A command that runs in this process makes the log its own; what the next test reads of it must not depend on it."""
+    log = logging.getLogger("kodectl")
+    handlers, level, propagates = log.handlers[:], log.level, log.propagate
+    yield
+    log.handlers[:], log.propagate = handlers, propagates
+    log.setLevel(level)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import msgspec
 from kodectl.errors import NegativeAnswer, PeerFault
 from kodectl.node.errand import Errand, Stage, Terms, errand, milliseconds
 from kodectl.node.handshake import LinkClosed
-from kodectl.runtime.base import Address, ConnectFailed, Runtime, TimedOut
+from kodectl.runtime.base import Address, ConnectFailed, Runtime, Stopped, TimedOut
 from kodectl.wire.addresses import address_text
 from kodectl.wire.enode import Enode
 
@@ -89,6 +89,11 @@ def ping_target(
             except WrongIdentity as fault:
                 report(fault.pong)
                 raise
+            except Stopped:
+                # The deadline came while this one was under way; what was heard before it is an answer.
+                if not pongs:
+                    raise
+                break
             pongs.append(pong)
             report(pong)
             if pong.rtt_ms is not None and mode == "auto":

@@ -94,9 +94,7 @@ def home():
 
 
 @pytest.fixture
-def log(caplog, monkeypatch):
-    """What this package logs, whatever a command that ran in this process before has made of its logger."""
-    monkeypatch.setattr(logging.getLogger("kodectl"), "propagate", True)
+def log(caplog):
     caplog.set_level(logging.INFO, logger="kodectl")
     return caplog
 
