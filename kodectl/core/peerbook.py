@@ -29,7 +29,7 @@ FAULT_BAN_S = 300.0
 
 
 class Known:
-    """One peer by its node id. `tcp` 0: cannot be dialled. Times are those of the book's clock."""
+    """One peer by its node id. `tcp` 0: nobody gets through to it. Times are those of the book's clock."""
 
     __slots__ = (
         "anchor",
@@ -66,6 +66,11 @@ class Known:
     @property
     def enode(self) -> Enode:
         return Enode(self.node_id, self.host, self.tcp, self.udp)
+
+    @property
+    def is_dialable(self) -> bool:
+        """At its port, or, where an operator wants it, by whatever way there is to its id."""
+        return bool(self.tcp) or self.static
 
     @property
     def is_stranger(self) -> bool:
@@ -252,7 +257,7 @@ class PeerBook:
         ready = [
             known
             for known in self._known.values()
-            if known.tcp
+            if known.is_dialable
             and known.node_id not in busy
             and known.backoff.is_over(now)
             and self.bans.until(known.node_id, now) is None
@@ -289,7 +294,7 @@ class PeerBook:
             (
                 known.backoff.retry_at
                 for known in self._known.values()
-                if known.tcp and known.node_id not in busy and self.bans.until(known.node_id, now) is None
+                if known.is_dialable and known.node_id not in busy and self.bans.until(known.node_id, now) is None
             ),
             default=inf,
         )

@@ -37,7 +37,7 @@ class Connector:
         except Stopped:
             return self._connect_view("no_route", target.node_id, "this node is stopping")
         if not dial.done.wait(timeout_s):
-            return self._connect_view("timeout", target.node_id, f"no answer within {timeout_s:g} s")
+            return self._connect_view("timeout", target.node_id, f"no answer within {timeout_s:g} s", dial.stage)
         return self._outcome_view(dial, target)
 
     def _answer_at_once(self, target: Enode) -> ConnectView | None:
@@ -52,8 +52,8 @@ class Connector:
         if peer is not None and not peer.link.closed:
             self._make_static(peer)
             return self._connect_view("already_connected", peer.node_id)
-        if not target.tcp:
-            return self._connect_view("no_route", node_id, "it does not listen for connections")
+        if not target.tcp and not target.id_known:
+            return self._connect_view("no_route", node_id, "neither its id nor its TCP port is known")
         return self._too_soon(target, now)
 
     def _too_soon(self, target: Enode, now: float) -> ConnectView | None:
@@ -84,12 +84,14 @@ class Connector:
         outcome = dial.outcome or "timeout"
         shown = connect_outcome(outcome)
         detail = dial.detail if shown == outcome else f"{outcome}: {dial.detail}"
-        return self._connect_view(shown, node_id, detail)
+        return self._connect_view(shown, node_id, detail, dial.stage)
 
-    def _connect_view(self, outcome: str, node_id: bytes, detail: str | None = None) -> ConnectView:
+    def _connect_view(
+        self, outcome: str, node_id: bytes, detail: str | None = None, stage: str | None = None
+    ) -> ConnectView:
         peer = self._roster.links.get(node_id)
         view = peer_view(peer, self._book, self._runtime) if peer is not None else None
-        return ConnectView(outcome, node_id.hex() if any(node_id) else None, view, detail or None)
+        return ConnectView(outcome, node_id.hex() if any(node_id) else None, view, detail or None, stage)
 
     def _make_static(self, peer: Peer) -> None:
         peer.static = True

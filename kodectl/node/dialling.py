@@ -1,6 +1,9 @@
 """Dialling: one attempt, from a name to a peer.
 
-resolve -> connect -> handshake and hello -> a place in the roster -> confirmed by the other side
+resolve -> tcp -> handshake and hello -> a place in the roster -> confirmed by the other side
+
+Where only the id is known, or nobody gets to the peer's TCP port, finding it and traversing its NAT take the place of the
+first two steps.
 """
 
 from __future__ import annotations
@@ -8,6 +11,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 from kodectl.core.peerbook import PeerBook
 from kodectl.errors import NegativeAnswer, PeerFault
@@ -38,13 +43,38 @@ NOT_TO_BLAME = {"too_many_peers", "duplicate_connection", "subnet_limit", "banne
 """Outcomes that tell nothing bad about the peer that was dialled."""
 
 
-class Dial:
-    """One attempt. `outcome` is None until it is settled: `connected`, a disconnect reason, or a fault's code."""
+class Reached(NamedTuple):
+    """A stream to a node that was looked for by its id. `enode`: where it was found; `tcp` 0 if by traversing its NAT."""
 
-    __slots__ = ("detail", "done", "feeler", "node_id", "outcome", "settled_at", "static", "stream", "target")
+    stream: Stream
+    enode: Enode
+
+
+Reach = Callable[[bytes, Callable[[str], None]], Reached]
+"""Finds a node by its id and opens a stream to it; tells each stage as it begins. Waits; raises ConnectFailed, or Stopped."""
+
+
+class Dial:
+    """One attempt. `outcome` is None until it is settled: `connected`, a disconnect reason, or a fault's code. `stage` is what
+    is under way, or has failed. `enode` is where the peer was found in the end."""
+
+    __slots__ = (
+        "detail",
+        "done",
+        "enode",
+        "feeler",
+        "node_id",
+        "outcome",
+        "settled_at",
+        "stage",
+        "static",
+        "stream",
+        "target",
+    )
 
     def __init__(self, target: Enode, done: Event, *, static: bool, feeler: bool) -> None:
-        self.target = target
+        self.target = self.enode = target
+        self.stage = "resolve" if target.tcp else "locate"
         self.static = static
         self.feeler = feeler
         self.done = done
@@ -59,8 +89,8 @@ Place = tuple[str, int]
 
 
 def place_of(enode: Enode) -> Place:
-    """Dials are told apart by where they go: the id may not be known before."""
-    return enode.host, enode.tcp
+    """Dials are told apart by where they go: the id may not be known before. Where it is all that is known, by the id."""
+    return (enode.host, enode.tcp) if enode.tcp else (enode.node_id.hex(), 0)
 
 
 class Dialler:
@@ -81,6 +111,7 @@ class Dialler:
         self.recent: dict[Place, Dial] = {}
         self.outcomes: Counter[str] = Counter()
         self.on_settled: Callable[[Dial], None] = lambda dial: None
+        self.reach: Reach = _reach_nobody
         self._runtime = runtime
         self._local = local
         self._hello_of = hello_of
@@ -103,7 +134,7 @@ class Dialler:
             dial = Dial(target, self._runtime.event(), static=static, feeler=feeler)
             self.pending[place] = dial
             try:
-                self._scope.spawn(f"dial {target.host}:{target.tcp}", self._run, dial)
+                self._scope.spawn(f"dial {place[0]}:{place[1]}", self._run, dial)
             except Stopped:
                 del self.pending[place]
                 raise
@@ -134,12 +165,21 @@ class Dialler:
             self._enter(dial, link)
 
     def _open(self, dial: Dial) -> Link:
-        target = dial.target
-        ips = self._runtime.resolve(target.host, RESOLVE_LIMIT_S, self._scope)[:MAX_ADDRESSES]
-        dial.stream = self._connect(ips, target.tcp)
+        if dial.target.tcp:
+            dial.stream = self._open_tcp(dial)
+        else:
+            dial.stream, dial.enode = self.reach(dial.target.node_id, partial(setattr, dial, "stage"))
+        dial.stage = "handshake"
         link = open_link(self._runtime, self._local, dial.stream, dial.node_id, self._hello_of())
         dial.node_id = link.node_id
+        dial.stage = "admission"
         return link
+
+    def _open_tcp(self, dial: Dial) -> Stream:
+        target = dial.target
+        ips = self._runtime.resolve(target.host, RESOLVE_LIMIT_S, self._scope)[:MAX_ADDRESSES]
+        dial.stage = "tcp"
+        return self._connect(ips, target.tcp)
 
     def _connect(self, ips: list[str], port: int) -> Stream:
         """To the first that answers. Raises ConnectFailed."""
@@ -156,7 +196,7 @@ class Dialler:
     def _enter(self, dial: Dial, link: Link) -> None:
         """Asks for a place, and serves the link for as long as it lives."""
         static = dial.static or self._book.is_static(link.node_id)
-        peer = Peer(link, dial.target, static=static)
+        peer = Peer(link, dial.enode, static=static)
         refused = self._roster.enter(peer, wanted=True)
         if refused is not None:
             link.disconnect(refused)
@@ -180,7 +220,7 @@ class Dialler:
         if len(self.recent) > MAX_RECENT:
             del self.recent[next(iter(self.recent))]
         self.outcomes[outcome] += 1
-        log.debug("dial %s: %s %s", dial.target, outcome, detail)
+        log.debug("dial %s: %s at %s %s", dial.target, outcome, dial.stage, detail)
         if outcome != CONNECTED and outcome != STOPPED and dial.target.id_known:
             self._note_failure(dial.target.node_id, outcome, now)
         dial.done.set()
@@ -191,6 +231,10 @@ class Dialler:
         reason = DisconnectReason.__members__.get(outcome.upper())
         if outcome in PAUSING or reason in PAUSE_AFTER_S:
             self._book.pause(node_id, now, PAUSE_AFTER_S[reason] if reason is not None else NO_SENSE_S)
+
+
+def _reach_nobody(node_id: bytes, at: Callable[[str], None]) -> Reached:
+    raise ConnectFailed("unreachable", "it does not listen for connections")
 
 
 def _outcome_of_end(reason: DisconnectReason, link: Link) -> str:

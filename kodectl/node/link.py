@@ -12,6 +12,7 @@ from collections.abc import Callable
 from kodectl.errors import PeerFault, WireError
 from kodectl.node.handshake import Channel, LinkClosed, LocalEnd, open_inbound, open_outbound
 from kodectl.node.outbox import Outbox
+from kodectl.node.routes import PLAIN_TCP, Route, RoutedStream
 from kodectl.runtime.base import Address, Runtime, Stopped, Stream, StreamClosed, TimedOut, Timer
 from kodectl.wire.frames import Message, check_segment_size, encode_message
 from kodectl.wire.messages import (
@@ -62,6 +63,7 @@ class Link:
         "_decoder",
         "_early",
         "_outbox",
+        "_routed",
         "_runtime",
         "_scope",
         "_stream",
@@ -75,7 +77,6 @@ class Link:
         "opened_at",
         "outbound",
         "public_key",
-        "remote",
     )
 
     def __init__(self, runtime: Runtime, stream: Stream, channel: Channel, *, outbound: bool) -> None:
@@ -83,7 +84,6 @@ class Link:
         self.public_key = channel.public_key
         self.hello = channel.hello
         self.outbound = outbound
-        self.remote: Address = stream.remote
         self.opened_at = runtime.now()
         self.bytes_received = 0
         self.messages_received = 0
@@ -92,12 +92,22 @@ class Link:
         self.closed_by_peer = False
         self._runtime = runtime
         self._stream = stream
+        self._routed = stream if isinstance(stream, RoutedStream) else None
         self._scope = runtime.scope(f"link {channel.node_id.hex()[:8]}")
         self._outbox = Outbox(runtime, self._scope, stream, channel.encoder, self._writing_failed)
         self._decoder = channel.decoder
         self._early = channel.early
         self._busy_s = 0.0
         self._closing_timer: Timer | None = None
+
+    @property
+    def remote(self) -> Address:
+        """Changes when the stream goes on by another way."""
+        return self._stream.remote
+
+    @property
+    def route(self) -> Route:
+        return self._routed.route if self._routed is not None else PLAIN_TCP
 
     @property
     def closed(self) -> bool:

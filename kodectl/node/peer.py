@@ -5,6 +5,7 @@ from __future__ import annotations
 from kodectl.core.limits import TokenBucket
 from kodectl.core.pulse import Pulse
 from kodectl.node.link import Link
+from kodectl.node.routes import Route
 from kodectl.runtime.base import Address
 from kodectl.wire.enode import Enode
 from kodectl.wire.messages import DisconnectReason, Hello
@@ -62,11 +63,16 @@ class Peer:
         return self.link.remote
 
     @property
+    def route(self) -> Route:
+        return self.link.route
+
+    @property
     def enode(self) -> Enode:
         """Where it can be dialled: the port that was dialled, or at the sender's address the one that it claims.
-        `tcp` is 0 when it does not listen."""
+        `tcp` is 0 when it does not listen, or was reached by punching: then the address may be a relay's."""
         ports = self.hello.ports
-        tcp = self._dialled.tcp if self._dialled is not None else ports.tcp
+        claimed = ports.tcp if self.route.transport == "tcp" else 0
+        tcp = self._dialled.tcp if self._dialled is not None else claimed
         return Enode(self.node_id, self.remote[0], tcp, ports.udp)
 
     @property

@@ -8,7 +8,8 @@ from kodectl.core.peerbook import PeerBook
 from kodectl.core.trust import Rank
 from kodectl.node.events import rfc3339
 from kodectl.node.peer import Peer
-from kodectl.node.views import LatencyEntry, LatencyView, PeerView, Priority
+from kodectl.node.routes import Route
+from kodectl.node.views import CandidatePairView, LatencyEntry, LatencyView, PeerView, Priority
 from kodectl.runtime.base import Runtime
 from kodectl.wire.addresses import address_text
 
@@ -25,7 +26,7 @@ def connect_outcome(outcome: str) -> str:
 
 
 def peer_view(peer: Peer, book: PeerBook, runtime: Runtime) -> PeerView:
-    link, now = peer.link, runtime.now()
+    link, route, now = peer.link, peer.route, runtime.now()
     host, port = peer.remote
     connected_s = now - link.opened_at
     return PeerView(
@@ -33,8 +34,8 @@ def peer_view(peer: Peer, book: PeerBook, runtime: Runtime) -> PeerView:
         enode=str(peer.enode),
         client=peer.hello.client,
         direction="outbound" if peer.outbound else "inbound",
-        path="direct",
-        transport="tcp",
+        path=route.path,
+        transport=route.transport,
         addr=address_text(host, port),
         ip=host,
         port=port,
@@ -48,6 +49,16 @@ def peer_view(peer: Peer, book: PeerBook, runtime: Runtime) -> PeerView:
         trust=round(book.score(peer.node_id, now), 4),
         priority=_PRIORITY[book.rank(peer.node_id, now)],
         static=peer.static,
+        pair=_pair_view(route),
+    )
+
+
+def _pair_view(route: Route) -> CandidatePairView | None:
+    local, remote = route.local, route.remote
+    if local is None or remote is None:
+        return None
+    return CandidatePairView(
+        address_text(*local.address), local.type.value, address_text(*remote.address), remote.type.value
     )
 
 

@@ -14,7 +14,18 @@ Direction = Literal["inbound", "outbound"]
 Priority = Literal["high", "medium", "low"]
 
 
+class CandidatePairView(msgspec.Struct, frozen=True):
+    """Types are those of ICE: host, srflx, prflx, relay."""
+
+    local: str
+    local_type: str
+    remote: str
+    remote_type: str
+
+
 class PeerView(msgspec.Struct, frozen=True):
+    """`pair` is null on links over TCP."""
+
     id: str
     enode: str
     client: str
@@ -34,6 +45,7 @@ class PeerView(msgspec.Struct, frozen=True):
     trust: float
     priority: Priority
     static: bool
+    pair: CandidatePairView | None = None
 
 
 class PeersView(msgspec.Struct, frozen=True):
@@ -94,12 +106,14 @@ class RediscoverView(msgspec.Struct, frozen=True):
 
 class ConnectView(msgspec.Struct, frozen=True):
     """`outcome`: connected | already_connected | refused | timeout | too_many_peers | identity_mismatch | self |
-    recently_dialed | banned | no_route."""
+    recently_dialed | banned | no_route. `stage`: how far it got when it failed: resolve | locate | signal | tcp | path |
+    quic | handshake | admission; null where nothing was tried."""
 
     outcome: str
     id: str | None
     peer: PeerView | None
     detail: str | None
+    stage: str | None = None
 
 
 class DisconnectView(msgspec.Struct, frozen=True):

@@ -154,7 +154,7 @@ class TestConnecting:
         assert town.connect(one, other.enode).outcome == "already_connected"
         assert town.connect(one, Enode(ZERO_ID, other.runtime.ip, PORT, 0)).outcome == "already_connected"
         assert town.connect(one, one.enode).outcome == "self"
-        assert town.connect(one, Enode(b"x" * 32, other.runtime.ip, 0, 1)).outcome == "no_route"
+        assert town.connect(one, Enode(ZERO_ID, other.runtime.ip, 0, 1)).outcome == "no_route"
         assert one.peering.dials == {"connected": 1}
 
     def test_whoever_answers_counts_with_its_real_id(self, town: Town) -> None:
