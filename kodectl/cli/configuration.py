@@ -154,7 +154,10 @@ def parse_path(text: str) -> Path:
 
     if not text:
         raise ValueError("a path")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # ~somebody who is not there
+        raise ValueError("a path, and ~ is the home directory of a user that exists") from error
 
 
 def parse_network(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kodectl.cli.command import command
@@ -172,6 +172,7 @@ def test_every_default_would_be_a_valid_value() -> None:
 
 
 @given(st.dictionaries(st.sampled_from([f"KODECTL_{key.upper()}" for key in BY_KEY]), st.text(max_size=80)))
+@example({"KODECTL_DATADIR": "~nobody-of-this-name"})
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_any_variables_are_settings_or_misuse(variables: dict[str, str]) -> None:
     with contextlib.suppress(LocalMisuse):

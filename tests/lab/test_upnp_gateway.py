@@ -40,6 +40,8 @@ pytestmark = [pytest.mark.lab, skip_without_lab]
 
 TCP = Wish(Transport.TCP, 30303, 30303)
 UDP = Wish(Transport.UDP, 30301, 30301)
+LEASES = (3599, 3600)
+"""Of one hour: the router answers what is left, and a second may just have begun."""
 
 
 @contextmanager
@@ -91,7 +93,8 @@ def test_a_stranger_comes_through_until_the_port_is_unmapped(lab: Lab) -> None:
         gateway = find_upnp(runtime)
         assert (gateway.address, gateway.external_ip()) == (host.router.inner_ip, host.router.outer_ip)
         tcp, udp = gateway.add(TCP), gateway.add(UDP)
-        assert (tcp.external, tcp.lease_s) == ((host.router.outer_ip, 30303), 3600)
+        assert tcp.external == (host.router.outer_ip, 30303)
+        assert tcp.lease_s in LEASES
         assert gateway.verify(tcp)
         assert {mapping.external for mapping in gateway.mappings()} == {tcp.external, udp.external}
     assert is_reached(stranger, tcp.external, host.listen(30303))
@@ -99,7 +102,7 @@ def test_a_stranger_comes_through_until_the_port_is_unmapped(lab: Lab) -> None:
         outside.sendto(b"hello", udp.external)
         assert inside.recv(5) == b"hello"
     with living_at(host):
-        assert gateway.add(TCP) == tcp, "renewed"
+        assert gateway.add(TCP)._replace(lease_s=tcp.lease_s) == tcp, "renewed"
         gateway.remove(tcp)
         gateway.remove(udp)
         assert gateway.mappings() == []
@@ -118,7 +121,8 @@ def test_two_hosts_share_a_router(lab: Lab) -> None:
         gateway = find_upnp(runtime)
         of_second = gateway.add(TCP)
         assert of_second.external[1] != of_first.external[1]
-        assert (of_second.internal, of_second.lease_s) == ((second.ip, 30303), 3600)
+        assert of_second.internal == (second.ip, 30303)
+        assert of_second.lease_s in LEASES
         with pytest.raises(MappingRefused) as refused:
             gateway.remove(of_first)
         assert refused.value.code == "mapping_conflict"
