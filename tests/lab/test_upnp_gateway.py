@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -102,7 +103,7 @@ def test_a_stranger_comes_through_until_the_port_is_unmapped(lab: Lab) -> None:
         outside.sendto(b"hello", udp.external)
         assert inside.recv(5) == b"hello"
     with living_at(host):
-        assert gateway.add(TCP)._replace(lease_s=tcp.lease_s) == tcp, "renewed"
+        assert replace(gateway.add(TCP), lease_s=tcp.lease_s) == tcp, "renewed"
         gateway.remove(tcp)
         gateway.remove(udp)
         assert gateway.mappings() == []
