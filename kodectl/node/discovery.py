@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from kodectl.core.contacted import Contacted
@@ -82,6 +82,13 @@ class Discovery:
     def send(self, data: bytes, address: Address) -> None:
         """A datagram that is not discovery's, from the same port."""
         self._send(data, address)
+
+    def send_many(self, datagrams: Sequence[bytes], address: Address) -> None:
+        """As `send`, for several to one address."""
+        if self._socket is not None:
+            self.counters["bytes_sent"] += sum(map(len, datagrams))
+            self._contacted.note(address[0])
+            self._socket.send_many(datagrams, address)
 
     def close(self) -> None:
         """Ends all requests with `Notice.REFUSED` and closes the socket."""

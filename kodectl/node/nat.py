@@ -8,17 +8,17 @@ from collections.abc import Callable
 from kodectl.core.mapping import Gateway, Method, Transport
 from kodectl.core.nat import NatType, Verdict
 from kodectl.core.observers import group_of
-from kodectl.core.stun_answers import BindingResponder
 from kodectl.node.dial_back import DialBack
 from kodectl.node.discovery import Discovery
 from kodectl.node.events import Events
 from kodectl.node.kademlia import Kademlia
 from kodectl.node.knocking import Knocking
+from kodectl.node.multiplexer import Multiplexer
 from kodectl.node.peering import Peering
 from kodectl.node.port_mapping import PortMappings
 from kodectl.node.reachability import Reachability
 from kodectl.node.views import NatView
-from kodectl.runtime.base import Address, Runtime, Scope
+from kodectl.runtime.base import Runtime, Scope
 from kodectl.settings import NodeSettings
 from kodectl.wire.addresses import address_text, scope_of
 from kodectl.wire.announcement import Ports
@@ -50,6 +50,7 @@ class NatTraversal:
         runtime: Runtime,
         settings: NodeSettings,
         discovery: Discovery,
+        multiplexer: Multiplexer,
         kademlia: Kademlia,
         peering: Peering,
         scope: Scope,
@@ -63,7 +64,6 @@ class NatTraversal:
         self._peering = peering
         self._scope = scope
         self._events = events
-        self._binding = BindingResponder()
         host = settings.listen_host
         self.knocking = Knocking(runtime, discovery, scope, host, self._helpers)
         dial_back = DialBack(runtime, discovery, scope, host)
@@ -76,7 +76,7 @@ class NatTraversal:
         self.reachability.silence.linked = self._linked
         peering.on_knock = dial_back.knocked_over_tcp
         kademlia.on_observed = self.reachability.observed
-        discovery.other_traffic = self._other_traffic
+        multiplexer.own_questions = self.reachability.stun.received
 
     def _mapping_method(self) -> str:
         """No router forwards to a loopback address, and none needs to where the operator knows the outer address."""
@@ -179,15 +179,7 @@ class NatTraversal:
         self._discovery.sessions.tcp_port = self.hello_ports().tcp
         self.reachability.tell(self.is_server)
 
-    # -- what comes in ---------------------------------------------------------------------------------------------
-
-    def _other_traffic(self, data: bytes, source: Address) -> None:
-        """STUN on the discovery port: answers to our own questions, and questions of others."""
-        if self.reachability.stun.received(data, source):
-            return
-        answer = self._binding.answer(data, source, self._runtime.now())
-        if answer is not None:
-            self._discovery.send(answer, source)
+    # -- who can help ----------------------------------------------------------------------------------------------
 
     def _helpers(self, target_ip: str, count: int) -> list[Contact]:
         """Nodes that are in another network than the one to be knocked at."""

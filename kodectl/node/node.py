@@ -18,6 +18,7 @@ from kodectl.node.events import Events
 from kodectl.node.kademlia import Found, Hop, Kademlia
 from kodectl.node.lan import Lan, start_or_warn
 from kodectl.node.lookups import enode_of, lookup_view, value_view
+from kodectl.node.multiplexer import Multiplexer
 from kodectl.node.nat import Finders, NatTraversal
 from kodectl.node.peer_exchange import serve_peer_request
 from kodectl.node.peering import Peering
@@ -90,6 +91,7 @@ class Node:
         self.started_unix = runtime.unix_time()
         flags = packets.FLAG_CLIENT if settings.dht_client else 0
         self.discovery = Discovery(runtime, identity, flags)
+        self.multiplexer = Multiplexer(runtime, self.discovery)
         self.kademlia = Kademlia(runtime, self.discovery, self.scope)
         self.values = Values(runtime, self.discovery, self.kademlia, self.scope)
         self.bootstrapping = Bootstrap(runtime, self.discovery, self.kademlia, self.scope, self.events)
@@ -99,7 +101,15 @@ class Node:
         self.broadcasting = Broadcast(runtime, identity, self.events, self.scope, self.peering)
         self.lan = Lan(runtime, identity, settings.network, self.scope, self._found_on_lan)
         self.nat_traversal = NatTraversal(
-            runtime, settings, self.discovery, self.kademlia, self.peering, self.scope, self.events, finders or {}
+            runtime,
+            settings,
+            self.discovery,
+            self.multiplexer,
+            self.kademlia,
+            self.peering,
+            self.scope,
+            self.events,
+            finders or {},
         )
         self._saving = Saving(runtime, self._store, self.values, self.kademlia.table, self.scope, self._warn)
         self.udp_port = 0
