@@ -15,9 +15,16 @@ from kodectl.settings import MAX_BAN_S
 
 if TYPE_CHECKING:
     from kodectl.cli.client import NodeClient
-    from kodectl.node.views import ConnectView
+    from kodectl.node.views import ConnectView, PeerView
 
 CONNECTED = ("connected", "already_connected")
+_STAGES = {
+    "locate": "while looking for it",
+    "signal": "while telling it through its rendezvous nodes",
+    "dial_back": "while waiting for its dial",
+    "path": "while looking for a path through the NATs",
+    "quic": "while beginning QUIC on the path that was found",
+}
 BAD_REMOTE = ("identity_mismatch", "handshake_failed", "protocol_error", "malformed")
 """Outcomes of a dial that say the other side is not what it claims to be; all others are a plain no."""
 MAX_PAYLOAD = 4 * 1024 * 1024
@@ -82,8 +89,14 @@ def _connect_text(target: str, view: ConnectView) -> str:
     if view.outcome not in CONNECTED:
         return ""
     already = "was connected already" if view.outcome == "already_connected" else "connected"
-    where = f" at {view.peer.addr}, {view.peer.client}" if view.peer else ""
+    where = f" at {view.peer.addr} over {_way_of(view.peer)}, {view.peer.client}" if view.peer else ""
     return f"{already}: {view.id or target}{where}"
+
+
+def _way_of(peer: PeerView) -> str:
+    if peer.path == "relay":
+        return "a relay, until a direct path is found"
+    return peer.transport.upper()
 
 
 def _connect_failure(target: str, view: ConnectView) -> KodectlError | None:
@@ -91,8 +104,22 @@ def _connect_failure(target: str, view: ConnectView) -> KodectlError | None:
         return None
     branch = PeerFault if view.outcome in BAD_REMOTE else NegativeAnswer
     said = f": {view.detail}" if view.detail else ""
-    lift = f"kodectl node unban {view.id}" if view.outcome == "banned" and view.id else None
-    return branch(f"not connected to {target}, {view.outcome}{said}", code=view.outcome, hint=lift)
+    stage = f" ({_STAGES[view.stage]})" if view.stage in _STAGES else ""
+    return branch(f"not connected to {target}, {view.outcome}{stage}{said}", code=view.outcome, hint=_mend_of(view))
+
+
+def _mend_of(view: ConnectView) -> str | None:
+    if view.outcome == "banned" and view.id:
+        return f"kodectl node unban {view.id}"
+    if view.stage == "locate" and view.id:
+        return (
+            f"see that it runs, in the same network, and is connected to somebody; then kodectl dht find-node {view.id}"
+        )
+    if view.stage in ("signal", "dial_back"):
+        return "try again in some seconds: its record may name nodes that it has left; on its side: kodectl node status"
+    if view.stage in ("path", "quic"):
+        return "on both sides: kodectl nat probe; a relay is needed where it says so: any public node with --relay on"
+    return None
 
 
 @command("disconnect", epilog=examples("kodectl node disconnect 1f2e3d4c"))

@@ -14,7 +14,7 @@ from kodectl.cli.wording import duration, milliseconds, short_id, size
 
 if TYPE_CHECKING:
     from kodectl.cli.client import NodeClient
-    from kodectl.node.views import NatView, PeerView, StatsView, StatusView
+    from kodectl.node.views import CandidatePairView, NatView, PeerView, StatsView, StatusView
 
 
 @command("status", epilog=examples("kodectl node status", "kodectl node status --api 127.0.0.1:8545 --json"))
@@ -77,7 +77,9 @@ def _nat_text(nat: NatView) -> Iterator[tuple[str, object]]:
 )
 @click.option("--sort", type=click.Choice(["latency", "trust", "since", "bytes"]), help="Order of the peers.")
 @click.option("--direction", type=click.Choice(["inbound", "outbound"]), help="Only these.")
-@click.option("--wide", is_flag=True, help="More columns: what was sent and received, and the client.")
+@click.option(
+    "--wide", is_flag=True, help="More columns: what was sent and received, the client, the candidate pair in use."
+)
 @on_node()
 def peers(output: Output, client: NodeClient, sort: str | None, direction: str | None, wide: bool) -> Outcome:
     """List the connected peers."""
@@ -93,18 +95,24 @@ _PEER_COLUMNS: dict[str, Callable[[PeerView], object]] = {
     "id": lambda peer: short_id(peer.id),
     "address": lambda peer: peer.addr,
     "way": lambda peer: peer.direction.removesuffix("bound"),
+    "over": lambda peer: "relay" if peer.path == "relay" else peer.transport,
     "latency": lambda peer: milliseconds(peer.latency_ms),
     "trust": lambda peer: f"{peer.trust:.2f}",
-    "priority": lambda peer: peer.priority,
     "connected": lambda peer: duration(peer.connected_s),
 }
 """They fit a terminal of 80 columns."""
 _MORE_PEER_COLUMNS: dict[str, Callable[[PeerView], object]] = {
+    "priority": lambda peer: peer.priority,
     "sent": lambda peer: size(peer.bytes_sent),
     "received": lambda peer: size(peer.bytes_received),
     "static": lambda peer: peer.static,
     "client": lambda peer: peer.client,
+    "candidate pair": lambda peer: pair_text(peer.pair) if peer.pair is not None else None,
 }
+
+
+def pair_text(pair: CandidatePairView) -> str:
+    return f"{pair.local_type} {pair.local} to {pair.remote_type} {pair.remote}"
 
 
 @command("stats", epilog=examples("kodectl node stats --json"))

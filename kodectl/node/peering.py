@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 
 from kodectl.core.admission import may_begin_handshake
@@ -116,7 +117,7 @@ class Peering:
         """Loads what is stored, listens, and begins to dial. Waits for the disk. Raises EnvironmentFault."""
         self._memory.load()
         local = (self._settings.listen_host, self._settings.tcp_port)
-        self._listener = self._runtime.listen(local, self._accept)
+        self._listener = self._runtime.listen(local, self.accept)
         for enode in self._bootstrap:
             self.add_candidate(enode, "bootstrap")
         self._scope.spawn("heartbeats", self._heartbeats.sweep)
@@ -143,8 +144,8 @@ class Peering:
 
     # -- links in --------------------------------------------------------------------------------------------------
 
-    def _accept(self, stream: Stream) -> None:
-        """Runs in the hub: refuses, without cryptography, what is too much."""
+    def accept(self, stream: Stream) -> None:
+        """A stream that somebody else has opened. Runs in the hub: refuses, without cryptography, what is too much."""
         ip = stream.remote[0]
         if not may_begin_handshake(ip, self._handshakes.values()) or not self._handshake_rate.take(self._runtime.now()):
             self._inbound["turned_away"] += 1
@@ -228,6 +229,28 @@ class Peering:
         """Connects now, whatever the back-off says, and waits for the outcome. A peer that an operator has asked for is
         static from then on: exempt from limits and redialled, until `disconnect` or `ban`."""
         return self._connector.connect(target, timeout_s)
+
+    def dial(self, target: Enode) -> None:
+        """Dials in the background, whatever the back-off says; it gets a place as anybody else."""
+        with suppress(Stopped):
+            self._dialler.dial(target)
+
+    def await_link(self, node_id: bytes, limit_s: float) -> bool:
+        """Waits for a link that the other side makes; false when the limit passed."""
+        linked = self._runtime.event()
+
+        def look(peer: Peer) -> None:
+            if peer.node_id == node_id:
+                linked.set()
+
+        self.on_connected.append(look)
+        try:
+            return node_id in self.links or linked.wait(limit_s)
+        finally:
+            self.on_connected.remove(look)
+
+    def is_banned(self, node_id: bytes) -> bool:
+        return self._book.bans.until(node_id, self._runtime.now()) is not None
 
     def _dial_settled(self, dial: Dial) -> None:
         place = place_of(dial.target)
