@@ -2,74 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 import pytest
+from town import INNER, KINDS, SYMMETRIC, Town, town_of
 
-from kodectl.core.identity import Identity
 from kodectl.core.mapping import Transport
 from kodectl.core.nat import Behavior
 from kodectl.node.node import Node
-from kodectl.settings import NodeSettings
 from kodectl.sim.nat import Nat
-from kodectl.sim.network import PathModel
-from kodectl.sim.runtime import SimRuntime
-from kodectl.sim.suite import SimSuite
 from kodectl.sim.translation import PortRule
-from kodectl.sim.world import World
-
-SUITE = SimSuite()
-INNER = "192.168.1.2"
-SYMMETRIC = Behavior.ADDRESS_AND_PORT_DEPENDENT
-
-KINDS: dict[str, dict[str, Any]] = {
-    "full_cone": {"filtering": Behavior.ENDPOINT_INDEPENDENT},
-    "restricted": {"filtering": Behavior.ADDRESS_DEPENDENT},
-    "port_restricted": {"ports": PortRule.RANDOM},
-    "symmetric": {"mapping": SYMMETRIC, "ports": PortRule.RANDOM},
-    "blocked": {"udp_blocked": True},
-}
-"""Rules by the name that the node is to find."""
-
-
-class Town(NamedTuple):
-    world: World
-    open: list[Node]
-    """On the internet."""
-
-    def node(self, runtime: SimRuntime, **settings: Any) -> Node:
-        """Starts one that knows the first of the open nodes."""
-        known = tuple(node.enode for node in self.open[:1])
-        identity = Identity(SUITE, hashlib.sha256(runtime.name.encode()).digest())
-        node = Node(runtime, NodeSettings(**{"lan": False, "bootstrap": known, **settings}), identity)
-        self.world.call(runtime, node.start)
-        return node
-
-    def behind(self, nat: Nat, ip: str = INNER) -> Node:
-        return self.node(self.world.host(ip, behind=nat))
-
-    def box(self, number: int, **rules: Any) -> Nat:
-        return self.world.nat(f"box{number}", f"23.{number}.0.1", **rules)
-
-    def settled(self, *nodes: Node) -> bool:
-        """With every open node for a peer, and a verdict."""
-        ids = {node.identity.node_id for node in self.open}
-        return all(ids <= set(node.peering.links) and node.nat().state != "unknown" for node in nodes)
-
-    def holding(self, node: Node) -> list[bool]:
-        """Of each open node: whether it has `node` in its table."""
-        return [node.identity.node_id in other.kademlia.table for other in self.open]
 
 
 @pytest.fixture
 def town() -> Iterator[Town]:
-    with World(5, PathModel(latency_s=0.02, spread_s=0.01, loss=0.01)) as world:
-        built = Town(world, [])
-        for number in range(6):
-            built.open.append(built.node(world.host(f"21.{number}.0.1")))
-        world.run_for(5.0)
+    with town_of() as built:
         yield built
 
 
