@@ -209,8 +209,11 @@ class Runtime(Protocol):
         Raises EnvironmentFault."""
         ...
 
-    def connect(self, remote: Address, timeout_s: float) -> Stream:
-        """Waits for a TCP connection. Raises ConnectFailed."""
+    def connect(self, remote: Address, timeout_s: float, local_port: int | None = None) -> Stream:
+        """Waits for a TCP connection. Raises ConnectFailed.
+
+        With `local_port` it leaves from that port, beside a listener of this runtime that has it. Two that dial each other
+        so at once get one stream, each by its own call (simultaneous open, RFC 9293, section 3.5)."""
         ...
 
     def connect_tls(self, remote: Address, timeout_s: float, name: str, ca_file: str | None = None) -> Stream:

@@ -22,6 +22,7 @@ from socket import (
     IPPROTO_IPV6,
     IPV6_V6ONLY,
     SO_REUSEADDR,
+    SO_REUSEPORT,
     SOCK_DGRAM,
     SOCK_STREAM,
     SOL_SOCKET,
@@ -166,6 +167,21 @@ def bind_stream(local: Address) -> KernelSocket:
         return bound_socket(local, SOCK_STREAM, reuse=True)
     except OSError as error:
         raise bind_fault(error, "tcp", local) from error
+
+
+def share_port(listener: KernelSocket) -> None:
+    """Lets connections be dialled from the port of `listener`, which listens already.
+
+    Linux allows that where both sockets have SO_REUSEPORT. Set this late, it lets no second listener in: that one would
+    have to ask for it before it listens, and nobody here does."""
+    listener.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
+
+
+def bind_dialling(sock: KernelSocket, family: int, port: int) -> None:
+    """Gives a socket that is to be connected the port of a listener (`share_port`). Raises OSError."""
+    sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+    sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
+    sock.bind(sockaddr(("::" if family == AF_INET6 else "0.0.0.0", port), family))
 
 
 def interface_addresses() -> list[tuple[str, str]]:

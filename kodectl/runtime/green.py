@@ -71,8 +71,8 @@ class GreenRuntime:
     def listen(self, local: Address, accept: Callable[[Stream], None]) -> streams.GreenListener:
         return streams.GreenListener(self._hub, local, accept, self.faults)
 
-    def connect(self, remote: Address, timeout_s: float) -> streams.GreenStream:
-        return streams.connect(self._hub, remote, timeout_s)
+    def connect(self, remote: Address, timeout_s: float, local_port: int | None = None) -> streams.GreenStream:
+        return streams.connect(self._hub, remote, timeout_s, local_port)
 
     def connect_tls(self, remote: Address, timeout_s: float, name: str, ca_file: str | None = None) -> Stream:
         from kodectl.runtime import tls  # OpenSSL takes 20 ms to import

@@ -17,7 +17,7 @@ from gevent.hub import Hub, Waiter
 
 from kodectl.errors import LocalMisuse
 from kodectl.runtime.base import Address, ConnectFailed, Stream, StreamClosed
-from kodectl.runtime.binding import bind_stream, family_of, shown, sockaddr
+from kodectl.runtime.binding import bind_dialling, bind_stream, family_of, share_port, shown, sockaddr
 from kodectl.runtime.faults import CallbackFaults
 from kodectl.runtime.green_tasks import park
 
@@ -181,6 +181,7 @@ class GreenListener:
         # Small frames go out at once; accepted sockets inherit this.
         self._sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         self._sock.listen(LISTEN_BACKLOG)
+        share_port(self._sock)
         self.local: Address = shown(self._sock.getsockname())
         self._watcher = hub.loop.io(self._sock.fileno(), READ)
         self._rest = hub.loop.timer(ACCEPT_PAUSE_S)
@@ -228,8 +229,8 @@ class GreenListener:
         self._sock.close()
 
 
-def connect(hub: Hub, remote: Address, timeout_s: float) -> GreenStream:
-    """Dials. Raises ConnectFailed."""
+def connect(hub: Hub, remote: Address, timeout_s: float, local_port: int | None = None) -> GreenStream:
+    """Dials. Raises ConnectFailed; also (unreachable) where there is a connection between these very ends already."""
     try:
         family = family_of(remote[0])
         target = sockaddr(remote, family)
@@ -239,6 +240,8 @@ def connect(hub: Hub, remote: Address, timeout_s: float) -> GreenStream:
     try:
         sock.setblocking(False)
         sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        if local_port is not None:
+            bind_dialling(sock, family, local_port)
         code = sock.connect_ex(target)
         if code == errno.EINPROGRESS:
             code = _await_connection(hub, sock, timeout_s)
@@ -248,6 +251,9 @@ def connect(hub: Hub, remote: Address, timeout_s: float) -> GreenStream:
         if code:
             raise ConnectFailed(_reason(code), os.strerror(code))
         return GreenStream(hub, sock, remote)
+    except OSError as error:
+        sock.close()
+        raise ConnectFailed("unreachable", error.strerror or str(error)) from error
     except BaseException:
         sock.close()
         raise

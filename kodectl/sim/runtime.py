@@ -78,8 +78,8 @@ class SimRuntime:
     def listen(self, local: Address, accept: Callable[[Stream], None]) -> streams.SimListener:
         return streams.SimListener(self.host, local, accept)
 
-    def connect(self, remote: Address, timeout_s: float) -> streams.SimStream:
-        return streams.connect(self.host, remote, timeout_s)
+    def connect(self, remote: Address, timeout_s: float, local_port: int | None = None) -> streams.SimStream:
+        return streams.connect(self.host, remote, timeout_s, local_port or 0)
 
     def connect_tls(
         self, remote: Address, timeout_s: float, name: str, ca_file: str | None = None

@@ -140,6 +140,26 @@ class TestStreams:
                 runtime.connect(deaf.getsockname(), 0.1)
         assert failed.value.reason == "timeout"
 
+    @pytest.mark.parametrize(("wildcard", "host"), [("0.0.0.0", HOST), ("::", HOST), ("::", "::1")])
+    def test_the_port_of_a_wildcard_listener_dials(self, runtime: GreenRuntime, wildcard: str, host: str) -> None:
+        accepted: list[Stream] = []
+        listener = runtime.listen((wildcard, 0), ignore)
+        far = runtime.listen((host, 0), accepted.append)
+        near = runtime.connect(far.local, 1.0, listener.local[1])
+        gevent.sleep(0.05)
+        assert accepted[0].remote == (host, listener.local[1])
+        with pytest.raises(ConnectFailed, match="unreachable"):  # these ends are connected
+            runtime.connect(far.local, 1.0, listener.local[1])
+        for closable in (near, *accepted, listener, far):
+            closable.close()
+
+    def test_a_port_that_another_program_holds_dials_nobody(self, runtime: GreenRuntime) -> None:
+        with socket.socket() as other:
+            other.bind((HOST, 0))
+            other.listen()
+            with pytest.raises(ConnectFailed, match="unreachable"):
+                runtime.connect((HOST, 9), 1.0, other.getsockname()[1])
+
     @pytest.mark.parametrize("remote", [("255.255.255.255", 9), ("example.invalid", 9), (HOST, 70_000)])
     def test_what_is_no_address_of_a_host_is_unreachable(self, runtime: GreenRuntime, remote: tuple[str, int]) -> None:
         with pytest.raises(ConnectFailed) as failed:

@@ -354,6 +354,23 @@ class TestStreams:
         assert refused.value.code == "port_in_use"
         first.close()
 
+    def test_a_dial_leaves_from_the_port_that_listens(self, stage: Stage) -> None:
+        def procedure() -> None:
+            accepted = stage.there.mailbox(1)
+            far_listener = stage.there.listen((stage.far_ip, 0), accepted.put)
+            listener = stage.here.listen((stage.ip, 0), ignore)
+            near = stage.here.connect(far_listener.local, 5.0, listener.local[1])
+            far = accepted.get(5.0)
+            assert near.local == far.remote == listener.local
+            far.write(b"hello")
+            assert near.read_exactly(5) == b"hello"
+            with pytest.raises(EnvironmentFault, match="in use"):
+                stage.here.listen(listener.local, ignore)
+            for closable in (near, far, listener, far_listener):
+                closable.close()
+
+        stage.run(procedure)
+
     def test_an_accept_callback_that_raises_costs_one_connection(self, stage: Stage) -> None:
         def procedure() -> None:
             accepted = stage.there.mailbox(4)
