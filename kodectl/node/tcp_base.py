@@ -1,0 +1,93 @@
+"""A TCP connection as a base of ICE candidates: datagrams in frames (RFC 6544, section 3), to and from one peer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from kodectl.runtime.base import Address, Mailbox, Runtime, Scope, Stopped, Stream, StreamClosed
+from kodectl.wire.addresses import address_text
+from kodectl.wire.stream_frames import HEADER_SIZE, MAX_DATAGRAM, pack_frame, unpack_length
+
+log = logging.getLogger(__name__)
+
+MAX_QUEUED = 1_024
+MAX_QUEUED_BYTES = 256 * 1024
+"""Datagrams that the connection has not taken yet. What comes then is lost, as on a full line, and QUIC slows down by that;
+a long queue would only make every path look slow."""
+COALESCED = 65_536
+"""Bytes written at once."""
+
+Receive = Callable[["TcpBase", bytes, Address], None]
+
+
+class TcpBase:
+    """See `node.ice.SendingBase`. Two tasks in `scope`; `receive` runs for every datagram and must not wait, and
+    `on_closed` once, when the stream has ended, by whomever."""
+
+    def __init__(self, runtime: Runtime, scope: Scope, stream: Stream, receive: Receive) -> None:
+        """Raises Stopped, and has closed the stream then."""
+        self.on_closed: Callable[[], None] = lambda: None
+        self.address = stream.local
+        self.remote = stream.remote
+        self.lost = 0
+        self._stream = stream
+        self._receive = receive
+        self._queue: Mailbox[bytes] = runtime.mailbox(MAX_QUEUED)
+        self._queued_bytes = 0
+        self._is_closed = False
+        where = address_text(*stream.remote)
+        try:
+            scope.spawn(f"frames from {where}", self._read)
+            scope.spawn(f"frames to {where}", self._write)
+        except Stopped:
+            self.close()
+            raise
+
+    def send(self, data: bytes, address: Address) -> None:
+        """To the other end of the connection; to anybody else nothing is sent."""
+        fits = len(data) <= MAX_DATAGRAM and self._queued_bytes + len(data) <= MAX_QUEUED_BYTES
+        if address == self.remote and fits and self._queue.put(data):
+            self._queued_bytes += len(data)
+        else:
+            self.lost += 1
+
+    def close(self) -> None:
+        """May be called twice."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._queue.close()
+        self._stream.close()
+        self.on_closed()
+
+    def _read(self) -> None:
+        try:
+            while True:
+                size = unpack_length(self._stream.read_exactly(HEADER_SIZE))
+                self._receive(self, self._stream.read_exactly(size), self.remote)
+        except StreamClosed as error:
+            log.debug("frames: connection to %s ended: %s", address_text(*self.remote), error)
+        finally:
+            self.close()
+
+    def _write(self) -> None:
+        try:
+            while True:
+                self._stream.write(self._waiting())
+        except (StreamClosed, Stopped):
+            pass
+        finally:
+            self.close()
+
+    def _waiting(self) -> bytes:
+        """Waits for the first, and takes what has gathered behind it."""
+        waiting = bytearray(self._take())
+        while len(self._queue) and len(waiting) < COALESCED:
+            waiting += self._take()
+        return bytes(waiting)
+
+    def _take(self) -> bytes:
+        data = self._queue.get()
+        self._queued_bytes -= len(data)
+        return pack_frame(data)

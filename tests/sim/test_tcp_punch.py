@@ -1,0 +1,224 @@
+"""TCP through boxes that let nobody in, and datagrams over what comes of it, on virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from kodectl.core.nat import Behavior
+from kodectl.node.tcp_base import MAX_QUEUED_BYTES, TcpBase
+from kodectl.node.tcp_punch import ATTEMPT_S, LEAST_REFUSAL_S, MAX_ATTEMPTS, TcpPunch
+from kodectl.runtime.base import Address, ConnectFailed, Listener, Runtime, Stream, StreamClosed
+from kodectl.sim.network import PathModel
+from kodectl.sim.translation import PortRule
+from kodectl.sim.world import World
+
+TCP_PORT = 30_303
+LEFT, RIGHT, THIRD = "21.0.0.1", "21.1.0.1", "21.2.0.1"
+INNER = "192.168.1.2"
+OPEN, FAR = "22.0.0.1", "22.1.0.1"
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World("punch", PathModel(latency_s=0.05, spread_s=0.0, jitter_s=0.0)) as made:
+        yield made
+
+
+class Side:
+    """A host whose listener shares its port with the punch, and hands on what the punch does not take."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.scope = runtime.scope("punch")
+        self.others: list[Stream] = []
+        self.outcome: Stream | ConnectFailed | None = None
+        self.punched: TcpPunch | None = None
+        self.listener: Listener = runtime.listen(("0.0.0.0", TCP_PORT), self._accept)
+        self.took_s = 0.0
+
+    def _accept(self, stream: Stream) -> None:
+        if self.punched is None or not self.punched.accepted(stream):
+            self.others.append(stream)
+
+    def punch(self, targets: list[Address], delay_s: float, limit_s: float) -> None:
+        self.runtime.event().wait(delay_s)
+        began = self.runtime.now()
+        self.punched = TcpPunch(self.runtime, self.scope, TCP_PORT, targets)
+        self.punched.start(limit_s)
+        try:
+            self.outcome = self.punched.wait()
+        except ConnectFailed as failure:
+            self.outcome = failure
+        self.took_s = self.runtime.now() - began
+        self.punched.close()
+
+    @property
+    def stream(self) -> Stream:
+        assert self.outcome is not None
+        assert not isinstance(self.outcome, ConnectFailed), self.outcome
+        return self.outcome
+
+
+def home(world: World, outer_ip: str, **rules: object) -> Side:
+    return Side(world.host(INNER, behind=world.nat(f"nat {outer_ip}", outer_ip, **rules)))
+
+
+def punch(world: World, left: Side, right: Side, lag_s: float = 0.0, limit_s: float = 10.0) -> None:
+    world.spawn(left.runtime, "punch", left.punch, [(RIGHT, TCP_PORT)], 0.0, limit_s)
+    world.spawn(right.runtime, "punch", right.punch, [(LEFT, TCP_PORT)], lag_s, limit_s)
+    assert world.run(lambda: left.outcome is not None and right.outcome is not None, 30.0)
+
+
+def crosses(world: World, one: Side, other: Side) -> None:
+    for here, there in ((one, other), (other, one)):
+        here.stream.write(b"over here")
+        assert world.call(there.runtime, there.stream.read_exactly, 9) == b"over here"
+
+
+class TestPunch:
+    # A dial that ends beside one that begins is met by the listener.
+    @pytest.mark.parametrize("lag_s", [0.0, 0.03, 0.2, ATTEMPT_S - 0.05, ATTEMPT_S, 4.0])
+    def test_opens_two_boxes_however_late_the_other_begins(self, world: World, lag_s: float) -> None:
+        left, right = home(world, LEFT), home(world, RIGHT, udp_blocked=True)
+        punch(world, left, right, lag_s)
+        assert (left.stream.remote, right.stream.remote) == ((RIGHT, TCP_PORT), (LEFT, TCP_PORT))
+        assert left.stream.local[1] == right.stream.local[1] == TCP_PORT
+        assert right.took_s < 0.2
+        crosses(world, left, right)
+        assert not left.others
+        assert not right.others
+
+    def test_takes_what_its_listener_got_while_it_was_not_dialling(self, world: World) -> None:
+        """The other side is open, and refuses until it begins."""
+        near = home(world, LEFT)
+        far = world.host(RIGHT)
+        world.spawn(near.runtime, "punch", near.punch, [(RIGHT, TCP_PORT)], 0.0, 10.0)
+        world.run_for(1.02)
+        dialled = world.call(far, far.connect, (LEFT, TCP_PORT), 1.0, TCP_PORT)
+        assert world.run(lambda: near.outcome is not None, 1.0)
+        dialled.write(b"it is me")
+        assert world.call(near.runtime, near.stream.read_exactly, 8) == b"it is me"
+
+    def test_others_go_to_the_listener_as_ever(self, world: World) -> None:
+        near = Side(world.host(OPEN))
+        world.spawn(near.runtime, "punch", near.punch, [(RIGHT, TCP_PORT)], 0.0, 5.0)
+        stranger = world.host(THIRD)
+        world.run_for(0.5)
+        world.call(stranger, stranger.connect, (OPEN, TCP_PORT), 1.0)
+        assert [stream.remote[0] for stream in near.others] == [THIRD]
+        assert world.run(lambda: near.outcome is not None, 10.0)
+
+    def test_does_not_get_through_random_ports_and_says_so_in_time(self, world: World) -> None:
+        rules = {"ports": PortRule.RANDOM, "mapping": Behavior.ADDRESS_AND_PORT_DEPENDENT}
+        left, right = home(world, LEFT, **rules), home(world, RIGHT, **rules)
+        punch(world, left, right, limit_s=5.0)
+        assert isinstance(left.outcome, ConnectFailed)
+        assert left.outcome.reason == "timeout"
+        assert left.took_s == pytest.approx(5.0)
+
+    def test_tries_several_targets_side_by_side(self, world: World) -> None:
+        left, right = home(world, LEFT), home(world, RIGHT)
+        world.spawn(left.runtime, "punch", left.punch, [("23.0.0.9", 9), (RIGHT, TCP_PORT)], 0.0, 5.0)
+        world.spawn(right.runtime, "punch", right.punch, [(LEFT, TCP_PORT), ("23.0.0.9", 9)], 0.0, 5.0)
+        assert world.run(lambda: left.outcome is not None and right.outcome is not None, 30.0)
+        assert right.took_s < 0.2
+        crosses(world, left, right)
+
+    def test_refusals_are_followed_at_their_own_pace_and_come_to_an_end(self, world: World) -> None:
+        near, closed = Side(world.host(OPEN)), world.host(FAR)
+        world.spawn(near.runtime, "punch", near.punch, [(FAR, TCP_PORT)], 0.0, 1_000.0)
+        world.run_for(2.05)
+        assert near.punched is not None
+        # 100 ms for a refusal, and half to one and a half of that before the next.
+        assert 8 <= near.punched.attempts <= 13
+        world.set_path(near.runtime.name, closed.name, PathModel(latency_s=0.0, spread_s=0.0, jitter_s=0.0))
+        world.run_for(2.0)
+        assert near.punched.attempts <= MAX_ATTEMPTS
+        world.run_for(MAX_ATTEMPTS * LEAST_REFUSAL_S * 1.5)
+        assert near.punched.attempts == MAX_ATTEMPTS
+        near.punched.close()
+        world.run_for(1.0)
+        assert isinstance(near.outcome, ConnectFailed)
+        assert near.outcome.reason == "stopped"
+
+    def test_what_comes_after_the_end_is_closed(self, world: World) -> None:
+        left, right = home(world, LEFT), home(world, RIGHT)
+        world.spawn(left.runtime, "punch", left.punch, [(RIGHT, TCP_PORT)], 0.0, 5.0)
+        world.run_for(0.5)
+        assert left.punched is not None
+        left.punched.close()
+        world.spawn(right.runtime, "punch", right.punch, [(LEFT, TCP_PORT)], 0.0, 5.0)
+        assert world.run(lambda: right.outcome is not None, 10.0)
+        with pytest.raises(StreamClosed):
+            world.call(right.runtime, right.stream.read_exactly, 1)
+        assert not left.others
+
+
+class Ends:
+    """Two bases over one connection."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        here, there = world.host(OPEN), world.host(FAR)
+        accepted: list[Stream] = []
+        listener = there.listen((FAR, TCP_PORT), accepted.append)
+        self.near_stream = world.call(here, here.connect, (FAR, TCP_PORT), 1.0)
+        listener.close()
+        self.far_stream = accepted[0]
+        self.got: list[tuple[bytes, Address]] = []
+        self.closed: list[str] = []
+        self.near = self._base(here, self.near_stream, "near")
+        self.far = self._base(there, self.far_stream, "far")
+
+    def _base(self, runtime: Runtime, stream: Stream, name: str) -> TcpBase:
+        base = TcpBase(
+            runtime, runtime.scope("frames"), stream, lambda base, data, sender: self.got.append((data, sender))
+        )
+        base.on_closed = lambda: self.closed.append(name)
+        return base
+
+
+class TestTcpBase:
+    def test_carries_datagrams_as_they_were(self, world: World) -> None:
+        ends = Ends(world)
+        sent = [b"", b"one", bytes(1_400), bytes(60_000), b"last"]
+        for data in sent:
+            ends.near.send(data, ends.near.remote)
+        world.run_for(2.0)
+        assert ends.got == [(data, ends.near.address) for data in sent]
+        ends.far.send(b"back", ends.far.remote)
+        world.run_for(1.0)
+        assert ends.got[-1] == (b"back", (FAR, TCP_PORT))
+
+    def test_sends_to_its_peer_alone(self, world: World) -> None:
+        ends = Ends(world)
+        ends.near.send(b"elsewhere", (FAR, TCP_PORT + 1))
+        world.run_for(1.0)
+        assert ends.got == []
+        assert ends.near.lost == 1
+
+    def test_never_waits_and_loses_what_is_too_much(self, world: World) -> None:
+        ends = Ends(world)
+        world.cut(ends.near_stream.local[0], FAR)
+        for _ in range(2_000):
+            ends.near.send(bytes(1_200), ends.near.remote)
+        world.run_for(1.0)
+        assert ends.near.lost > 2_000 - MAX_QUEUED_BYTES * 2.2 / 1_200 > 0
+        world.mend(ends.near_stream.local[0], FAR)
+        world.run_for(60.0)
+        assert len(ends.got) == 2_000 - ends.near.lost
+        ends.near.send(b"again", ends.near.remote)
+        world.run_for(1.0)
+        assert ends.got[-1][0] == b"again"
+
+    @pytest.mark.parametrize("end", ["stream", "base"])
+    def test_both_hear_of_the_end_once(self, world: World, end: str) -> None:
+        ends = Ends(world)
+        (ends.near_stream if end == "stream" else ends.near).close()
+        world.run_for(1.0)
+        ends.near.close()
+        ends.far.send(b"nobody", ends.far.remote)
+        assert sorted(ends.closed) == ["far", "near"]
+        assert not world.waiting()
