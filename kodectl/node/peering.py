@@ -18,7 +18,7 @@ from kodectl.core.limits import TokenBucket
 from kodectl.core.peerbook import PeerBook
 from kodectl.errors import KodectlError, PeerFault
 from kodectl.node.connecting import Connector
-from kodectl.node.dialling import CONNECTED, Dial, Dialler, place_of
+from kodectl.node.dialling import CONNECTED, Dial, Dialler, Reach, place_of
 from kodectl.node.events import Events, rfc3339
 from kodectl.node.handshake import Knocked, LocalEnd
 from kodectl.node.heartbeat import Heartbeats
@@ -105,6 +105,10 @@ class Peering:
         self.on_connected.append(self._exchange.ask)
         self.on_disconnected.append(lambda peer: self._keeper.wake())
         self._dialler.on_settled = self._dial_settled
+
+    def reach_by(self, reach: Reach) -> None:
+        """How to open a stream to a node of which only the id is known, or whose port nobody gets through to."""
+        self._dialler.reach = reach
 
     def _privileged(self) -> set[bytes]:
         """Who ranks high by configuration."""

@@ -10,13 +10,14 @@ import pytest
 
 from kodectl.core.identity import Identity
 from kodectl.errors import EnvironmentFault
+from kodectl.node.dialling import Reached
 from kodectl.node.events import Events
 from kodectl.node.handshake import LocalEnd
 from kodectl.node.link import accept, dial
 from kodectl.node.peering import Peering
 from kodectl.node.persistence import MemoryStore, StoredPeer
 from kodectl.node.views import ConnectView
-from kodectl.runtime.base import StreamClosed
+from kodectl.runtime.base import ConnectFailed, StreamClosed
 from kodectl.settings import NodeSettings
 from kodectl.sim.network import PathModel
 from kodectl.sim.runtime import SimRuntime
@@ -156,6 +157,48 @@ class TestConnecting:
         assert town.connect(one, one.enode).outcome == "self"
         assert town.connect(one, Enode(ZERO_ID, other.runtime.ip, 0, 1)).outcome == "no_route"
         assert one.peering.dials == {"connected": 1}
+
+    def test_only_an_id_is_enough_where_somebody_knows_the_way(self, town: Town) -> None:
+        one, other = town.settle_many(2)
+
+        def reach(node_id: bytes, at: Callable[[str], None]) -> Reached:
+            assert node_id == other.node_id
+            at("path")
+            stream = one.runtime.connect((other.runtime.ip, PORT), 4.0)
+            return Reached(stream, Enode(node_id, other.runtime.ip, 0, 0))
+
+        one.peering.reach_by(reach)
+        view = town.connect(one, Enode(other.node_id, "", 0, 0))
+        assert view.outcome == "connected"
+        assert view.peer is not None
+        assert view.peer.static
+        assert both_linked(one, other)
+        # What an operator wants stays wanted, whatever way leads there.
+        one.peering.links[other.node_id].disconnect(DisconnectReason.SHUTTING_DOWN)
+        assert town.world.run(lambda: not both_linked(one, other), 5.0)
+        assert town.world.run(lambda: both_linked(one, other), 60.0)
+
+    @pytest.mark.parametrize(
+        ("reason", "outcome"), [("unreachable", "no_route"), ("timeout", "timeout"), ("refused", "refused")]
+    )
+    def test_how_far_it_got_is_told(self, town: Town, reason: str, outcome: str) -> None:
+        def reach(node_id: bytes, at: Callable[[str], None]) -> Reached:
+            at("signal")
+            raise ConnectFailed(reason, "what is wrong")
+
+        one = town.settle("10.0.0.1")
+        one.peering.reach_by(reach)
+        view = town.connect(one, Enode(b"x" * 32, "", 0, 0))
+        assert (view.outcome, view.stage, view.detail) == (outcome, "signal", "what is wrong")
+        town.world.run_for(2.0)
+        assert town.connect(one, Enode(b"y" * 32, "10.9.9.9", PORT, 0)).stage == "tcp"
+
+    def test_who_is_told_to_come_is_waited_for(self, town: Town) -> None:
+        one, other = town.settle_many(2)
+        world = town.world
+        world.spawn(other.runtime, "dial", lambda: other.peering.dial(one.enode))
+        assert world.call(one.runtime, one.peering.await_link, other.node_id, 5.0)
+        assert not world.call(one.runtime, one.peering.await_link, b"x" * 32, 1.0)
 
     def test_whoever_answers_counts_with_its_real_id(self, town: Town) -> None:
         one, other = town.settle_many(2)
