@@ -125,6 +125,14 @@ class NatTraversal:
         """Whether this node is a DHT server."""
         return not self._settings.dht_client and (self._is_fixed() or self.reachability.is_reached)
 
+    @property
+    def is_reached_over_tcp(self) -> bool:
+        return self._is_fixed() or self.reachability.reach.tcp is True
+
+    @property
+    def is_reached_over_udp(self) -> bool:
+        return self._is_fixed() or self.reachability.reach.udp is True
+
     def _is_fixed(self) -> bool:
         """The operator vouches for the address."""
         return self._settings.nat.startswith(EXTIP)

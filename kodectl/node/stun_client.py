@@ -81,13 +81,16 @@ class StunClient:
             outcomes.close()
 
 
-def ask_over_tcp(runtime: Runtime, server: Address, timeout_s: float) -> BindingAnswer:
-    """One Binding transaction on a connection of its own (RFC 8489, section 6.2.2). Raises NegativeAnswer (no_answer),
+def ask_over_tcp(
+    runtime: Runtime, server: Address, timeout_s: float, local_port: int | None = None
+) -> BindingAnswer:
+    """One Binding transaction on a connection of its own (RFC 8489, section 6.2.2), which leaves from `local_port` if one is
+    given. Raises NegativeAnswer (no_answer),
     StunRefused or PeerFault (malformed)."""
     transaction = Transactions(runtime.random_bytes).begin(server, Change(False, False))
     ends = runtime.now() + timeout_s
     try:
-        stream = runtime.connect(server, timeout_s)
+        stream = runtime.connect(server, timeout_s, local_port)
     except ConnectFailed as error:
         raise _no_answer(server, f"over TCP: {error.reason}") from error
     limit = runtime.call_later(max(0.0, ends - runtime.now()), stream.close)
