@@ -57,6 +57,14 @@ class Terms(NamedTuple):
     role: Role
 
 
+class Pace(NamedTuple):
+    every_s: float = PACKET_EVERY_S
+    packets: int = MAX_PACKETS
+
+
+FULL_PACE = Pace()
+
+
 class Aim(NamedTuple):
     """`socket`: which of this side's; there is only number 0 where many ports are tried."""
 
@@ -101,17 +109,16 @@ class Spray:
         now: float,
         *,
         is_verified: bool,
-        every_s: float = PACKET_EVERY_S,
-        most: int = MAX_PACKETS,
+        pace: Pace = FULL_PACE,
     ) -> None:
         if not is_verified:
             raise LocalMisuse("nothing is sprayed to an address that nobody has verified")
         self._ours = terms.ours
         self._peer = Peer.of(terms.theirs, terms.ours)
         self._role = terms.role
-        self._aims = islice(aims, min(most, MAX_PACKETS))
+        self._aims = islice(aims, min(pace.packets, MAX_PACKETS))
         self._random_bytes = random_bytes
-        self._every_s = every_s
+        self._every_s = pace.every_s
         self._next_at: float | None = now
         self._ends_at = now + LIMIT_S
         self._ids: dict[Aim, bytes] = {}

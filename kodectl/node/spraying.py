@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 
 from kodectl.core.ice.local import COMPONENT
-from kodectl.core.spray import PRIORITY, Hit, Shot, Spray, Terms, many_ports, many_sockets
+from kodectl.core.spray import FULL_PACE, PRIORITY, SOCKETS, Hit, Pace, Shot, Spray, Terms, many_ports, many_sockets
 from kodectl.errors import EnvironmentFault
 from kodectl.node.ice import SendingBase
 from kodectl.runtime.base import Address, DatagramSocket, Runtime, Timer
@@ -192,9 +192,13 @@ def spray_open(
     receive: Receive,
     *,
     is_verified: bool,
+    pace: Pace = FULL_PACE,
+    sockets: int = SOCKETS,
 ) -> SocketSpray:
-    """`peer`: the one address of a side whose NAT filters by port; `ip`: of this machine, which the sockets are bound to."""
-    spray = Spray(terms, many_sockets(peer), runtime.random_bytes, runtime.now(), is_verified=is_verified)
+    """`peer`: the one address of a side whose NAT filters by port; `ip`: of this machine, which the sockets are bound to. The
+    first packet has left when this returns."""
+    aims = many_sockets(peer, sockets)
+    spray = Spray(terms, aims, runtime.random_bytes, runtime.now(), is_verified=is_verified, pace=pace)
     return SocketSpray(runtime, spray, ip, adopt, receive)
 
 

@@ -25,6 +25,7 @@ from kodectl.core.spray import (
     SOCKETS,
     Aim,
     Hit,
+    Pace,
     Spray,
     Terms,
     chance,
@@ -206,7 +207,7 @@ class TestCore:
         assert shot.packet == pack_request(message.transaction_id, Peer.of(THEIRS, OURS), TERMS.role, PRIORITY, False)
 
     def test_sockets_take_turns_and_repeat_their_own_request(self) -> None:
-        one = spray(many_sockets(PEER, 3), every_s=1.0)
+        one = spray(many_sockets(PEER, 3), pace=Pace(every_s=1.0))
         shots = [shot for number in range(6) for shot in one.due(float(number))]
         assert [shot.aim for shot in shots] == [Aim(number % 3, PEER) for number in range(6)]
         assert shots[:3] == shots[3:]
