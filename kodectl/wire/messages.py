@@ -53,6 +53,8 @@ class MessageKind(IntEnum):
     SYNC = 6
     HEARTBEAT = 7
     DISCONNECT = 8
+    REQUEST = 9
+    ANSWER = 10
 
 
 class DisconnectReason(IntEnum):

@@ -18,6 +18,11 @@ MAX_TOKEN = 32
 MAX_RECORDS_IN_ANSWER = 16
 """As many as the smallest records let fit into one packet."""
 MAX_REQUESTED_PEERS = 1000
+MAX_LETTER = 900
+"""With the ids around it, and two packets' heads, it passes through any path that takes 1,232 bytes."""
+MAX_VIA = 4 * 53
+"""Four contacts with IPv6 addresses."""
+SESSION_SIZE = 8
 
 Id = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -147,6 +152,32 @@ class ProbeStatus(IntEnum):
     """Nobody knocks at such an address for somebody from so far away."""
 
 
+class Signal(_Body, frozen=True):
+    """Bring `letter` (kodectl.wire.offers) of `sender` to `target`. `hops`: how often it was passed on. `via`: packed
+    contacts that the receiver is to hand it to, for a sender without UDP."""
+
+    target: Id
+    sender: Id
+    session: Annotated[bytes, msgspec.Meta(min_length=SESSION_SIZE, max_length=SESSION_SIZE)]
+    hops: Byte
+    via: Annotated[bytes, msgspec.Meta(max_length=MAX_VIA)]
+    letter: Annotated[bytes, msgspec.Meta(max_length=MAX_LETTER)]
+
+
+class Signalled(_Body, frozen=True):
+    """What became of it on this hop; whether it arrives is for the target to say."""
+
+    status: Byte
+
+
+class SignalStatus(IntEnum):
+    FORWARDED = 0
+    DELIVERED = 1
+    NOT_THERE = 2
+    """No link with the target, and no way back to it."""
+    BUSY = 3
+
+
 Body = (
     ErrorAnswer
     | Ping
@@ -159,6 +190,8 @@ Body = (
     | Values
     | PeerRequest
     | PeerResponse
+    | Signal
+    | Signalled
     | Probe
     | Probed
 )
@@ -175,6 +208,8 @@ _KINDS: dict[type[Any], Kind] = {
     Values: Kind.VALUES,
     PeerRequest: Kind.PEER_REQUEST,
     PeerResponse: Kind.PEER_RESPONSE,
+    Signal: Kind.SIGNAL,
+    Signalled: Kind.SIGNALLED,
     Probe: Kind.PROBE,
     Probed: Kind.PROBED,
 }
