@@ -106,12 +106,14 @@ class Probes:
 
 
 def learn_step(runtime: Runtime, ip: str, servers: Sequence[Address]) -> int | None:
-    """Waits. None for ports that are no row, and where nobody answers. Raises EnvironmentFault."""
+    """How far apart its ports are, up or down. Waits. None for ports that are no row, and where nobody answers. Raises
+    EnvironmentFault."""
     probes = Probes(runtime, ip, servers)
     try:
         for turn in range(STEP_PROBES):
             probes.send(turn)
-        return step_of(probes.gather())
+        step = step_of(probes.gather())
+        return None if step is None else abs(step)
     finally:
         probes.close()
 
