@@ -84,6 +84,7 @@ def punch(
             relays_of(runtime, scope, turn),
             (int(family),) if family else FAMILIES,
             relay_only,
+            keeps_paths=False,
         )
         session = IceSession(runtime, scope, terms)
         try:

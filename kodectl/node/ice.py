@@ -27,7 +27,7 @@ from kodectl.errors import EnvironmentFault, KodectlError, NegativeAnswer
 from kodectl.node.stun_client import StunClient
 from kodectl.runtime.base import Address, DatagramSocket, LocalNetwork, Runtime, Scope, Timer
 from kodectl.wire.addresses import scope_of
-from kodectl.wire.candidates import Candidate, require_credentials
+from kodectl.wire.candidates import TCP, Candidate, CandidateType, require_credentials
 
 UFRAG_BYTES, PASSWORD_BYTES = 6, 18
 """8 and 24 characters; RFC 8445, section 5.3, wants 24 and 128 bits at least."""
@@ -97,6 +97,11 @@ class IceTerms(NamedTuple):
     relays: tuple[Allocate, ...] = ()
     families: tuple[int, ...] = FAMILIES
     is_relay_only: bool = False
+    shared: SendingBase | None = None
+    """A socket that others use too, bound to all addresses of its family: no other one is opened for that. Whoever has it
+    hands to `received` what `hears` says is this session's."""
+    keeps_paths: bool = True
+    """The other side keeps all its paths alive too. False for one that may be any agent, and does as the RFCs have it."""
 
 
 class SocketBase:
@@ -140,7 +145,7 @@ class RelayBase:
 
 
 class IceSession:
-    """One side of one connection. `on_data` and `on_candidate` run in the hub and must not wait.
+    """One side of one connection. `on_data` and the others run in the hub and must not wait.
 
     `faults` tells what went wrong while gathering; none of it ends the session."""
 
@@ -148,7 +153,11 @@ class IceSession:
         self._runtime = runtime
         self._scope = scope
         self._terms = terms
-        self.on_data: Callable[[bytes], None] = lambda data: None
+        self.on_data: Callable[[bytes, SendingBase, Address], None] = lambda data, base, sender: None
+        """What has arrived, where, and from whom."""
+        self.on_path: Callable[[Pair | None], None] = lambda pair: None
+        """Data goes another way from now on: the first one that works, a better one, the next best where one dies; None
+        where none is left."""
         self.on_candidate: Callable[[Candidate], None] = lambda candidate: None
         """For trickling: a candidate of ours, as soon as there is one."""
         self.on_lost: Callable[[], None] = lambda: None
@@ -160,16 +169,21 @@ class IceSession:
             tie_breaker=int.from_bytes(runtime.random_bytes(8)),
             random_bytes=runtime.random_bytes,
             rng=runtime.rng,
+            keeps_paths=terms.keeps_paths,
         )
         self._bases: list[SendingBase] = []
         self._relays: list[RelayBase] = []
+        self._adopted: list[SendingBase] = []
         self._gathering = 0
-        self._gathered = runtime.event()
+        self.gathered = runtime.event()
+        """All candidates are there, or will never be."""
         self._has_any = runtime.event()
         """A candidate, or the certainty that there will be none."""
         self._settled = runtime.event()
         """Connected, failed or closed: look again."""
         self._has_failed = False
+        self._path: Pair | None = None
+        """As `on_path` was told."""
         self._timer: Timer | None = None
         self._due_at: float | None = None
         self._closed = False
@@ -197,7 +211,7 @@ class IceSession:
             self._scope.spawn(f"ice {name}", self._run_errand, errand, number * GATHERING_PACE_S)
         if not errands:
             self._errands_done()
-        self._gathered.wait(patience_s)
+        self.gathered.wait(patience_s)
         if limit_s > patience_s:
             self._has_any.wait(limit_s - patience_s)
         return self.description
@@ -205,8 +219,8 @@ class IceSession:
     @property
     def description(self) -> Description:
         """As far as it is known."""
-        told = tuple(local.candidate for local in self.agent.local_candidates)
-        return Description(*self.agent.credentials, told, is_complete=not self._gathering)
+        told = (local.candidate for local in self.agent.local_candidates if local.base not in self._adopted)
+        return Description(*self.agent.credentials, tuple(told), is_complete=not self._gathering)
 
     def add_local(self, candidate: candidates.LocalCandidate) -> None:
         """One of this session's own, or from elsewhere: on a shared socket, or as peers see one. What arrives at a base
@@ -218,11 +232,57 @@ class IceSession:
                 self._has_any.set()
                 self.on_candidate(candidate.candidate)
 
+    def add_reflexive(self, base: SendingBase, mapped: Address, server_ip: str) -> None:
+        """Where others see `base`. One of this machine's own addresses adds nothing to it."""
+        if mapped[0] not in self._runtime.local_network().addresses:
+            self.add_local(candidates.server_reflexive(base, mapped, server_ip, self._preference_of(base)))
+
+    def adopt(self, base: SendingBase, *, kind: CandidateType, preference: int, remote: Address | None = None) -> None:
+        """A base that gets through, made by somebody else: it is checked, and closed with this session. The peer is not
+        told of it, since it has its own end of it. `remote`: of a TCP connection, which reaches nobody else.
+
+        What arrives there is handed to `received`."""
+        if self._closed:
+            base.close()
+            return
+        self._bases.append(base)
+        self._adopted.append(base)
+        now = self._runtime.now()
+        if remote is None:
+            self._do(self.agent.add_local(candidates.found_otherwise(kind, base, preference), now))
+            return
+        local = candidates.found_otherwise(kind, base, preference, TCP)
+        # Both ends take their own word for what the connection is worth: neither tells.
+        other_end = local.candidate._replace(address=remote, type=CandidateType.PEER_REFLEXIVE, related=None)
+        self._do(self.agent.add_connection(local, other_end, now))
+
+    def dismiss(self, base: SendingBase) -> None:
+        """It is gone, and all ways over it."""
+        if self._closed or base not in self._bases:
+            return
+        self._bases.remove(base)
+        self._relays = [relay for relay in self._relays if relay is not base]
+        self._adopted = [adopted for adopted in self._adopted if adopted is not base]
+        self._do(self.agent.forget(base, self._runtime.now()))
+
+    @property
+    def bases(self) -> tuple[SendingBase, ...]:
+        """Those that are closed with this session."""
+        return tuple(self._bases)
+
+    def _preference_of(self, base: SendingBase) -> int:
+        known = [local.candidate for local in self.agent.local_candidates if local.base is base]
+        return candidates.local_preference_of(known[0]) if known else MAX_LOCAL_PREFERENCE
+
     def _open_sockets(self) -> list[SocketBase]:
         if self._terms.is_relay_only:
             return []
         sockets = []
+        shared = self._terms.shared
         for number, ip in enumerate(host_addresses(self._runtime.local_network(), self._terms.families)):
+            if shared is not None and family_of(ip) == family_of(shared.address[0]):
+                self.add_local(candidates.host(shared, MAX_LOCAL_PREFERENCE - number, (ip, shared.address[1])))
+                continue
             try:
                 base = SocketBase(self._runtime, ip, MAX_LOCAL_PREFERENCE - number, self.received)
             except EnvironmentFault as fault:
@@ -246,7 +306,7 @@ class IceSession:
                 self._errands_done()
 
     def _errands_done(self) -> None:
-        self._gathered.set()
+        self.gathered.set()
         self._has_any.set()
         if not self._closed:
             self._do(self.agent.local_done(self._runtime.now()))
@@ -268,21 +328,21 @@ class IceSession:
             if self._closed:
                 relay.close()
                 return
-            self._adopt(relay)
+            self._adopt_relay(relay)
 
         return errand
 
-    def _adopt(self, relay: Relay) -> None:
+    def _adopt_relay(self, relay: Relay) -> None:
         base = RelayBase(relay, self.received)
         self._bases.append(base)
         self._relays.append(base)
 
         def moved() -> None:
-            self._dismiss(base)
-            self._adopt(relay)
+            self.dismiss(base)
+            self._adopt_relay(relay)
 
         def lost(error: KodectlError) -> None:
-            self._dismiss(base)
+            self.dismiss(base)
             self.faults.append(error)
 
         relay.on_moved, relay.on_lost = moved, lost
@@ -290,12 +350,6 @@ class IceSession:
         self._permit([base], self.agent.remote_candidates)
         preference = MAX_LOCAL_PREFERENCE - len(self._relays)
         self.add_local(candidates.relayed(base, relay.mapped, relay.server[0], preference))
-
-    def _dismiss(self, base: RelayBase) -> None:
-        if not self._closed:
-            self._bases.remove(base)
-            self._relays.remove(base)
-            self.agent.forget(base)
 
     # The peer
 
@@ -339,7 +393,7 @@ class IceSession:
             return pair
         if self._closed:
             raise NegativeAnswer("the session was closed", code="ice_failed")
-        raise NegativeAnswer(self._why_not(timeout_s), code="ice_failed", hint="kodectl nat probe")
+        raise NegativeAnswer(self.why_not(timeout_s), code="ice_failed", hint="kodectl nat probe")
 
     @property
     def selected(self) -> SelectedPair | None:
@@ -347,13 +401,29 @@ class IceSession:
         return None if pair is None else shown(pair)
 
     def send(self, data: bytes) -> bool:
-        """On the selected pair, and before there is one on any that works. False where none does, or none is permitted
-        any more: nothing was sent."""
-        pair = self.agent.path
-        if pair is None or self._closed:
+        """On the path there is. False where there is none: nothing was sent."""
+        pair = self.path
+        if pair is None:
             return False
-        self._send(Transmit(pair.local.base, data, pair.remote.address))
+        self.send_on(pair, data)
         return True
+
+    @property
+    def path(self) -> Pair | None:
+        """Where data goes, by the selected pair or before there is one; see `Agent.path`."""
+        return None if self._closed else self.agent.path
+
+    def send_on(self, pair: Pair, data: bytes) -> None:
+        self._send(Transmit(pair.local.base, data, pair.remote.address))
+
+    def doubt(self) -> None:
+        """Who uses the path hears nothing: it is checked now."""
+        if not self._closed:
+            self._do(self.agent.doubt(self._runtime.now()))
+
+    def hears(self, data: bytes) -> bool:
+        """Whether a STUN message that has come to a shared socket is this session's."""
+        return not self._closed and self.agent.hears(data)
 
     def received(self, base: SendingBase, data: bytes, sender: Address) -> None:
         """What has arrived at `base`; does not wait."""
@@ -361,7 +431,7 @@ class IceSession:
             return
         effects = self.agent.receive(base, data, sender, self._runtime.now())
         if effects and isinstance(effects[0], Received):  # nothing else comes of data
-            self.on_data(data)
+            self.on_data(data, base, sender)
         else:
             self._do(effects)
 
@@ -374,10 +444,11 @@ class IceSession:
             self._timer.cancel()
         for base in self._bases:
             base.close()
-        for event in (self._gathered, self._has_any, self._settled):
+        for event in (self.gathered, self._has_any, self._settled):
             event.set()
 
-    def _why_not(self, timeout_s: float) -> str:
+    def why_not(self, timeout_s: float) -> str:
+        """In words: why nothing connects, or has not within `timeout_s`."""
         if not self.agent.local_candidates:
             return "no candidates on this side: no address, or no relay that answers"
         if not self.agent.pairs:
@@ -399,6 +470,13 @@ class IceSession:
                     self._has_failed = True
                     self._settled.set()
         self._set_timer()
+        self._tell_path()
+
+    def _tell_path(self) -> None:
+        path = self.path
+        if path is not self._path:
+            self._path = path
+            self.on_path(path)
 
     @staticmethod
     def _send(transmit: Transmit) -> None:

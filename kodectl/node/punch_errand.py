@@ -6,8 +6,8 @@ from collections.abc import Callable
 from statistics import median
 from typing import NamedTuple
 
-from kodectl.node.ice import Description, IceSession, SelectedPair
-from kodectl.runtime.base import Mailbox, Runtime, Scope, TimedOut
+from kodectl.node.ice import Description, IceSession, SelectedPair, SendingBase
+from kodectl.runtime.base import Address, Mailbox, Runtime, Scope, TimedOut
 
 PING = b"ping "
 ECHO_WAIT_S = 0.5
@@ -65,7 +65,7 @@ class Punch:
     def _is_controlling(self) -> bool:
         return self._session.agent.role.is_controlling
 
-    def _received(self, data: bytes) -> None:
+    def _received(self, data: bytes, base: SendingBase, sender: Address) -> None:
         if self._is_controlling:
             self._echoes.put(data)
         elif data.startswith(PING):

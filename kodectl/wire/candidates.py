@@ -28,7 +28,7 @@ MAX_COMPONENT = 256
 MAX_HOST = 255
 
 PREFIX = "candidate:"
-UDP = "udp"
+UDP, TCP = "udp", "tcp"
 _ICE_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 _MIN_FIELDS = 8
 _NO_ADDRESS = ("0.0.0.0", "::")

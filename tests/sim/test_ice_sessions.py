@@ -42,7 +42,7 @@ class Side:
         self.scope = runtime.scope("ice")
         self.session = IceSession(runtime, self.scope, IceTerms(is_controlling, **terms))
         self.heard: list[bytes] = []
-        self.session.on_data = self.heard.append
+        self.session.on_data = lambda data, base, sender: self.heard.append(data)
 
     def gather(self) -> Description:
         described: Description = self.world.call(self.runtime, self.session.gather)
@@ -303,7 +303,8 @@ class Relay:
         self.is_closed = True
 
 
-def test_relays_alone_are_permitted_first_and_a_moved_one_is_found_by_a_restart(world: World) -> None:
+def relayed(world: World, **terms: Any) -> tuple[Two, Relay]:
+    """With nothing but one relay on the controlling side."""
     relay = Relay(world.host("20.7.0.1"), 5000)
 
     def allocate(family: int) -> Relay:
@@ -311,22 +312,38 @@ def test_relays_alone_are_permitted_first_and_a_moved_one_is_found_by_a_restart(
             raise NegativeAnswer("no IPv6 here")
         return relay
 
-    two = Two(world, world.host(A_IP), world.host(B_IP))
-    two.a = Side(world, world.host("20.2.0.1"), True, relays=(allocate,), is_relay_only=True)
+    two = Two(world, world.host(A_IP), world.host(B_IP), **terms)
+    two.a = Side(world, world.host("20.2.0.1"), True, relays=(allocate,), is_relay_only=True, **terms)
     assert two.connect() < 0.5
     assert two.a.selected is not None
     assert two.a.selected.is_relayed
     assert [fault.message for fault in two.a.session.faults] == ["no IPv6 here"]
     assert two.exchange()
+    return two, relay
+
+
+def test_relays_alone_are_permitted_first_and_a_moved_one_is_found_by_a_restart(world: World) -> None:
+    two, relay = relayed(world, keeps_paths=False)
     lost: list[float] = []
     two.a.session.on_lost = lambda: lost.append(world.now)
     relay.move_to(world.host("20.8.0.1"), 6000)
     assert world.run(lambda: bool(lost), 31.0)
     restart(two)
     assert world.run(two.connected, 5.0)
+    assert two.a.selected is not None
     assert two.a.selected.local.address == ("20.8.0.1", 6000)
     two.close()
     assert relay.is_closed
+
+
+def test_a_relay_that_moved_is_followed_without_a_restart(world: World) -> None:
+    two, relay = relayed(world)
+    relay.move_to(world.host("20.8.0.1"), 6000)
+    assert two.a.session.path is None
+    assert world.run(lambda: two.a.session.path is not None, 1.0)
+    two.b.session.doubt()
+    world.run_for(2.0)
+    assert two.exchange()
 
 
 def test_nothing_in_common(world: World) -> None:

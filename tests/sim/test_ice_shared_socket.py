@@ -81,7 +81,7 @@ def test_many_agents_share_a_socket_and_need_no_server(world: World) -> None:
     assert world.now - began < 0.3
     heard: list[tuple[int, bytes]] = []
     for number, (ours, theirs) in enumerate(pairs):
-        ours.on_data = lambda data, number=number: heard.append((number, data))  # type: ignore[misc]
+        ours.on_data = lambda data, base, sender, number=number: heard.append((number, data))  # type: ignore[misc]
         assert theirs.send(b"\x80%d" % number)
         assert theirs.selected is not None
         assert theirs.selected.remote.type is CandidateType.SERVER_REFLEXIVE

@@ -16,11 +16,11 @@ from kodectl.core.ice.agent import (
     FIRST_CHECKS,
     FIRST_PACING_S,
     MAX_EARLY,
-    MAX_REMOTES,
     PACING_S,
     RELAY_PATIENCE_S,
     Agent,
 )
+from kodectl.core.ice.book import MAX_REMOTES
 from kodectl.core.ice.checks import MAX_CHECKS, RTO_S, Credentials, Peer, Role, pack_request
 from kodectl.core.ice.consent import LIFETIME_S
 from kodectl.core.ice.effects import Effect, Failed, Lost, Received, Selected, Transmit, Usable

@@ -12,6 +12,8 @@ soon as it is valid. What it does of its own where the RFC leaves room:
 * A direct pair is nominated as soon as it is valid, a relayed one when no better one is to be hoped for, or after
   `RELAY_PATIENCE_S`.
 * Failure is only told after the time of RFC 8863, since the peer's checks may still make new pairs.
+* With `keeps_paths`, between two agents that both do so, checks go on after a pair is selected, every valid pair is kept
+  alive (see `live`), and data goes on the best of those that are. Without it, on the selected pair, as the RFCs have it.
 
 Nothing that arrives raises anything: what is malformed, forged or of no use is dropped.
 """
@@ -21,16 +23,37 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
+from kodectl.core.ice.book import CandidateBook
 from kodectl.core.ice.checks import RTO_S, Check, Checks, Credentials, Peer, Role
 from kodectl.core.ice.consent import Consent
 from kodectl.core.ice.effects import Effect, Failed, Lost, Received, Selected, Transmit, Usable
-from kodectl.core.ice.local import COMPONENT, Base, LocalCandidate, priority_of
+from kodectl.core.ice.live import LivePaths
+from kodectl.core.ice.local import Base, LocalCandidate, local_preference_of, priority_of
 from kodectl.core.ice.pairs import CheckList, Pair, PairState
-from kodectl.core.ice.requests import ROLE_CONFLICT, Requested, answer, is_for, read_request, refusal
+from kodectl.core.ice.requests import (
+    ROLE_CONFLICT,
+    Requested,
+    answer,
+    is_for,
+    mapped_in,
+    named_ufrag,
+    read_request,
+    refusal,
+)
 from kodectl.core.limits import TokenBucket
 from kodectl.errors import WireError
-from kodectl.wire.candidates import UDP, Address, Candidate, CandidateType
-from kodectl.wire.stun import Attribute, Message, MessageClass, Method, decode, looks_like_stun, verifies
+from kodectl.wire.candidates import Address, Candidate, CandidateType
+from kodectl.wire.stun import (
+    HEADER_SIZE,
+    ID_SIZE,
+    Attribute,
+    Message,
+    MessageClass,
+    Method,
+    decode,
+    looks_like_stun,
+    verifies,
+)
 
 PACING_S = 0.05
 """Ta (RFC 8445, section 14.2)."""
@@ -44,8 +67,6 @@ RELAY_PATIENCE_S = 0.5
 """After the first valid pair. Data flows meanwhile; a direct path takes a lost packet and its repetition to show up."""
 FAILURE_PATIENCE_S = 39.5
 """RFC 8863, section 4: as long as one check takes to fail, from the peer's description on."""
-MAX_REMOTES = 64
-"""Candidates of the peer, told or found; with more, the limit of pairs has long been met."""
 MAX_EARLY = 32
 """Requests kept that came before the peer's description; one for each pair."""
 
@@ -64,20 +85,22 @@ class Agent:
         tie_breaker: int,
         random_bytes: Callable[[int], bytes],
         rng: random.Random,
+        keeps_paths: bool = False,
     ) -> None:
         self.role = Role(is_controlling, tie_breaker)
         self.credentials = credentials
         self._random_bytes = random_bytes
         self._rng = rng
-        self._locals: list[LocalCandidate] = []
-        self._remotes: dict[Address, Candidate] = {}
+        self._book = CandidateBook()
         self._list = CheckList(is_controlling)
         self._checks = Checks(random_bytes)
         self._early: dict[tuple[Base, Address], Requested] = {}
         self._peer: Peer | None = None
         self._former: Credentials | None = None
         self._local_done = self._remote_done = False
-        self._consent: Consent | None = None
+        self._keeps_paths = keeps_paths
+        self._upkeep: Consent | LivePaths | None = LivePaths(rng, random_bytes) if keeps_paths else None
+        """Of what data goes on."""
         self._selected: Pair | None = None
         self._nominating: Check | None = None
         self._started_at: float | None = None
@@ -97,10 +120,8 @@ class Agent:
     @property
     def path(self) -> Pair | None:
         """Where data goes: the selected pair, before there is one the best valid one; after a restart, the former pair
-        until the new one is there. None where nothing may be sent."""
-        if self._selected is not None:
-            return self._selected
-        return self._consent.pair if self._consent is not None else self._list.best_valid
+        until the new one is there. With `keeps_paths`, the best that is alive. None where nothing may be sent."""
+        return self._upkeep.path if self._upkeep is not None else self._list.best_valid
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -108,31 +129,64 @@ class Agent:
 
     @property
     def local_candidates(self) -> tuple[LocalCandidate, ...]:
-        return tuple(self._locals)
+        return tuple(self._book.locals)
 
     @property
     def remote_candidates(self) -> tuple[Candidate, ...]:
-        return tuple(self._remotes.values())
+        return self._book.remotes
+
+    def hears(self, data: bytes) -> bool:
+        """Whether a STUN message is for this agent, where many share a socket: a request that names it, or an answer to
+        one of its own."""
+        if not looks_like_stun(data) or len(data) < HEADER_SIZE:
+            return False
+        try:
+            ufrag = named_ufrag(data)
+        except WireError:
+            return False
+        if ufrag is None:
+            return self.expects(data[HEADER_SIZE - ID_SIZE : HEADER_SIZE])
+        return ufrag == self.credentials.ufrag or (self._former is not None and ufrag == self._former.ufrag)
 
     def expects(self, transaction_id: bytes) -> bool:
-        """Whether an answer with this id is to a request of ours: whose it is, where many agents share a socket. Requests
-        are told apart by `requests.named_ufrag`."""
-        is_consent = self._consent is not None and self._consent.is_asked(transaction_id)
-        return is_consent or self._checks.find(transaction_id) is not None
+        """Whether an answer with this id is to a request of ours."""
+        is_upkeep = self._upkeep is not None and self._upkeep.key_of(transaction_id) is not None
+        return is_upkeep or self._checks.find(transaction_id) is not None
 
     # What comes from this side
 
     def add_local(self, local: LocalCandidate, now: float) -> list[Effect]:
         """One that is there already, by its base and address, changes nothing (RFC 8445, section 5.1.3)."""
-        known = [(other.base, other.candidate.address) for other in self._locals]
-        if (local.base, local.candidate.address) not in known:
-            self._locals.append(local)
-            self._list.form([local], self._remotes.values())
+        if self._book.add_local(local):
+            self._list.form([local], self._book.remotes)
         return self._go_on(now)
 
-    def forget(self, base: Base) -> None:
-        """It is gone: a restart does without its candidates. Pairs that are in use are ended by consent."""
-        self._locals = [local for local in self._locals if local.base is not base]
+    def add_connection(self, local: LocalCandidate, remote: Candidate, now: float) -> list[Effect]:
+        """A base that reaches only `remote`, such as a TCP connection; both ends add theirs, and neither tells of it."""
+        self._book.connect(local, remote)
+        if self._peer is not None:
+            self._list.add(local, remote)
+        return self._go_on(now)
+
+    def forget(self, base: Base, now: float) -> list[Effect]:
+        """It is gone: a restart does without its candidates. A pair that is selected is ended by consent; a path that is
+        kept alive is no path any more."""
+        self._book.forget(base)
+        if isinstance(self._upkeep, LivePaths):
+            self._upkeep.forget(base)
+            self._checks.forget(base)
+            self._list.forget(base)
+        return self._go_on(now)
+
+    def forget_address(self, base: Base, address: Address) -> None:
+        """Of a base that has others too."""
+        self._book.forget(base, address)
+
+    def doubt(self, now: float) -> list[Effect]:
+        """Who uses the path hears nothing."""
+        if isinstance(self._upkeep, LivePaths):
+            self._upkeep.doubt(now)
+        return self.tick(now)
 
     def local_done(self, now: float) -> list[Effect]:
         self._local_done = True
@@ -144,7 +198,7 @@ class Agent:
         self._former = self.credentials
         self.credentials = credentials
         self._peer = None
-        self._remotes.clear()
+        self._book.forget_remotes()
         self._early.clear()
         self._list = CheckList(self.role.is_controlling)
         self._checks.clear()
@@ -161,14 +215,16 @@ class Agent:
         self._peer = Peer.of(remote, self.credentials)
         self._started_at = now
         for candidate in candidates:
-            self._learn(candidate)
+            self._book.learn(candidate, self._list)
+        for local, other_end in self._book.connections:
+            self._list.add(local, other_end)
         early, self._early = self._early, {}
         for (base, source), requested in early.items():
             self._checked_by_peer(requested, base, source, now)
         return self._go_on(now)
 
     def add_remote(self, candidate: Candidate, now: float) -> list[Effect]:
-        self._learn(candidate)
+        self._book.learn(candidate, self._list)
         return self._go_on(now)
 
     def remote_done(self, now: float) -> list[Effect]:
@@ -190,7 +246,7 @@ class Agent:
     def tick(self, now: float) -> list[Effect]:
         for check in self._checks.due(now):
             self._repeat(check, now)
-        self._look_after_consent(now)
+        self._look_after_paths(now)
         return self._go_on(now)
 
     def next_deadline(self) -> float | None:
@@ -200,44 +256,30 @@ class Agent:
         checks = self._checks.next_deadline()
         if checks is not None:
             yield checks
-        if self._consent is not None:
-            yield self._consent.next_deadline()
+        upkeep = self._upkeep.next_deadline() if self._upkeep is not None else None
+        if upkeep is not None:
+            yield upkeep
+        if self._is_checking and self._list.is_waiting:
+            yield self._next_check_at
         if self._peer is None or self._selected is not None:
             return
-        if self._list.is_waiting:
-            yield self._next_check_at
         if self._valid_since is not None and self._nominating is None and self.role.is_controlling:
             yield self._valid_since + RELAY_PATIENCE_S
         if self._started_at is not None and not self._has_failed and not self._hopes():
             yield self._started_at + FAILURE_PATIENCE_S
 
-    # Pairs
-
-    def _learn(self, candidate: Candidate) -> None:
-        known = self._remotes.get(candidate.address)
-        if not candidate.is_usable or (known is None and len(self._remotes) >= MAX_REMOTES):
-            return
-        if known is not None and known.type is not CandidateType.PEER_REFLEXIVE:
-            return
-        self._remotes[candidate.address] = candidate
-        if known is not None:
-            self._list.told(candidate)
-        self._list.form(self._based(), [candidate])
-
-    def _based(self) -> list[LocalCandidate]:
-        """What is paired: of each base its own candidate where there is one, which stands for the reflexive ones."""
-        return sorted(self._locals, key=lambda local: local.candidate.address != local.base.address)
-
-    def _based_at(self, base: Base) -> LocalCandidate | None:
-        return next((local for local in self._based() if local.base is base), None)
+    @property
+    def _is_checking(self) -> bool:
+        return self._peer is not None and (self._selected is None or self._keeps_paths)
 
     def _go_on(self, now: float) -> list[Effect]:
         """What follows whatever has happened: nomination, the next check in order, the end of hope."""
-        if self._peer is not None and self._selected is None:
+        if self._is_checking:
             self._list.thaw()
-            self._nominate(now)
+            if self._selected is None:
+                self._nominate(now)
+                self._give_up(now)
             self._check_next(now)
-            self._give_up(now)
         effects, self._effects = self._effects, []
         return effects
 
@@ -258,8 +300,8 @@ class Agent:
 
     def _check(self, pair: Pair, now: float, *, nominates: bool = False) -> Check:
         assert self._peer is not None, "nobody is checked before its credentials are known"
-        local_preference = pair.local.candidate.priority >> 8 & 0xFFFF
-        priority = priority_of(CandidateType.PEER_REFLEXIVE, local_preference)
+        local = pair.local.candidate
+        priority = priority_of(CandidateType.PEER_REFLEXIVE, local_preference_of(local), local.transport)
         rto_s = max(RTO_S, PACING_S * self._list.busy)
         check = self._checks.begin(pair, self._peer, self.role, priority, nominates, rto_s)
         if not nominates:
@@ -301,10 +343,11 @@ class Agent:
             self._answered(base, data, message, sender, now)
 
     def _answered(self, base: Base, data: bytes, message: Message, sender: Address, now: float) -> None:
-        consent = self._consent
-        if consent is not None and consent.is_asked(message.transaction_id):
-            if message.kind is MessageClass.SUCCESS and base is consent.pair.local.base and verifies(data, consent.key):
-                consent.answered(sender, now)
+        upkeep = self._upkeep
+        key = upkeep.key_of(message.transaction_id) if upkeep is not None else None
+        if upkeep is not None and key is not None:
+            if message.kind is MessageClass.SUCCESS and verifies(data, key):
+                upkeep.answered(message.transaction_id, base, sender, now)
             return
         check = self._checks.find(message.transaction_id)
         if check is None or not verifies(data, check.key):
@@ -332,31 +375,23 @@ class Agent:
             self._check_at_once(check.pair, now)
 
     def _succeeded(self, check: Check, message: Message, now: float) -> None:
-        mapped = message.get(Attribute.XOR_MAPPED_ADDRESS)
-        if mapped is None or message.unknown_required(_KNOWN_IN_ANSWERS):
+        mapped = mapped_in(message)
+        if mapped is None:
             self._failed(check)
             return
         pair = check.pair
         pair.state = PairState.SUCCEEDED
         pair.is_heard = True
-        pair.seen_as = self._seen_as(check, mapped)
+        pair.seen_as = self._book.seen_as(check, mapped)
         if pair.check is not None and not pair.check.nominates:
             pair.check.is_given_up = True
+        if isinstance(self._upkeep, LivePaths) and pair not in self._upkeep and self._peer is not None:
+            self._upkeep.add(pair, self._peer, now - check.sent_at, now)
         if self._valid_since is None:
             self._valid_since = now
             self._effects.append(Usable(pair))
         if check.nominates or (pair.is_nominated and not self.role.is_controlling):
             self._select(pair, now)
-
-    def _seen_as(self, check: Check, mapped: Address) -> LocalCandidate:
-        """The candidate at `mapped`, which may be a new one: peer-reflexive (section 7.2.5.3.1)."""
-        for local in self._locals:
-            if local.candidate.address == mapped and local.base is check.base:
-                return local
-        foundation = f"p{check.pair.local.candidate.foundation}"[:32]
-        kind = CandidateType.PEER_REFLEXIVE
-        found = Candidate(foundation, COMPONENT, UDP, check.priority, mapped, kind, check.base.address)
-        return LocalCandidate(found, check.base)
 
     # Requests
 
@@ -417,28 +452,16 @@ class Agent:
         if pair.state is PairState.SUCCEEDED:
             if is_nominated:
                 self._select(pair, now)
-        elif self._selected is None or is_nominated:
+        elif self._is_checking or is_nominated:
             if pair.check is not None:
                 pair.check.is_given_up = True
             self._check_at_once(pair, now)
 
     def _found(self, requested: Requested, base: Base, sender: Address) -> Pair | None:
         """A pair for a request that came on none; its sender may be a candidate that nobody has told of."""
-        local = self._based_at(base)
-        if local is None:
-            return None
-        remote = self._remotes.get(sender)
-        if remote is None:
-            if requested.priority is None or len(self._remotes) >= MAX_REMOTES:
-                return None
-            # Any foundation that no other candidate has (section 7.3.1.3).
-            foundation = f"p{len(self._remotes)}"
-            kind = CandidateType.PEER_REFLEXIVE
-            remote = Candidate(foundation, COMPONENT, UDP, requested.priority, sender, kind)
-            if not remote.is_usable:
-                return None
-            self._remotes[sender] = remote
-        return self._list.add(local, remote)
+        local = self._book.based_at(base)
+        remote = self._book.sender_of(requested, local, sender) if local is not None else None
+        return self._list.add(local, remote) if local is not None and remote is not None else None
 
     # Nomination, selection, and the end
 
@@ -472,27 +495,45 @@ class Agent:
             return
         self._selected = pair
         self._nominating = None
-        self._former = None
-        self._checks.give_up_all()
-        self._consent = Consent(pair, self._peer, now, self._rng)
+        if not self._keeps_paths:
+            self._former = None
+            self._checks.give_up_all()
+            self._upkeep = Consent(pair, self._peer, now, self._rng, self._random_bytes)
         self._effects.append(Selected(pair))
 
-    def _look_after_consent(self, now: float) -> None:
-        consent = self._consent
-        if consent is None:
+    def _look_after_paths(self, now: float) -> None:
+        upkeep = self._upkeep
+        if upkeep is None:
             return
-        if now >= consent.expires_at:
-            self._consent = None
-            if self._selected is consent.pair:
-                self._selected = None
-                self._list = CheckList(self.role.is_controlling)
-                self._checks.clear()
-                self._peer = None
-            self._effects.append(Lost(consent.pair))
+        if upkeep.has_expired(now):
+            self._lose()
             return
-        request = consent.request(self.role, now, self._random_bytes)
-        if request is not None:
-            self._effects.append(request)
+        was = upkeep.path
+        self._effects += upkeep.requests(self.role, now)
+        if isinstance(upkeep, LivePaths):
+            if self._peer is not None and self._selected is not None:
+                upkeep.retire(self._peer)
+            if upkeep.path is not was:
+                self._check_spares(upkeep)
+
+    def _check_spares(self, live: LivePaths) -> None:
+        """A path has died: those that worked once, and were too many to be kept alive, may take its place."""
+        for pair in self._list.pairs:
+            if pair.state is PairState.SUCCEEDED and pair not in live:
+                self._list.trigger(pair)
+
+    def _lose(self) -> None:
+        """The peer consents to nothing any more; unless a restart is under way, that is the end."""
+        if isinstance(self._upkeep, LivePaths):
+            self._upkeep.clear()
+        else:
+            self._upkeep = None
+        if self._selected is not None:
+            self._selected = None
+            self._list = CheckList(self.role.is_controlling)
+            self._checks.clear()
+            self._peer = None
+        self._effects.append(Lost())
 
     def _give_up(self, now: float) -> None:
         if self._has_failed or self._started_at is None or self._hopes():
@@ -506,21 +547,6 @@ class Agent:
     def _data(self, base: Base, data: bytes, sender: Address) -> list[Effect]:
         """Changes nothing, and no deadline: it is by far the most that arrives."""
         pair = self._list.find(base, sender)
-        if pair is None and self._consent is not None and self._consent.pair.key == (base, sender):
-            pair = self._consent.pair
+        if pair is None and self._upkeep is not None:
+            pair = self._upkeep.find(base, sender)
         return [Received(data, pair)] if pair is not None and pair.is_heard else []
-
-
-_KNOWN_IN_ANSWERS = frozenset(
-    {
-        Attribute.XOR_MAPPED_ADDRESS,
-        Attribute.MAPPED_ADDRESS,
-        Attribute.MESSAGE_INTEGRITY,
-        Attribute.MESSAGE_INTEGRITY_SHA256,
-        Attribute.USERNAME,
-        Attribute.ERROR_CODE,
-        Attribute.UNKNOWN_ATTRIBUTES,
-        Attribute.PRIORITY,
-        Attribute.USE_CANDIDATE,
-    }
-)

@@ -79,6 +79,7 @@ class Check:
         "role",
         "rto_s",
         "sendings",
+        "sent_at",
         "transaction_id",
     )
 
@@ -96,6 +97,7 @@ class Check:
         self.packet = pack_request(transaction_id, peer, role, priority, nominates)
         self.rto_s = rto_s
         self.sendings = 0
+        self.sent_at = 0.0
         self.next_at = 0.0
         """When it is repeated, or has failed."""
         self.ends_at = 0.0
@@ -107,6 +109,7 @@ class Check:
             self.ends_at = now + self.rto_s * (2 ** (MAX_SENDINGS - 1) - 1 + LAST_WAIT)
         self.next_at = min(self.ends_at, now + self.rto_s * 2**self.sendings)
         self.sendings += 1
+        self.sent_at = now
 
     @property
     def due_at(self) -> float:
@@ -144,6 +147,10 @@ class Checks:
 
     def clear(self) -> None:
         for check in list(self._waiting.values()):
+            self.end(check)
+
+    def forget(self, base: Base) -> None:
+        for check in [check for check in self._waiting.values() if check.base is base]:
             self.end(check)
 
     def due(self, now: float) -> list[Check]:

@@ -37,9 +37,7 @@ class Selected(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """Consent on the selected pair is gone (RFC 7675): nothing may be sent until a restart has found another."""
-
-    pair: Pair
+    """Consent is gone (RFC 7675): nothing may be sent until a restart has found another path."""
 
 
 class Failed(NamedTuple):

@@ -121,9 +121,14 @@ class CheckList:
     def told(self, remote: Candidate) -> None:
         """A candidate that was only known from a check is now known from its owner (RFC 8838, section 11)."""
         for pair in self._order:
-            if pair.remote.address == remote.address:
+            if (pair.remote.transport, pair.remote.address) == (remote.transport, remote.address):
                 pair.remote = remote
         self.turn(self._is_controlling)
+
+    def forget(self, base: Base) -> None:
+        """Nothing can be sent from it any more."""
+        self._order = [pair for pair in self._order if pair.local.base is not base]
+        self._pairs = {pair.key: pair for pair in self._order}
 
     def turn(self, is_controlling: bool) -> None:
         """Priorities depend on the role."""
@@ -142,7 +147,7 @@ class CheckList:
         """The pair to be checked now (section 6.1.4.2); once it is, it waits no longer."""
         while self._triggered:
             pair = self._triggered.popleft()
-            if pair.state is PairState.WAITING:
+            if pair.state is PairState.WAITING and self._pairs.get(pair.key) is pair:
                 return pair
         return next((pair for pair in self._order if pair.state is PairState.WAITING), None)
 

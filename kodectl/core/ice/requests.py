@@ -35,6 +35,19 @@ UNDERSTOOD = frozenset(
         Attribute.NONCE,
     }
 )
+UNDERSTOOD_IN_ANSWERS = frozenset(
+    {
+        Attribute.XOR_MAPPED_ADDRESS,
+        Attribute.MAPPED_ADDRESS,
+        Attribute.MESSAGE_INTEGRITY,
+        Attribute.MESSAGE_INTEGRITY_SHA256,
+        Attribute.USERNAME,
+        Attribute.ERROR_CODE,
+        Attribute.UNKNOWN_ATTRIBUTES,
+        Attribute.PRIORITY,
+        Attribute.USE_CANDIDATE,
+    }
+)
 BAD_REQUEST, UNAUTHENTICATED, UNKNOWN_ATTRIBUTE, ROLE_CONFLICT = 400, 401, 420, 487
 
 _REQUEST = pack_type(MessageClass.REQUEST, Method.BINDING).to_bytes(2)
@@ -57,6 +70,12 @@ def named_ufrag(data: bytes) -> str | None:
         return None
     username = decode(data).get(Attribute.USERNAME)
     return None if username is None else str(username).partition(":")[0]
+
+
+def mapped_in(answer: Message) -> Address | None:
+    """Where the peer sees us; None where it does not say, or says what is not understood and has to be."""
+    mapped: Address | None = answer.get(Attribute.XOR_MAPPED_ADDRESS)
+    return None if answer.unknown_required(UNDERSTOOD_IN_ANSWERS) else mapped
 
 
 def is_for(message: Message, local: Credentials) -> bool:
