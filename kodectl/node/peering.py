@@ -46,8 +46,10 @@ HANDSHAKE_BURST = 100.0
 """Inbound ones, at most 2 ms of CPU each: strangers can take a tenth of a core."""
 STATIC_SECRET_SIZE = 32
 
-_BULK = frozenset((MessageKind.BLOCK, MessageKind.TRANSACTION, MessageKind.SYNC))
-"""Broadcast bounds these itself."""
+_BULK = frozenset(
+    (MessageKind.BLOCK, MessageKind.TRANSACTION, MessageKind.SYNC, MessageKind.REQUEST, MessageKind.ANSWER)
+)
+"""Broadcast and requests over links bound these themselves."""
 
 PeerHandler = Callable[[Peer, bytes], None]
 
