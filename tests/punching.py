@@ -32,9 +32,9 @@ class Program:
         self.process = start(command, cwd=TESTS.parent, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, **options)
         self._limit = Timer(LIMIT_S, self.process.kill)
         self._limit.start()
-        self.ticket = self._line()
+        self.ticket = self.line()
 
-    def _line(self) -> str:
+    def line(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline()
 

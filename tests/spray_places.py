@@ -60,19 +60,17 @@ class Side:
 
     def open(self, theirs: Description, peer: Address, **options: Any) -> None:
         options = {"is_verified": True, **options}
-        self.spraying = spray_open(
-            self.runtime, self.terms(theirs), peer, self.ip, self._adopt, self._receive, **options
-        )
+        self.spraying = spray_open(self.runtime, self.terms(theirs), peer, self.ip, self.adopt, self.receive, **options)
 
     def try_ports(self, theirs: Description, peer_ip: str, **options: Any) -> None:
         options = {"is_verified": True, **options}
         self.spraying = spray_hit(self.runtime, self.terms(theirs), self, peer_ip, self._found, **options)
 
-    def _adopt(self, socket: SpraySocket) -> None:
+    def adopt(self, socket: SpraySocket) -> None:
         self.adopted.append(socket)
         self.session.add_local(candidates.host(socket, PREFERENCE))
 
-    def _receive(self, base: SendingBase, data: bytes, sender: Address) -> None:
+    def receive(self, base: SendingBase, data: bytes, sender: Address) -> None:
         self.session.received(base, data, sender)
 
     def _found(self, candidate: Candidate) -> None:

@@ -83,7 +83,7 @@ class Scene:
         way = Way(terms, INNER, SEQUENTIAL, (FILTERING, PORT))
 
         def procedure() -> Foretold | None:
-            return foretell(self.here, self.servers, way, near._adopt, near._receive, is_verified=is_verified)
+            return foretell(self.here, self.servers, way, near.adopt, near.receive, is_verified=is_verified)
 
         told: Foretold | None = self.world.call(self.here, procedure)
         return told
