@@ -94,6 +94,8 @@ class Peering:
         self._inbound: Counter[str] = Counter()
         self.on_knock: Callable[[bytes, str], None] = _ignore_knock
         """Hears the nonce of each connection that only showed that the port can be reached, and who made it."""
+        self.claims: Callable[[Stream], bool] = lambda stream: False
+        """Takes a connection to the listener for something else than a link."""
         self.links = self._roster.links
         """Connected peers by node id."""
         self.on_connected = self._roster.on_connected
@@ -152,6 +154,8 @@ class Peering:
 
     def accept(self, stream: Stream) -> None:
         """A stream that somebody else has opened. Runs in the hub: refuses, without cryptography, what is too much."""
+        if self.claims(stream):
+            return
         ip = stream.remote[0]
         if not may_begin_handshake(ip, self._handshakes.values()) or not self._handshake_rate.take(self._runtime.now()):
             self._inbound["turned_away"] += 1
