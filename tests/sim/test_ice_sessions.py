@@ -6,88 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ice_sides import A_IP, B_IP, RELAY_IP, STUN, Relay, Side, Two, stun_server
 
 from kodectl.core.nat import Behavior
-from kodectl.core.stun_answers import BindingResponder
 from kodectl.errors import NegativeAnswer
-from kodectl.node.ice import PATIENCE_S, Description, IceSession, IceTerms, SelectedPair
-from kodectl.runtime.base import Address
+from kodectl.node.ice import PATIENCE_S
 from kodectl.sim.nat import Nat
 from kodectl.sim.network import PathModel
 from kodectl.sim.runtime import SimRuntime
 from kodectl.sim.world import World
 from kodectl.wire.candidates import Candidate, CandidateType
 
-STUN, DEAD = ("20.9.0.1", 3478), ("20.9.9.9", 3478)
-A_IP, B_IP = "20.0.0.1", "20.1.0.1"
+DEAD = ("20.9.9.9", 3478)
 LOSS = 0.2
-
-
-def stun_server(world: World) -> None:
-    runtime = world.host(STUN[0])
-    responder = BindingResponder()
-
-    def received(data: bytes, sender: Address) -> None:
-        reply = responder.answer(data, sender, runtime.now())
-        if reply is not None:
-            socket.send(reply, sender)
-
-    socket = runtime.open_datagram(STUN, received)
-
-
-class Side:
-    def __init__(self, world: World, runtime: SimRuntime, is_controlling: bool, **terms: Any) -> None:
-        self.world = world
-        self.runtime = runtime
-        self.scope = runtime.scope("ice")
-        self.session = IceSession(runtime, self.scope, IceTerms(is_controlling, **terms))
-        self.heard: list[bytes] = []
-        self.session.on_data = lambda data, base, sender: self.heard.append(data)
-
-    def gather(self) -> Description:
-        described: Description = self.world.call(self.runtime, self.session.gather)
-        return described
-
-    @property
-    def selected(self) -> SelectedPair | None:
-        return self.session.selected
-
-
-class Two:
-    """The controlling side `a` and the controlled `b`."""
-
-    def __init__(self, world: World, a: SimRuntime, b: SimRuntime, **terms: Any) -> None:
-        self.world = world
-        self.a, self.b = Side(world, a, True, **terms), Side(world, b, False, **terms)
-
-    def introduce(self) -> float:
-        """Both know each other from now on, with what comes later too; when that is."""
-        told = self.a.gather(), self.b.gather()
-        self.a.session.on_candidate = self.b.session.add_remote
-        self.b.session.on_candidate = self.a.session.add_remote
-        self.a.session.set_remote(told[1])
-        self.b.session.set_remote(told[0])
-        return self.world.now
-
-    def connected(self) -> bool:
-        return self.a.selected is not None and self.b.selected is not None
-
-    def connect(self, limit_s: float = 15.0) -> float:
-        """How long it took."""
-        began = self.introduce()
-        assert self.world.run(self.connected, limit_s), (self.a.session.agent.pairs, self.b.session.agent.pairs)
-        return self.world.now - began
-
-    def exchange(self) -> bool:
-        for side, other in ((self.a, self.b), (self.b, self.a)):
-            assert side.session.send(b"\x80from " + side.runtime.name.encode())
-            other.heard.clear()
-        return self.world.run(lambda: bool(self.a.heard and self.b.heard), 2.0)
-
-    def close(self) -> None:
-        for side in (self.a, self.b):
-            side.session.close()
-            side.scope.close()
 
 
 @pytest.fixture
@@ -234,14 +165,6 @@ def test_consent_keeps_the_mapping_and_is_withdrawn_in_30_seconds(world: World) 
     assert not two.a.session.send(b"\x80nothing")
 
 
-def restart(two: Two) -> None:
-    for side in (two.a, two.b):
-        side.session.restart()
-    told: list[Description] = [two.a.session.description, two.b.session.description]
-    two.a.session.set_remote(told[1])
-    two.b.session.set_remote(told[0])
-
-
 def test_a_restart_moves_nothing_that_works(world: World) -> None:
     two = Two(world, world.host(A_IP), world.host(B_IP))
     two.connect()
@@ -262,58 +185,16 @@ def test_a_restart_after_the_router_forgot(world: World) -> None:
     two.connect()
     box.forget()
     world.run(lambda: not two.connected(), 40.0)
-    restart(two)
+    two.restart()
     assert world.run(two.connected, 5.0)
     assert two.exchange()
 
 
-class Relay:
-    """A relay on a host of its own, that permits who it is told to."""
-
-    def __init__(self, runtime: SimRuntime, port: int) -> None:
-        self._open(runtime, port)
-        self.mapped: Address = (A_IP, 1)
-        self.on_data: Any = None
-        self.on_lost: Any = None
-        self.on_moved: Any = None
-        self.permitted: set[str] = set()
-        self.is_closed = False
-
-    def _open(self, runtime: SimRuntime, port: int) -> None:
-        self.socket = runtime.open_datagram((runtime.ip, port), self._received)
-        self.relayed = self.server = self.socket.local
-
-    def move_to(self, runtime: SimRuntime, port: int) -> None:
-        self.socket.close()
-        self._open(runtime, port)
-        self.on_moved()
-
-    def _received(self, data: bytes, peer: Address) -> None:
-        if peer[0] in self.permitted:
-            self.on_data(data, peer)
-
-    def permit(self, ips: Any) -> None:
-        self.permitted |= set(ips)
-
-    def send(self, data: bytes, peer: Address) -> None:
-        assert peer[0] in self.permitted, "permissions come before the first check"
-        self.socket.send(data, peer)
-
-    def close(self) -> None:
-        self.is_closed = True
-
-
 def relayed(world: World, **terms: Any) -> tuple[Two, Relay]:
     """With nothing but one relay on the controlling side."""
-    relay = Relay(world.host("20.7.0.1"), 5000)
-
-    def allocate(family: int) -> Relay:
-        if family == 6:
-            raise NegativeAnswer("no IPv6 here")
-        return relay
-
+    relay = Relay(world.host(RELAY_IP), 5000)
     two = Two(world, world.host(A_IP), world.host(B_IP), **terms)
-    two.a = Side(world, world.host("20.2.0.1"), True, relays=(allocate,), is_relay_only=True, **terms)
+    two.a = Side(world, world.host("20.2.0.1"), True, relays=(relay.allocate,), is_relay_only=True, **terms)
     assert two.connect() < 0.5
     assert two.a.selected is not None
     assert two.a.selected.is_relayed
@@ -328,7 +209,7 @@ def test_relays_alone_are_permitted_first_and_a_moved_one_is_found_by_a_restart(
     two.a.session.on_lost = lambda: lost.append(world.now)
     relay.move_to(world.host("20.8.0.1"), 6000)
     assert world.run(lambda: bool(lost), 31.0)
-    restart(two)
+    two.restart()
     assert world.run(two.connected, 5.0)
     assert two.a.selected is not None
     assert two.a.selected.local.address == ("20.8.0.1", 6000)

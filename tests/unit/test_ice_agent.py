@@ -24,11 +24,12 @@ from kodectl.core.ice.book import MAX_REMOTES
 from kodectl.core.ice.checks import MAX_CHECKS, RTO_S, Credentials, Peer, Role, pack_request
 from kodectl.core.ice.consent import LIFETIME_S
 from kodectl.core.ice.effects import Effect, Failed, Lost, Received, Selected, Transmit, Usable
-from kodectl.core.ice.local import Base, host, may_pair, priority_of, relayed, server_reflexive
+from kodectl.core.ice.live import MAX_DIRECT, MAX_RELAYED, LivePaths
+from kodectl.core.ice.local import Base, found_otherwise, host, may_pair, priority_of, relayed, server_reflexive
 from kodectl.core.ice.pairs import MAX_PAIRS, CheckList, PairState, pair_priority
 from kodectl.core.ice.requests import answer, named_ufrag, refusal
 from kodectl.errors import WireError
-from kodectl.wire.candidates import Address, Candidate, CandidateType, decode_candidate
+from kodectl.wire.candidates import TCP, Address, Candidate, CandidateType, decode_candidate
 from kodectl.wire.stun import Attribute, Message, MessageClass, Method, decode, encode, verifies
 
 OURS, THEIRS = Credentials("ours", "o" * 22), Credentials("them", "t" * 22)
@@ -54,7 +55,7 @@ def remote(address: Address = THERE, kind: CandidateType = CandidateType.HOST, f
     return Candidate(foundation, 1, "udp", priority_of(kind, 65_535), address, kind)
 
 
-def agent(is_controlling: bool = True, seed: int = 1) -> Agent:
+def agent(is_controlling: bool = True, seed: int = 1, keeps_paths: bool = False) -> Agent:
     rng = random.Random(seed)
     return Agent(
         is_controlling=is_controlling,
@@ -62,6 +63,7 @@ def agent(is_controlling: bool = True, seed: int = 1) -> Agent:
         tie_breaker=TIE_BREAKER,
         random_bytes=rng.randbytes,
         rng=rng,
+        keeps_paths=keeps_paths,
     )
 
 
@@ -477,15 +479,18 @@ def test_an_answer_renews_consent_and_a_forged_one_does_not() -> None:
 _BASES = (BASE, Socket("20.0.0.1", 4001), Socket("2a00::1"))
 _PLACES = st.sampled_from([THERE, ELSEWHERE, ("2a00::2", 1), ("fe80::1", 9), ("20.0.0.1", 4000)])
 _NEWS = st.sampled_from(
-    ["add_local", "add_remote", "set_remote", "restart", "done", "tick", "answer", "refuse", "request", "noise"]
+    [
+        *("add_local", "add_connection", "forget", "add_remote", "set_remote", "restart", "done"),
+        *("tick", "doubt", "answer", "refuse", "request", "noise"),
+    ]
 )
 
 
 class AnyCourse:
     """Drives an agent by whatever is drawn, with the peer's keys at hand."""
 
-    def __init__(self, is_controlling: bool) -> None:
-        self.agent = agent(is_controlling)
+    def __init__(self, is_controlling: bool, keeps_paths: bool) -> None:
+        self.agent = agent(is_controlling, keeps_paths=keeps_paths)
         self.now = 0.0
         self.asked: list[tuple[Base, Message, Address]] = []
 
@@ -502,6 +507,13 @@ class AnyCourse:
             case "add_local":
                 kind: Any = relayed if flag else host
                 return made.add_local(kind(base, place, "9.9.9.9", 1) if flag else kind(base, number), now)
+            case "add_connection":
+                local = found_otherwise(CandidateType.HOST, base, number, TCP)
+                return made.add_connection(local, remote(place)._replace(transport=TCP), now)
+            case "forget":
+                return made.forget(base, now)
+            case "doubt":
+                return made.doubt(now)
             case "add_remote":
                 return made.add_remote(remote(place, list(CandidateType)[number % 4], f"f{number % 3}"), now)
             case "set_remote":
@@ -525,16 +537,19 @@ class AnyCourse:
         return made.receive(from_base, data, address if flag else place, now)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
+    st.booleans(),
     st.booleans(),
     st.lists(
         st.tuples(_NEWS, st.sampled_from(_BASES), _PLACES, st.booleans(), st.integers(0, 200), st.binary(max_size=60)),
         max_size=60,
     ),
 )
-def test_any_course_of_things_raises_nothing_and_stays_within_bounds(is_controlling: bool, course: list[Any]) -> None:
-    driven = AnyCourse(is_controlling)
+def test_any_course_of_things_raises_nothing_and_stays_within_bounds(
+    is_controlling: bool, keeps_paths: bool, course: list[Any]
+) -> None:
+    driven = AnyCourse(is_controlling, keeps_paths)
     for step in course:
         driven.do(*step)
         made = driven.agent
@@ -542,6 +557,7 @@ def test_any_course_of_things_raises_nothing_and_stays_within_bounds(is_controll
         assert len(made.remote_candidates) <= MAX_REMOTES
         assert len(made._checks) <= MAX_CHECKS
         assert made.path is None or made.path.is_heard
+        assert not isinstance(made._upkeep, LivePaths) or len(made._upkeep) <= MAX_DIRECT + MAX_RELAYED
         deadline = made.next_deadline()
         for _ in range(50):  # time that is over asks for nothing more
             if deadline is None or deadline > driven.now:

@@ -1,0 +1,184 @@
+"""Paths kept alive side by side, on virtual time: the first that works, a better one, the next best, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ice_sides import A_IP, B_IP, RELAY_IP, STUN, Relay, Side, Two, stun_server
+
+from kodectl.core.ice.live import DEAD_AFTER_S, INTERVAL_S, SPREAD
+from kodectl.core.nat import Behavior
+from kodectl.sim.nat import Nat
+from kodectl.sim.network import PathModel
+from kodectl.sim.runtime import SimRuntime
+from kodectl.sim.world import World
+
+ROUND_TRIP_S = 0.1
+UNPROMPTED_S = INTERVAL_S * (1 + SPREAD) + DEAD_AFTER_S + ROUND_TRIP_S
+"""Until a path is known to be dead by who does not use it."""
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World("paths", PathModel(latency_s=ROUND_TRIP_S / 2, spread_s=0.0, jitter_s=0.0)) as made:
+        stun_server(made)
+        yield made
+
+
+def relay(world: World) -> dict[str, Any]:
+    return {"relays": (Relay(world.host(RELAY_IP), 5000).allocate,)}
+
+
+def two_open(world: World) -> Two:
+    """Each with an address of its own, and with a relay that the controlling side has."""
+    two = Two(world, world.host(A_IP), world.host(B_IP))
+    two.a = Side(world, two.a.runtime, True, **relay(world))
+    return two
+
+
+def home(world: World, name: str, number: int, **rules: Any) -> tuple[Nat, SimRuntime]:
+    box = world.nat(name, f"20.5.0.{number}", **rules)
+    return box, world.host("192.168.1.2", behind=box)
+
+
+def test_a_relay_first_and_the_direct_path_as_soon_as_there_is_one(world: World) -> None:
+    two = two_open(world)
+    world.cut(A_IP, B_IP)
+    two.introduce()
+    assert world.run(lambda: two.a.way == two.b.way == "relay", 1.0)
+    assert world.run(two.connected, 2.0), "the relay is nominated, since nothing better works"
+    world.run_for(2.0)
+    assert two.exchange()
+    world.mend(A_IP, B_IP)
+    assert world.run(lambda: two.a.way == two.b.way == "direct", 5.0)
+    assert two.a.ways == two.b.ways == ["relay", "direct"]
+    assert two.exchange()
+
+
+def test_a_direct_path_that_dies_is_left_for_the_relay_and_taken_again(world: World) -> None:
+    two = two_open(world)
+    two.connect()
+    world.run_for(10.0)
+    assert (two.a.way, two.b.way) == ("direct", "direct")
+    world.cut(A_IP, B_IP)
+    for side in two.sides:
+        side.session.doubt()
+    assert world.run(lambda: two.a.way == two.b.way == "relay", DEAD_AFTER_S + 0.05)
+    assert two.exchange()
+    world.run_for(50.0)
+    assert (two.a.way, two.b.way) == ("relay", "relay")
+    assert two.a.selected is not None, "another path has the peer's consent"
+    world.mend(A_IP, B_IP)
+    assert world.run(lambda: two.a.way == two.b.way == "direct", 1.5)
+    assert two.exchange()
+    assert two.a.ways == ["direct", "relay", "direct"]
+
+
+def test_a_dead_path_is_noticed_without_anybody_who_uses_it(world: World) -> None:
+    two = two_open(world)
+    two.connect()
+    world.run_for(10.0)
+    world.cut(A_IP, B_IP)
+    assert world.run(lambda: two.a.way == two.b.way == "relay", UNPROMPTED_S)
+
+
+def test_a_path_that_answers_is_kept_whatever_the_doubts(world: World) -> None:
+    two = two_open(world)
+    two.connect()
+    for _ in range(100):
+        two.a.session.doubt()
+        world.run_for(0.05)
+    assert two.a.ways == ["direct"]
+
+
+@pytest.mark.parametrize("loss", [0.05, 0.2])
+def test_lost_packets_are_no_dead_path(loss: float) -> None:
+    """At a fifth each way a path may seem dead for a moment, a few times an hour."""
+    with World(f"loss {loss}", PathModel(latency_s=0.05, jitter_s=0.02, loss=loss)) as world:
+        two = two_open(world)
+        two.connect(30.0)
+        assert world.run(lambda: two.a.way == two.b.way == "direct", 60.0)
+        for side in two.sides:
+            side.paths.clear()
+        world.run_for(600.0)
+        assert max(len(side.ways) for side in two.sides) <= (0 if loss < 0.1 else 6)
+
+
+def test_a_long_way_is_not_dead(world: World) -> None:
+    world.set_path(A_IP, B_IP, PathModel(latency_s=1.0, spread_s=0.0, jitter_s=0.0))
+    two = Two(world, world.host(A_IP), world.host(B_IP))
+    two.connect()
+    world.run_for(60.0)
+    assert two.a.ways == two.b.ways == ["direct"]
+
+
+def test_when_all_is_dead_it_is_said_at_once_and_consent_ends_in_30_seconds(world: World) -> None:
+    two = two_open(world)
+    two.connect()
+    lost: list[float] = []
+    two.a.session.on_lost = lambda: lost.append(world.now)
+    cut_at = world.now
+    world.crash(B_IP)
+    assert world.run(lambda: two.a.way is None, UNPROMPTED_S)
+    assert not two.a.session.send(b"\x80nobody")
+    assert world.run(lambda: bool(lost), 31.0)
+    assert lost[0] - cut_at <= 30.1
+    assert two.a.selected is None
+
+
+def test_a_restart_by_both_keeps_the_path_until_there_is_a_new_one(world: World) -> None:
+    two = two_open(world)
+    two.connect()
+    world.run_for(10.0)
+    for side in two.sides:
+        side.session.restart()
+    world.run_for(60.0)
+    assert (two.a.ways, two.b.ways) == (["direct"], ["direct"])
+    assert two.exchange(), "with the credentials of before"
+    told = two.a.session.description, two.b.session.description
+    two.a.session.set_remote(told[1])
+    two.b.session.set_remote(told[0])
+    assert world.run(two.connected, 2.0)
+    world.run_for(60.0)
+    assert (two.a.ways, two.b.ways) == (["direct"], ["direct"])
+    assert two.exchange()
+    world.cut(A_IP, B_IP)
+    assert world.run(lambda: two.a.way == two.b.way == "relay", UNPROMPTED_S), "the new relayed pair is alive too"
+    assert two.exchange()
+
+
+def test_a_router_that_forgets_is_followed_without_a_restart(world: World) -> None:
+    """The other side sees new requests from another port, and keeps those alive from then on."""
+    box, runtime = home(world, "left", 1, mapping=Behavior.ADDRESS_AND_PORT_DEPENDENT)
+    two = Two(world, runtime, world.host(B_IP))
+    two.connect()
+    world.run_for(5.0)
+    for _ in range(3):
+        box.forget()
+        world.run_for(UNPROMPTED_S)
+        assert two.exchange()
+
+
+def test_a_router_that_changes_its_address_costs_seconds_where_there_is_a_relay(world: World) -> None:
+    box, runtime = home(world, "left", 1)
+    _, other = home(world, "right", 2)
+    two = Two(world, runtime, other, stun_servers=(STUN,))
+    two.a = Side(world, runtime, True, stun_servers=(STUN,), **relay(world))
+    two.connect()
+    assert (two.a.way, two.b.way) == ("direct", "direct")
+    box.change_address("20.5.0.9")
+    assert world.run(lambda: two.a.way == two.b.way == "relay", UNPROMPTED_S)
+    assert two.exchange()
+
+
+def test_paths_of_an_agent_that_keeps_none_are_only_the_selected_one(world: World) -> None:
+    two = Two(world, world.host(A_IP), world.host(B_IP), keeps_paths=False)
+    two.a = Side(world, two.a.runtime, True, keeps_paths=False, **relay(world))
+    two.connect()
+    world.run_for(10.0)
+    world.cut(A_IP, B_IP)
+    world.run_for(25.0)
+    assert two.a.way == "direct"
+    assert world.run(lambda: two.a.way is None, 10.0)
