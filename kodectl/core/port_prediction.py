@@ -59,3 +59,10 @@ def predicted(seen: Sequence[Seen], turn: int, limit: int) -> list[int]:
             between = range(before.port + step, after.port, step)
             ports = sorted(between, key=lambda port: abs(port - first))[:limit]
     return [port for port in ports if LOWEST_PORT <= port <= HIGHEST_PORT]
+
+
+def all_predicted(seen: Sequence[Seen], turns: Iterable[int], each: int) -> list[int]:
+    """Of several packets, the likeliest of each first."""
+    guesses = [predicted(seen, turn, each) for turn in turns]
+    ranked = [guess[rank] for rank in range(each) for guess in guesses if rank < len(guess)]
+    return list(dict.fromkeys(ranked))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from kodectl.core.ice.local import COMPONENT, priority_of
-from kodectl.core.port_prediction import Seen, predicted, step_of
+from kodectl.core.port_prediction import Seen, all_predicted, step_of
 from kodectl.core.spray import PREFERENCE, Pace, Terms
 from kodectl.core.stun_transactions import BindingAnswer, Transaction, Transactions
 from kodectl.errors import EnvironmentFault
@@ -70,16 +70,14 @@ class Probes:
 
     def gather(self) -> list[Seen]:
         """Waits until all have been answered, or it takes too long."""
-        now = self._runtime.now()
-        ends_at, resend_at = now + ANSWER_LIMIT_S, now + RESEND_AFTER_S
+        ends_at = self._runtime.now() + ANSWER_LIMIT_S
         seen: list[Seen] = []
-        while len(seen) < len(self._turns) and now < ends_at:
+        while (left_s := ends_at - self._runtime.now()) > 0 and len(seen) < len(self._turns):
             try:
-                seen.append(self._answers.get(max(0.0, min(ends_at, resend_at) - now)))
+                seen.append(self._answers.get(min(left_s, RESEND_AFTER_S)))
             except TimedOut:
-                self._repeat()
-                resend_at += RESEND_AFTER_S
-            now = self._runtime.now()
+                if left_s > RESEND_AFTER_S:
+                    self._repeat()
         return sorted(seen)
 
     def close(self) -> None:
@@ -153,7 +151,7 @@ class Foretold:
                 probes.send(turn)
                 self._open()
             probes.send(2 * CHECKS + 1)
-            ports = _ports(probes.gather(), range(2, 2 * CHECKS + 1, 2))
+            ports = all_predicted(probes.gather(), range(2, 2 * CHECKS + 1, 2), PORTS_PER_CHECK)
         finally:
             probes.close()
         log.debug("ports foretold: %s", ports)
@@ -202,13 +200,6 @@ def foretell(
         if not is_told:
             foretold.close()
     return foretold if is_told else None
-
-
-def _ports(seen: Sequence[Seen], turns: Sequence[int]) -> list[int]:
-    """The likeliest of each turn first."""
-    guesses = [predicted(seen, turn, PORTS_PER_CHECK) for turn in turns]
-    ranked = [guess[rank] for rank in range(PORTS_PER_CHECK) for guess in guesses if rank < len(guess)]
-    return list(dict.fromkeys(ranked))
 
 
 def _candidate(outer_ip: str, port: int, number: int) -> Candidate:

@@ -15,9 +15,6 @@ MAX_QUEUED = 1_024
 MAX_QUEUED_BYTES = 256 * 1024
 """Datagrams that the connection has not taken yet. What comes then is lost, as on a full line, and QUIC slows down by that;
 a long queue would only make every path look slow."""
-COALESCED = 65_536
-"""Bytes written at once."""
-
 Receive = Callable[["TcpBase", bytes, Address], None]
 
 
@@ -83,7 +80,7 @@ class TcpBase:
     def _waiting(self) -> bytes:
         """Waits for the first, and takes what has gathered behind it."""
         waiting = bytearray(self._take())
-        while len(self._queue) and len(waiting) < COALESCED:
+        while len(self._queue):
             waiting += self._take()
         return bytes(waiting)
 

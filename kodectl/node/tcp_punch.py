@@ -57,7 +57,7 @@ class TcpPunch:
 
     def accepted(self, stream: Stream) -> bool:
         """Whether a connection that the listener has got is the one that is dialled for; it is kept then. In the hub."""
-        return not self._is_closed and stream.remote in self._targets and self._streams.put(stream)
+        return stream.remote in self._targets and self._streams.put(stream)
 
     def wait(self) -> Stream:
         """The next connection. Raises ConnectFailed when the time is up, or after `close`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -43,6 +43,7 @@ class Observer:
     def __init__(self, runtime: SimRuntime) -> None:
         self.asked = 0
         self.is_silent = False
+        self.shows: Callable[[int], int] = lambda port: port
         self._runtime = runtime
         self._binding = BindingResponder()
         self._socket = runtime.open_datagram((runtime.ip, PORT), self._received)
@@ -50,7 +51,7 @@ class Observer:
 
     def _received(self, data: bytes, sender: Address) -> None:
         self.asked += 1
-        answer = self._binding.answer(data, sender, self._runtime.now())
+        answer = self._binding.answer(data, (sender[0], self.shows(sender[1])), self._runtime.now())
         if answer is not None and not self.is_silent:
             self._socket.send(answer, sender)
 
@@ -126,6 +127,18 @@ class TestStep:
         scene.make_busy(1_000.0)
         assert scene.learn() == 1
 
+    def test_that_counts_down_is_how_far_apart_they_are(self, scene: Scene) -> None:
+        for observer in scene.observers:
+            observer.shows = lambda port: 66_600 - port
+        assert scene.learn() == 1
+
+    def test_is_asked_for_a_few_times(self, scene: Scene) -> None:
+        for observer in scene.observers:
+            observer.is_silent = True
+        assert scene.learn() is None
+        scene.world.run_for(1.0)
+        assert sum(observer.asked for observer in scene.observers) == 4 * STEP_PROBES
+
     @pytest.mark.parametrize("scene", [{"loss": 0.2}], indirect=True)
     def test_with_losses(self, scene: Scene) -> None:
         assert [scene.learn() for _ in range(10)].count(1) >= 9
@@ -156,6 +169,17 @@ class TestForetold:
         assert near.adopted
         scene.world.run_for(2.0)
         assert scene.open_sockets == 1 + len(near.adopted), "what was not adopted is closed"
+
+    def test_ways_beside_the_one_taken_are_closed(self, scene: Scene) -> None:
+        near, far = scene.sides()
+        scene.world.run_for(1.0)
+        told = scene.foretell(near, far)
+        assert told is not None
+        far.session.add_remote(told.candidates[1])
+        assert scene.world.run(lambda: is_connected(near, far), 5.0)
+        scene.world.run_for(2.0)
+        assert len(near.adopted) == 1
+        assert scene.open_sockets == 2
 
     def test_are_exact_where_nobody_else_opens_any(self, scene: Scene) -> None:
         near, far = scene.sides()

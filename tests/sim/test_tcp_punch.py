@@ -117,6 +117,8 @@ class TestPunch:
         assert isinstance(left.outcome, ConnectFailed)
         assert left.outcome.reason == "timeout"
         assert left.took_s == pytest.approx(5.0)
+        world.run_for(0.1)
+        assert not world.waiting()
 
     def test_tries_several_targets_side_by_side(self, world: World) -> None:
         left, right = home(world, LEFT), home(world, RIGHT)
@@ -134,14 +136,32 @@ class TestPunch:
         # 100 ms for a refusal, and half to one and a half of that before the next.
         assert 8 <= near.punched.attempts <= 13
         world.set_path(near.runtime.name, closed.name, PathModel(latency_s=0.0, spread_s=0.0, jitter_s=0.0))
-        world.run_for(2.0)
-        assert near.punched.attempts <= MAX_ATTEMPTS
+        before = near.punched.attempts
+        world.run_for(1.0)
+        assert near.punched.attempts - before <= 1.0 / (0.5 * LEAST_REFUSAL_S)
         world.run_for(MAX_ATTEMPTS * LEAST_REFUSAL_S * 1.5)
         assert near.punched.attempts == MAX_ATTEMPTS
         near.punched.close()
         world.run_for(1.0)
         assert isinstance(near.outcome, ConnectFailed)
         assert near.outcome.reason == "stopped"
+
+    def test_two_that_refuse_each_other_do_not_stay_in_step(self, world: World) -> None:
+        """Each dials when the other one does not, for ever, if both wait for the same time."""
+        left, right = Side(world.host(LEFT)), Side(world.host(RIGHT))
+        for side in (left, right):
+            side.listener.close()
+        punch(world, left, right, lag_s=0.06)
+        crosses(world, left, right)
+
+    def test_what_was_not_taken_is_closed_at_the_end(self, world: World) -> None:
+        near, far = Side(world.host(LEFT)), world.host(RIGHT)
+        near.punched = TcpPunch(near.runtime, near.scope, TCP_PORT, [(RIGHT, TCP_PORT)])
+        dialled = world.call(far, far.connect, (LEFT, TCP_PORT), 1.0, TCP_PORT)
+        assert not near.others
+        near.punched.close()
+        with pytest.raises(StreamClosed):
+            world.call(far, dialled.read_exactly, 1)
 
     def test_what_comes_after_the_end_is_closed(self, world: World) -> None:
         left, right = home(world, LEFT), home(world, RIGHT)
@@ -209,9 +229,11 @@ class TestTcpBase:
         world.mend(ends.near_stream.local[0], FAR)
         world.run_for(60.0)
         assert len(ends.got) == 2_000 - ends.near.lost
-        ends.near.send(b"again", ends.near.remote)
+        lost, got = ends.near.lost, len(ends.got)
+        for _ in range(200):
+            ends.near.send(bytes(1_200), ends.near.remote)
         world.run_for(1.0)
-        assert ends.got[-1][0] == b"again"
+        assert (ends.near.lost, len(ends.got)) == (lost, got + 200)
 
     @pytest.mark.parametrize("end", ["stream", "base"])
     def test_both_hear_of_the_end_once(self, world: World, end: str) -> None:

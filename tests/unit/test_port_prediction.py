@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kodectl.core.port_prediction import HIGHEST_PORT, LOWEST_PORT, MAX_JUMP, Seen, predicted, step_of
+from kodectl.core.port_prediction import HIGHEST_PORT, LOWEST_PORT, MAX_JUMP, Seen, all_predicted, predicted, step_of
 
 
 def row(*ports: int | None) -> list[Seen]:
@@ -82,6 +82,11 @@ class TestPrediction:
     def test_never_leaves_the_ports_there_are(self) -> None:
         assert predicted(row(65_533, 65_534, 65_535), 4, 3) == []
         assert predicted(row(None, 1_024, 1_025, 1_026), 0, 3) == []
+
+    def test_of_several_packets_names_the_likeliest_of_each_first(self) -> None:
+        seen = row(5_000, 5_001, None, 5_004, None, 5_007)
+        assert all_predicted(seen, (2, 4), 3) == [5_002, 5_005, 5_003, 5_006]
+        assert all_predicted(row(5_000, 5_001, 5_002), (4, 6), 3) == [5_004, 5_006, 5_005, 5_007, 5_008]
 
     @given(
         st.lists(st.tuples(st.integers(0, 9), st.integers(1, 65_535)), max_size=10),
