@@ -18,7 +18,7 @@ from typing import NamedTuple, NoReturn
 
 from kodectl.core.identity import Identity
 from kodectl.errors import NegativeAnswer, PeerFault, WireError
-from kodectl.runtime.base import Runtime, Stream, StreamClosed, TimedOut
+from kodectl.runtime.base import Address, Runtime, Stream, StreamClosed, TimedOut
 from kodectl.wire.frames import Compression, FrameDecoder, FrameEncoder, Message, check_segment_size, encode_message
 from kodectl.wire.messages import (
     Disconnect,
@@ -44,6 +44,8 @@ PROLOGUE = b"kodechain link v1"
 STATIC_KEY_CONTEXT = b"kodechain noise static key v1"
 _NO_HANDSHAKE = bytes(2)
 """A first message of size 0: a nonce follows, and nothing else."""
+STUN_BEGINNINGS = (0x0001, 0x0003)
+"""Types of a Binding and of an Allocate request: no message of the handshake is so short."""
 _UNKNOWN_ID = bytes(32)
 """An enode may carry it: whoever answers there."""
 
@@ -63,6 +65,38 @@ class Knocked(Exception):
     def __init__(self, nonce: bytes) -> None:
         super().__init__(f"knock {nonce.hex()}")
         self.nonce = nonce
+
+
+class StunBegun(Exception):
+    """Not a handshake, but a STUN or TURN client (RFC 8489, section 6.2.2): `stream` has all of it, and is still open."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__("STUN over TCP")
+        self.stream = stream
+
+
+class ReadAgain:
+    """A stream of which the first bytes have been read and are to be read once more. See `runtime.base.Stream`."""
+
+    def __init__(self, first: bytes, stream: Stream) -> None:
+        self._first = first
+        self._stream = stream
+        self.write = stream.write
+        self.close = stream.close
+
+    @property
+    def local(self) -> Address:
+        return self._stream.local
+
+    @property
+    def remote(self) -> Address:
+        return self._stream.remote
+
+    def read_exactly(self, size: int) -> bytes:
+        if not self._first:
+            return self._stream.read_exactly(size)
+        taken, self._first = self._first[:size], self._first[size:]
+        return taken + self._stream.read_exactly(size - len(taken)) if len(taken) < size else taken
 
 
 class LocalEnd:
@@ -110,7 +144,7 @@ def open_outbound(
 
 
 def open_inbound(runtime: Runtime, local: LocalEnd, stream: Stream, hello: Hello) -> Channel:
-    """Acceptor's side; raises as `open_outbound`, but identity_mismatch; and Knocked."""
+    """Acceptor's side; raises as `open_outbound`, but identity_mismatch; and Knocked, StunBegun."""
     with _limited(runtime, stream):
         noise = _noise(runtime, local, initiator=False)
         with _noise_faults():
@@ -141,6 +175,9 @@ def _limited(runtime: Runtime, stream: Stream) -> Iterator[None]:
     try:
         yield
         done = True
+    except StunBegun:
+        done = True
+        raise
     except StreamClosed as error:
         if expired:
             raise TimedOut(f"no complete handshake within {HANDSHAKE_LIMIT_S:g} s") from error
@@ -178,9 +215,12 @@ def _write_noise(stream: Stream, message: bytes) -> None:
 
 
 def _read_first(stream: Stream) -> bytes:
-    size = int.from_bytes(stream.read_exactly(2))
+    first = stream.read_exactly(2)
+    size = int.from_bytes(first)
     if size == 0:
         raise Knocked(stream.read_exactly(NONCE_SIZE))
+    if size in STUN_BEGINNINGS:
+        raise StunBegun(ReadAgain(first, stream))
     return _read_sized(stream, size)
 
 

@@ -20,7 +20,7 @@ from kodectl.errors import KodectlError, PeerFault
 from kodectl.node.connecting import Connector
 from kodectl.node.dialling import CONNECTED, Dial, Dialler, Reach, place_of
 from kodectl.node.events import Events, rfc3339
-from kodectl.node.handshake import Knocked, LocalEnd
+from kodectl.node.handshake import Knocked, LocalEnd, StunBegun
 from kodectl.node.heartbeat import Heartbeats
 from kodectl.node.keeper import Keeper
 from kodectl.node.link import Link
@@ -45,6 +45,8 @@ HANDSHAKES_PER_S = 50.0
 HANDSHAKE_BURST = 100.0
 """Inbound ones, at most 2 ms of CPU each: strangers can take a tenth of a core."""
 STATIC_SECRET_SIZE = 32
+MAX_STUN_STREAMS = 256
+"""Clients of the relay over TCP, and those that only ask where they are seen."""
 
 _BULK = frozenset(
     (MessageKind.BLOCK, MessageKind.TRANSACTION, MessageKind.SYNC, MessageKind.REQUEST, MessageKind.ANSWER)
@@ -94,6 +96,9 @@ class Peering:
         self._inbound: Counter[str] = Counter()
         self.on_knock: Callable[[bytes, str], None] = _ignore_knock
         """Hears the nonce of each connection that only showed that the port can be reached, and who made it."""
+        self.on_stun: Callable[[Stream], None] = lambda stream: None
+        """Serves a STUN or TURN client that has come to the listener; waits, in a task of its own."""
+        self._stun_streams = 0
         self.claims: Callable[[Stream], bool] = lambda stream: False
         """Takes a connection to the listener for something else than a link."""
         self.links = self._roster.links
@@ -184,11 +189,15 @@ class Peering:
         link.run(_ignore)
 
     def _shake_hands(self, stream: Stream) -> Link | None:
+        asking: Stream | None = None
         try:
             return accept_link(self._runtime, self._local, stream, self._hello_of())
         except Knocked as knock:
             self._inbound["knocks"] += 1
             self.on_knock(knock.nonce, stream.remote[0])
+        except StunBegun as begun:
+            self._inbound["stun"] += 1
+            asking = begun.stream
         except (KodectlError, TimedOut, Stopped) as fault:
             self._inbound["failed"] += 1
             log.debug("inbound from %s: %s", stream.remote[0], fault)
@@ -198,7 +207,21 @@ class Peering:
             stream.close()
         finally:
             del self._handshakes[stream]
+        if asking is not None:
+            self._serve_stun(asking)
         return None
+
+    def _serve_stun(self, stream: Stream) -> None:
+        """To its end. It holds no place among the handshakes meanwhile."""
+        if self._stun_streams >= MAX_STUN_STREAMS:
+            stream.close()
+            return
+        self._stun_streams += 1
+        try:
+            self.on_stun(stream)
+        finally:
+            self._stun_streams -= 1
+            stream.close()
 
     # -- links that stand ------------------------------------------------------------------------------------------
 

@@ -133,6 +133,11 @@ class TurnService:
         return [place.external_ip for place in self._places.values()]
 
     @property
+    def allocations(self) -> int:
+        """At this moment."""
+        return len(self._responder)
+
+    @property
     def counters(self) -> dict[str, int]:
         """The responder's, and what it has relayed."""
         responder = self._responder

@@ -116,6 +116,19 @@ class ConnectView(msgspec.Struct, frozen=True):
     stage: str | None = None
 
 
+class RelayView(msgspec.Struct, frozen=True):
+    """What this node relays for others. `unreachable`: it would, and strangers do not get through to it."""
+
+    state: Literal["on", "off", "unreachable"]
+    address: str | None
+    allocations: int
+    max_allocations: int
+    relayed_bytes: int
+    relayed_packets: int
+    granted: int
+    refused: int
+
+
 class DisconnectView(msgspec.Struct, frozen=True):
     id: str
     disconnected: bool

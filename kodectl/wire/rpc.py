@@ -18,10 +18,13 @@ MAX_TOKEN = 32
 MAX_RECORDS_IN_ANSWER = 16
 """As many as the smallest records let fit into one packet."""
 MAX_REQUESTED_PEERS = 1000
+MAX_RELAY_TEXT = 128
+"""Of a user name and a password."""
 MAX_LETTER = 900
 """With the ids around it, and two packets' heads, it passes through any path that takes 1,232 bytes."""
-MAX_VIA = 4 * 53
-"""Four contacts with IPv6 addresses."""
+MAX_VIA_CONTACTS = 4
+MAX_VIA = MAX_VIA_CONTACTS * 53
+"""Contacts with IPv6 addresses."""
 SESSION_SIZE = 8
 
 Id = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -46,6 +49,8 @@ class Kind(IntEnum):
     SIGNALLED = 12
     PROBE = 13
     PROBED = 14
+    RELAY = 15
+    RELAYED = 16
 
 
 class ErrorCode(IntEnum):
@@ -178,6 +183,29 @@ class SignalStatus(IntEnum):
     BUSY = 3
 
 
+class Relay(_Body, frozen=True):
+    """Asks for credentials for the TURN relay of who is asked."""
+
+
+class Relayed(_Body, frozen=True):
+    """`status`: a RelayStatus; of one that is not GRANTED the rest means nothing. `username` and `password`: TURN's
+    long-term credentials (RFC 8656, section 5), good for `lifetime_s`. The relay is at the address that was asked."""
+
+    status: Byte
+    username: Annotated[str, msgspec.Meta(max_length=MAX_RELAY_TEXT)] = ""
+    password: Annotated[str, msgspec.Meta(max_length=MAX_RELAY_TEXT)] = ""
+    lifetime_s: Count = 0
+    udp_port: Port = 0
+    tcp_port: Port = 0
+
+
+class RelayStatus(IntEnum):
+    GRANTED = 0
+    OFF = 1
+    """It relays for nobody, or nobody would reach it."""
+    FULL = 2
+
+
 Body = (
     ErrorAnswer
     | Ping
@@ -194,6 +222,8 @@ Body = (
     | Signalled
     | Probe
     | Probed
+    | Relay
+    | Relayed
 )
 
 _KINDS: dict[type[Any], Kind] = {
@@ -212,6 +242,8 @@ _KINDS: dict[type[Any], Kind] = {
     Signalled: Kind.SIGNALLED,
     Probe: Kind.PROBE,
     Probed: Kind.PROBED,
+    Relay: Kind.RELAY,
+    Relayed: Kind.RELAYED,
 }
 _JSON_KINDS = (Kind.PEER_REQUEST, Kind.PEER_RESPONSE)
 

@@ -673,11 +673,11 @@ def test_reflection_to_the_acceptor_is_refused(world):
     [
         b"GET / HTTP/1.1\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00",
-        b"\0\1" + bytes(99),
+        b"\0\2" + bytes(99),
         b"\0\x1f" + bytes(31),
         b"\xff" * 1000,
     ],
-    ids=["http", "tls", "one byte", "short key", "ones"],
+    ids=["http", "tls", "two bytes", "short key", "ones"],
 )
 def test_garbage_is_refused_at_once(world, garbage):
     near, far = world.streams()

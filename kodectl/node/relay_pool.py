@@ -1,0 +1,134 @@
+"""Relays that this node may use: those of linked peers, with credentials fetched before they are needed, and configured
+TURN servers.
+
+A relay that is full, off or silent is asked again some minutes later; until then others serve.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from kodectl.errors import KodectlError, NegativeAnswer
+from kodectl.node.ice import Allocate, Relay
+from kodectl.node.peer import Peer
+from kodectl.node.turn_client import TurnServer, allocate
+from kodectl.runtime.base import Runtime, Scope
+from kodectl.wire.rpc import Body, Relayed, RelayStatus
+from kodectl.wire.rpc import Relay as RelayQuestion
+
+log = logging.getLogger(__name__)
+
+KEPT = 3
+"""Peers whose credentials are at hand."""
+USED = 2
+"""Of them for one connection: the second is for when the first does not answer."""
+LOOK_EVERY_S = 1.0
+ASK_LIMIT_S = 3.0
+FIRST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 300.0
+"""After a refusal, doubling: a node that has just started does not know yet whether it can relay."""
+IPV4 = 4
+
+
+class Grant(NamedTuple):
+    """Credentials at hand. `peer` is linked as long as they are used."""
+
+    peer: Peer
+    relayed: Relayed
+    renew_at: float
+    ends_at: float
+
+
+class RelayPool:
+    def __init__(
+        self,
+        runtime: Runtime,
+        scope: Scope,
+        peers: Callable[[], Sequence[Peer]],
+        ask: Callable[[Peer, Body, float], Any],
+        turn: tuple[TurnServer, ...] = (),
+    ) -> None:
+        """`peers`: those to ask, best first; nobody where this node needs no relay. `ask` waits for a peer's answer."""
+        self._runtime = runtime
+        self._scope = scope
+        self._peers = peers
+        self._ask = ask
+        self._turn = turn
+        self._grants: dict[bytes, Grant] = {}
+        self._asking: set[bytes] = set()
+        self._refused: dict[bytes, tuple[float, float]] = {}
+        """Until when it is not asked, and how long that was."""
+
+    def start(self) -> None:
+        self._scope.spawn("relays at hand", self._keep)
+
+    @property
+    def at_hand(self) -> int:
+        """Relays of peers that would be used now."""
+        return len(self._usable())
+
+    def allocators(self, *, over_tcp: bool) -> tuple[Allocate, ...]:
+        """For `IceTerms.relays`: two peers', and every configured server."""
+        peers = [self._of_peer(grant, over_tcp) for grant in self._usable()[:USED]]
+        return (*peers, *(self._of_server(server) for server in self._turn))
+
+    def _of_peer(self, grant: Grant, over_tcp: bool) -> Allocate:
+        relayed = grant.relayed
+        host, username, password = grant.peer.remote[0], relayed.username, relayed.password
+        over_udp = TurnServer(host, relayed.udp_port, "udp", username, password)
+        server = TurnServer(host, relayed.tcp_port, "tcp", username, password) if over_tcp else over_udp
+
+        def allocated(family: int) -> Relay:
+            if family != IPV4:
+                raise NegativeAnswer("peers relay IPv4", code="turn_family")
+            return allocate(self._runtime, self._scope, server, family=family)
+
+        return allocated
+
+    def _of_server(self, server: TurnServer) -> Allocate:
+        return lambda family: allocate(self._runtime, self._scope, server, family=family)
+
+    def _usable(self) -> list[Grant]:
+        now = self._runtime.now()
+        return [grant for grant in self._grants.values() if grant.ends_at > now and not grant.peer.link.closed]
+
+    # -- keeping them at hand --------------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        while True:
+            now = self._runtime.now()
+            self._grants = {grant.peer.node_id: grant for grant in self._usable()}
+            linked = {peer.node_id for peer in self._peers()}
+            self._refused = {who: pause for who, pause in self._refused.items() if who in linked}
+            for peer in self._wanted(now):
+                self._asking.add(peer.node_id)
+                self._scope.spawn(f"relay of {peer.node_id.hex()[:8]}", self._fetch, peer)
+            self._scope.sleep(LOOK_EVERY_S)
+
+    def _wanted(self, now: float) -> list[Peer]:
+        peers = [peer for peer in self._peers() if self._refused.get(peer.node_id, (0.0, 0.0))[0] <= now]
+        return [peer for peer in peers[:KEPT] if peer.node_id not in self._asking and self._is_due(peer, now)]
+
+    def _is_due(self, peer: Peer, now: float) -> bool:
+        grant = self._grants.get(peer.node_id)
+        return grant is None or grant.peer is not peer or now >= grant.renew_at
+
+    def _fetch(self, peer: Peer) -> None:
+        now = self._runtime.now()
+        answer = None
+        try:
+            answer = self._ask(peer, RelayQuestion(), ASK_LIMIT_S)
+        except KodectlError as error:
+            log.debug("relay of %s: %s", peer.node_id.hex(), error)
+        finally:
+            self._asking.discard(peer.node_id)
+        if answer is not None and answer.status == RelayStatus.GRANTED and answer.lifetime_s:
+            lifetime_s = float(answer.lifetime_s)
+            self._grants[peer.node_id] = Grant(peer, answer, now + lifetime_s / 2, now + lifetime_s)
+            self._refused.pop(peer.node_id, None)
+        else:
+            _, before_s = self._refused.get(peer.node_id, (0.0, FIRST_PAUSE_S / 2))
+            pause_s = min(2 * before_s, LONGEST_PAUSE_S)
+            self._refused[peer.node_id] = (now + pause_s, pause_s)
