@@ -63,6 +63,10 @@ class Values:
     def stop(self) -> None:
         self._newcomers.close()
 
+    @property
+    def own_id(self) -> bytes:
+        return self._identity.node_id
+
     def load(self, packed_records: list[bytes]) -> None:
         """Takes in what an earlier run kept; what has expired stays behind."""
         self.store.load(packed_records, self._runtime.now(), self._runtime.unix_time())
@@ -83,7 +87,7 @@ class Values:
 
     def _serve_find_value(self, session: Session, question: rpc.FindValue) -> rpc.Values:
         token = self._tokens.make(session.node_id, session.address, question.key, self._runtime.now())
-        held = self._held(question.key)
+        held = self.held(question.key)
         room = ROOM
         told: list[bytes] = []
         for record in held[question.skip : question.skip + rpc.MAX_RECORDS_IN_ANSWER]:
@@ -100,7 +104,8 @@ class Values:
             contacts = self._kademlia.closest_packed(question.key, count)
         return rpc.Values(len(held), token, told, contacts)
 
-    def _held(self, key: bytes) -> list[Record]:
+    def held(self, key: bytes) -> list[Record]:
+        """Here, that are in time."""
         self.store.expire(self._runtime.unix_time())
         return self.store.get(key)
 
@@ -124,19 +129,24 @@ class Values:
             raise LocalMisuse(
                 f"the value has {len(value)} bytes; the limit is {records.MAX_VALUE}", code="value_too_large"
             )
+        sequence, packed = self.signed(key, value, ttl_s, above)
+        stored, asked = self.place(key, packed)
+        if not stored:
+            raise NegativeAnswer("no node took the value", code="not_stored", hint="kodectl node table")
+        return sequence, stored, asked
+
+    def signed(self, key: bytes, value: bytes, ttl_s: float, above: int = 0) -> tuple[int, bytes]:
+        """Sequence and packed record, as `put` stores it."""
         unix_time = self._runtime.unix_time()
         publisher = self._identity.public_key
         held = max((record.sequence for record in self.store.get(key) if record.publisher == publisher), default=0)
         sequence = self._last_sequence = max(int(unix_time * 1000), self._last_sequence + 1, above + 1, held + 1)
         statement = records.record_statement(publisher, key, sequence, math.ceil(unix_time + ttl_s), value)
-        packed = records.pack_record(statement, self._identity.sign(statement))
-        stored, asked = self._place(key, packed)
-        if not stored:
-            raise NegativeAnswer("no node took the value", code="not_stored", hint="kodectl node table")
-        return sequence, stored, asked
+        return sequence, records.pack_record(statement, self._identity.sign(statement))
 
-    def _place(self, key: bytes, packed: bytes) -> tuple[int, int]:
-        """Stores a record at the nodes closest to its key, ourselves among them where we belong."""
+    def place(self, key: bytes, packed: bytes) -> tuple[int, int]:
+        """Stores a record at the nodes closest to its key, ourselves among them where we belong; waits. Returns stores that
+        took it, stores asked."""
         tokens: dict[bytes, bytes] = {}
 
         def take(contact: Contact, answer: rpc.Values) -> bool:
@@ -175,11 +185,11 @@ class Values:
 
     def get(self, key: bytes) -> list[Record]:
         """The records of a key, newest sequence first; the best of several holders. Waits. Empty: none found."""
-        found: dict[bytes, Record] = {record.publisher: record for record in self._held(key)}
+        found: dict[bytes, Record] = {record.publisher: record for record in self.held(key)}
         holders: list[tuple[Contact, rpc.Values]] = []
 
         def take(contact: Contact, answer: rpc.Values) -> bool:
-            if self._merge(found, key, answer.records):
+            if self.merge(found, key, answer.records):
                 holders.append((contact, answer))
             return len(holders) >= ENOUGH_HOLDERS
 
@@ -200,9 +210,9 @@ class Values:
             if not answer.records:
                 return
             told += len(answer.records)
-            self._merge(found, key, answer.records)
+            self.merge(found, key, answer.records)
 
-    def _merge(self, found: dict[bytes, Record], key: bytes, packed_records: list[bytes]) -> int:
+    def merge(self, found: dict[bytes, Record], key: bytes, packed_records: list[bytes]) -> int:
         """Takes in the records that hold: right key, in time, signed."""
         taken = 0
         for packed in packed_records:
@@ -231,7 +241,7 @@ class Values:
             due_before = self._runtime.now() - REPUBLISH_AFTER_S
             for record in self.store.not_written_since(due_before, REPUBLISH_AT_ONCE):
                 self.store.republished(record, self._runtime.now())
-                self._place(record.key, record.packed)
+                self.place(record.key, record.packed)
 
     def _hand_over(self) -> None:
         """Gives each newcomer to the table the records that it is now among the closest to."""
@@ -264,7 +274,7 @@ class Values:
         """Returns how many records it took. Raises NegativeAnswer or PeerFault when it does not answer."""
         asked = rpc.FindValue(key, _SKIP_ALL, False)
         token = self._discovery.ask(newcomer.node_id, newcomer.address, asked).body.token
-        return sum(self._store_at([newcomer], record.packed, {newcomer.node_id: token}) for record in self._held(key))
+        return sum(self._store_at([newcomer], record.packed, {newcomer.node_id: token}) for record in self.held(key))
 
 
 def _stored(kind: int, packed: bytes) -> bool:

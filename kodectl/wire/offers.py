@@ -1,7 +1,7 @@
 """What two nodes tell each other on the way to a connection, through others (docs/protocol.md, "Signalling").
 
 letter    signature (64) | sender's public key (32) | content
-content   kind (1) | flags (1) | NAT (1) | port step (2) | number (2) | heard (2) | time, Unix ms (8) |
+content   kind (1) | flags (1) | NAT (1) | port step (2) | number (2) | oldest (2) | heard (2) | time, Unix ms (8) |
           ufrag | password | reason (each: size (1), ASCII) | tcp | tcp seen (each an address) | count (1) | candidate*
 address   family (1: 0 none, 4, 6) | ip (4 or 16) | port (2)
 candidate head (1: type, transport) | priority (4) | foundation: size (1), ASCII | address | related address
@@ -36,7 +36,7 @@ MAX_STEP = 0x7FFF
 """What jumps further than half of all ports steps nowhere."""
 
 _FLAG_COMPLETE, _FLAG_UDP_BLOCKED = 1, 2
-_head = struct.Struct("!BBBhHHQ")
+_head = struct.Struct("!BBBhHHHQ")
 _candidate_head = struct.Struct("!BI")
 _BEHAVIORS = (
     None,
@@ -97,10 +97,11 @@ class Offer(NamedTuple):
 
 
 class Letter(NamedTuple):
-    """`number` counts this side's offers of a session from 1; `heard`: the other side's, up to which all have arrived.
-    Without an offer, a letter tells that alone, and its number means nothing."""
+    """`number` counts this side's offers of a session from 1; `oldest`: what came before it is not repeated any more;
+    `heard`: the other side's number up to which all have arrived. Without an offer, a letter tells that alone."""
 
     number: int
+    oldest: int
     heard: int
     time_ms: int
     offer: Offer | None = None
@@ -156,7 +157,7 @@ def _statement(between: Correspondents, content: bytes) -> bytes:
 def _pack_content(letter: Letter) -> bytes:
     offer = letter.offer
     if offer is None:
-        head = _head.pack(_NOTHING_SAID, 0, 0, 0, letter.number, letter.heard, letter.time_ms)
+        head = _head.pack(_NOTHING_SAID, 0, 0, 0, letter.number, letter.oldest, letter.heard, letter.time_ms)
         return head + bytes(6)  # three empty texts, two addresses that are none, no candidates
     hint = offer.hint
     packed = _head.pack(
@@ -165,6 +166,7 @@ def _pack_content(letter: Letter) -> bytes:
         _BEHAVIORS.index(hint.mapping) | _BEHAVIORS.index(hint.filtering) << 4,
         hint.port_step if hint.port_step and abs(hint.port_step) <= MAX_STEP else 0,
         letter.number,
+        letter.oldest,
         letter.heard,
         letter.time_ms,
     )
@@ -175,18 +177,18 @@ def _pack_content(letter: Letter) -> bytes:
 
 def _unpack_content(content: bytes) -> Letter:
     reader = _Reader(content)
-    kind, flags, nat, step, number, heard, time_ms = _head.unpack(reader.take(_head.size))
+    kind, flags, nat, step, number, oldest, heard, time_ms = _head.unpack(reader.take(_head.size))
     ufrag, password, reason = reader.text(MAX_TEXT), reader.text(MAX_TEXT), reader.text(MAX_TEXT)
     tcp, tcp_seen = reader.address(), reader.address()
     candidates = _unpack_candidates(reader)
     if kind == _NOTHING_SAID:
-        return Letter(number, heard, time_ms)
+        return Letter(number, oldest, heard, time_ms)
     if kind not in OfferKind.__members__.values():
         raise WireError(f"offer of kind {kind}")
     hint = NatHint(_behavior(nat & 15), _behavior(nat >> 4), step or None, bool(flags & _FLAG_UDP_BLOCKED))
     complete = bool(flags & _FLAG_COMPLETE)
     offer = Offer(OfferKind(kind), ufrag, password, candidates, complete, hint, tcp, tcp_seen, reason)
-    return Letter(number, heard, time_ms, offer)
+    return Letter(number, oldest, heard, time_ms, offer)
 
 
 def _behavior(code: int) -> Behavior | None:

@@ -1,0 +1,292 @@
+"""Signalling: finding a node, and writing to it through its rendezvous nodes before there is any path to it.
+
+locate      one lookup: the node itself where it answers, and the record that names its rendezvous nodes
+open        a conversation: offers there, the node's own back (`node/conversation.py`)
+on_offer    somebody else's conversation with this node
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle, islice
+from typing import NamedTuple
+
+from kodectl.core.limits import SharedBudget, TokenBucket
+from kodectl.core.signal_routes import Way
+from kodectl.errors import KodectlError, NegativeAnswer, PeerFault
+from kodectl.node.conversation import Conversation, Hop
+from kodectl.node.delegation import Delegation
+from kodectl.node.discovery import Discovery
+from kodectl.node.kademlia import Kademlia
+from kodectl.node.letter_post import MAX_VIA, LetterPost
+from kodectl.node.link_requests import LinkRequests
+from kodectl.node.locating import Sought, seek
+from kodectl.node.peer import Peer
+from kodectl.node.peering import Peering
+from kodectl.node.rendezvous import Rendezvous
+from kodectl.node.values import Values
+from kodectl.runtime.base import Runtime, Scope, TimedOut
+from kodectl.wire import rpc
+from kodectl.wire.contacts import Contact, pack_contacts, unpack_contacts
+from kodectl.wire.offers import (
+    Correspondents,
+    Letter,
+    Offer,
+    OfferKind,
+    SignedLetter,
+    letter_is_signed,
+    pack_letter,
+    unpack_letter,
+)
+from kodectl.wire.presence import is_presence_of, unpack_presence
+from kodectl.wire.record import Record
+from kodectl.wire.rpc import Signal, SignalStatus
+
+__all__ = ["Conversation", "Located", "Signalling"]
+
+log = logging.getLogger(__name__)
+
+MAX_CONVERSATIONS = 256
+MAX_OF_PEER = 8
+"""Begun by one node: one under way, and some that linger."""
+VERIFIED_PER_S = 100.0
+VERIFIED_BURST = 300.0
+"""Signatures of letters, at 0.2 ms: 2 % of a core."""
+BEGUN_PER_S = 0.5
+BEGUN_BURST = 8.0
+"""Conversations of one node; it needs one to connect."""
+ALL_BEGUN_PER_S = 10.0
+ALL_BEGUN_BURST = 60.0
+MAX_AGE_S = 600.0
+"""Of a letter that begins a conversation, either way: clocks of nodes differ, as with broadcasts. For as long its session is
+remembered, so that nobody begins it a second time."""
+MAX_REMEMBERED = 8192
+"""Sessions of MAX_AGE_S at ALL_BEGUN_PER_S."""
+MAX_DELEGATES = 3
+"""Linked peers that are asked to look something up."""
+DELEGATED_LIMIT_S = 8.0
+"""For each to do it."""
+MAX_CARRIERS = 4
+"""Linked peers that are asked to hand letters to nodes this one cannot write to."""
+
+
+Seeker = Callable[[bytes], Sought]
+
+
+class Located(NamedTuple):
+    """`contact`: the node, if it was found as a DHT server; `rendezvous`: through whom else it can be written to."""
+
+    contact: Contact | None
+    rendezvous: tuple[Contact, ...]
+
+
+class Signalling:
+    """Only `locate` waits."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        scope: Scope,
+        discovery: Discovery,
+        kademlia: Kademlia,
+        values: Values,
+        peering: Peering,
+        link_requests: LinkRequests,
+        rendezvous: Rendezvous,
+        has_udp: Callable[[], bool],
+    ) -> None:
+        self.on_offer: Callable[[Conversation, Offer], None] = _refuse
+        self.counters: Counter[str] = Counter()
+        self._runtime = runtime
+        self._scope = scope
+        self._identity = discovery.identity
+        self._kademlia = kademlia
+        self._values = values
+        self._peering = peering
+        self._link_requests = link_requests
+        self._rendezvous = rendezvous
+        self._has_udp = has_udp
+        self._conversations: dict[tuple[bytes, bytes], Conversation] = {}
+        self._remembered: OrderedDict[tuple[bytes, bytes], float] = OrderedDict()
+        self._verified = TokenBucket(VERIFIED_PER_S, VERIFIED_BURST)
+        self._begun = SharedBudget(TokenBucket(ALL_BEGUN_PER_S, ALL_BEGUN_BURST), BEGUN_PER_S, BEGUN_BURST)
+        self.post = LetterPost(runtime, discovery, peering, link_requests, has_udp)
+        self.post.on_arrival = self._arrived
+        self.delegation = Delegation(runtime, self._identity.suite, kademlia, values, link_requests)
+
+    # -- finding ---------------------------------------------------------------------------------------------------
+
+    def locate(self, node_id: bytes, limit_s: float) -> Located:
+        """Waits. Raises NegativeAnswer (code not_found), or Stopped."""
+        answers = self._runtime.mailbox(MAX_DELEGATES)
+        seekers = [self._seek] if self._has_udp() else self._delegates()
+
+        def run(seeker: Seeker) -> None:
+            answers.put(seeker(node_id))
+
+        for seeker in seekers:
+            self._scope.spawn(f"locate {node_id.hex()[:8]}", run, seeker)
+        deadline = self._runtime.now() + limit_s
+        for _ in seekers:
+            try:
+                located = self._located(node_id, answers.get(max(0.0, deadline - self._runtime.now())))
+            except TimedOut:
+                break
+            if located is not None:
+                return located
+        raise NegativeAnswer("no node of the network knows where it is", code="not_found")
+
+    def _seek(self, node_id: bytes) -> Sought:
+        return seek(self._kademlia, self._values, node_id)
+
+    def _delegates(self) -> list[Seeker]:
+        peers = self._direct_peers()
+        chosen = self._runtime.rng.sample(peers, min(MAX_DELEGATES, len(peers)))
+        return [partial(self._ask_to_seek, peer) for peer in chosen]
+
+    def _ask_to_seek(self, peer: Peer, node_id: bytes) -> Sought:
+        found: dict[bytes, Record] = {}
+        try:
+            answer = self._link_requests.ask(peer, rpc.FindValue(node_id, 0, True), DELEGATED_LIMIT_S)
+            contacts = unpack_contacts(answer.contacts, 1)
+        except KodectlError as error:
+            log.debug("%r looks nothing up: %s", peer, error)
+            return Sought(None, [])
+        self._values.merge(found, node_id, answer.records)
+        contact = next((contact for contact in contacts if contact.node_id == node_id), None)
+        return Sought(contact, list(found.values()))
+
+    def _located(self, node_id: bytes, sought: Sought) -> Located | None:
+        presence = max(
+            (record for record in sought.records if is_presence_of(node_id, record)),
+            key=lambda record: record.sequence,
+            default=None,
+        )
+        rendezvous = _rendezvous_of(presence) if presence is not None else ()
+        located = Located(sought.contact, tuple(one for one in rendezvous if one.node_id != self._identity.node_id))
+        return located if located.contact is not None or rendezvous else None
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def open(self, node_id: bytes, located: Located) -> Conversation:
+        session = self._runtime.random_bytes(rpc.SESSION_SIZE)
+        conversation = Conversation(self._runtime, self, node_id, session, self._hops(node_id, located))
+        self._conversations[node_id, session] = conversation
+        self.counters["opened"] += 1
+        return conversation
+
+    def _hops(self, node_id: bytes, located: Located) -> list[Hop]:
+        if self.post.linked(node_id) is not None:
+            return [Hop(Way(node_id))]
+        contacts = [*([located.contact] if located.contact is not None else []), *located.rendezvous]
+        linked = [contact for contact in contacts if self.post.linked(contact.node_id) is not None]
+        strangers = [contact for contact in contacts if contact not in linked]
+        hops = [Hop(Way(contact.node_id)) for contact in linked]
+        if self._has_udp():
+            return hops + [Hop(Way(contact.node_id, contact.address)) for contact in strangers]
+        return hops + self._carried(strangers)
+
+    def _carried(self, strangers: list[Contact]) -> list[Hop]:
+        """Through peers, each of which hands a letter to two of the nodes."""
+        if not strangers:
+            return []
+        carriers = self._direct_peers()[:MAX_CARRIERS]
+        turns = cycle(strangers)
+        return [Hop(Way(carrier.node_id), pack_contacts(dict.fromkeys(islice(turns, MAX_VIA)))) for carrier in carriers]
+
+    def _direct_peers(self) -> list[Peer]:
+        """Those that are certainly reachable for others first."""
+        chosen = self._rendezvous.nodes()
+        others = [
+            peer
+            for peer in self._peering.links.values()
+            if peer not in chosen and peer.route.transport == "tcp" and not peer.link.closed
+        ]
+        return chosen + others
+
+    def transmit(
+        self, conversation: Conversation, hop: Hop, letter: Letter, tell: Callable[[bool | None], None]
+    ) -> None:
+        """For a conversation."""
+        identity = self._identity
+        between = Correspondents(conversation.peer_id, identity.node_id, conversation.session)
+        packed = pack_letter(letter, between, identity.public_key, identity.sign)
+        signal = Signal(*between, hops=0, via=hop.via, letter=packed)
+        self.post.send(hop.way, signal, lambda status: tell(_is_passed(status)))
+
+    def ended(self, conversation: Conversation) -> None:
+        self._conversations.pop((conversation.peer_id, conversation.session), None)
+
+    # -- what comes ------------------------------------------------------------------------------------------------
+
+    def _arrived(self, way: Way, signal: Signal) -> SignalStatus:
+        """Raises WireError."""
+        if signal.sender == self._identity.node_id:
+            self._rendezvous.echoed(way.node_id, signal.session)
+            return SignalStatus.DELIVERED
+        if not self._verified.take(self._runtime.now()):
+            return SignalStatus.BUSY
+        signed = unpack_letter(signal.letter)
+        between = Correspondents(signal.target, signal.sender, signal.session)
+        if not letter_is_signed(self._identity.suite, signed, between):
+            self.counters["forged"] += 1
+            raise PeerFault("a letter that its sender has not signed", code="refused")
+        conversation = self._conversations.get((signal.sender, signal.session))
+        if conversation is None:
+            return self._begin(way, between, signed)
+        conversation.received(signed.letter, way)
+        return SignalStatus.DELIVERED
+
+    def _begin(self, way: Way, between: Correspondents, signed: SignedLetter) -> SignalStatus:
+        name, letter, now = (between.sender, between.session), signed.letter, self._runtime.now()
+        if letter.offer is None or letter.offer.kind is not OfferKind.OFFER or letter.number != letter.oldest:
+            self.counters["out_of_place"] += 1
+            return SignalStatus.DELIVERED
+        if name in self._remembered or abs(self._runtime.unix_time() - letter.time_ms / 1000) > MAX_AGE_S:
+            self.counters["replayed"] += 1
+            return SignalStatus.DELIVERED
+        of_peer = sum(conversation.peer_id == between.sender for conversation in self._conversations.values())
+        if of_peer >= MAX_OF_PEER or len(self._conversations) >= MAX_CONVERSATIONS:
+            return SignalStatus.BUSY
+        if not self._begun.take(between.sender.hex(), now):
+            return SignalStatus.BUSY
+        self._remember(name, now)
+        conversation = Conversation(self._runtime, self, between.sender, between.session, [Hop(way)])
+        self._conversations[name] = conversation
+        self.counters["begun"] += 1
+
+        def first(offer: Offer) -> None:
+            # What follows waits until somebody listens.
+            conversation.on_message = None
+            self.on_offer(conversation, offer)
+
+        conversation.on_message = first
+        conversation.received(letter, way)
+        return SignalStatus.DELIVERED
+
+    def _remember(self, name: tuple[bytes, bytes], now: float) -> None:
+        self._remembered[name] = now
+        while len(self._remembered) > MAX_REMEMBERED or now - next(iter(self._remembered.values())) > 2 * MAX_AGE_S:
+            self._remembered.popitem(last=False)
+
+
+def _rendezvous_of(presence: Record) -> tuple[Contact, ...]:
+    try:
+        return unpack_presence(presence.value)
+    except PeerFault as fault:
+        log.debug("presence of %s: %s", presence.key.hex(), fault)
+        return ()
+
+
+def _is_passed(status: SignalStatus | None) -> bool | None:
+    if status is None or status is SignalStatus.BUSY:
+        return None
+    return status is not SignalStatus.NOT_THERE
+
+
+def _refuse(conversation: Conversation, offer: Offer) -> None:
+    conversation.send(Offer.refusal("unsupported"))
+    conversation.close()
