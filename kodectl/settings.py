@@ -47,6 +47,11 @@ class NodeSettings:
     """auto | none | upnp | natpmp | pcp | extip:IP"""
     stun: tuple[tuple[str, int], ...] = ()
     """Host and port of STUN servers that are asked beside the peers."""
+    turn: tuple[str, ...] = ()
+    """TURN servers that are used beside the relays of peers, as `wire.turn_server.parse_turn` reads them."""
+    relay: tuple[tuple[str, int], ...] | None = ()
+    """What this node relays for others, while strangers reach it: changes of the default limits, by the fields of
+    RelayLimits; None: nothing."""
     network: str = DEFAULT_NETWORK
     validators: tuple[str, ...] = ()
     """Node ids (hex) that rank high."""

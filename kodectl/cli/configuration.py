@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kodectl.cli.command import suggest
+from kodectl.cli.quotas import QUOTAS, check_relay
 from kodectl.errors import EnvironmentFault, LocalMisuse
 from kodectl.settings import (
     DEFAULT_API_PORT,
@@ -253,6 +254,14 @@ SETTINGS = (
         "URL",
         many=True,
         without_secret=turn_without_secret,
+    ),
+    Setting(
+        "relay",
+        check_relay,
+        "on",
+        "Relay for others while strangers reach this node: on, off, or limits as NAME=NUMBER between commas "
+        f"({', '.join(QUOTAS)}; the last four per second, of one allocation and of all).",
+        "on|off|LIMITS",
     ),
     Setting("lan", parse_switch, True, "Announce and find nodes on the local network.", "SWITCH"),
     Setting("network", parse_network, DEFAULT_NETWORK, "Name of the network; others are refused.", "NAME"),

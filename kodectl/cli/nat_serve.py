@@ -13,6 +13,7 @@ from kodectl.cli.command import command, examples
 from kodectl.cli.configuration import parse_host_port
 from kodectl.cli.options import Parsed
 from kodectl.cli.output import Outcome, Output, pairs
+from kodectl.cli.quotas import QUOTAS, parse_quota
 from kodectl.errors import EnvironmentFault, LocalMisuse
 
 if TYPE_CHECKING:
@@ -48,16 +49,6 @@ TURN_COUNTERS = {
     "over_throughput": "packets over the rate",
     "no_permission": "packets without permission",
 }
-QUOTAS = {
-    "allocations": "allocations",
-    "user": "user_allocations",
-    "network": "network_allocations",
-    "bytes": "bytes_per_s",
-    "packets": "packets_per_s",
-    "total-bytes": "total_bytes_per_s",
-    "total-packets": "total_packets_per_s",
-}
-"""By what they are called in --quota: the fields of RelayLimits."""
 
 
 def parse_ip(text: str) -> str:
@@ -75,13 +66,6 @@ def parse_user(text: str) -> tuple[str, str]:
         # Without the text: half of it may be a password.
         raise ValueError("a user is NAME:PASS")
     return name, password
-
-
-def parse_quota(text: str) -> tuple[str, int]:
-    name, _, number = text.partition("=")
-    if name not in QUOTAS or not (number.isascii() and number.isdigit()) or not 0 < int(number[:16]) < 10**15:
-        raise ValueError(f"NAME=NUMBER, with one of {', '.join(QUOTAS)}")
-    return QUOTAS[name], int(number)
 
 
 def parse_peers(text: str) -> str:

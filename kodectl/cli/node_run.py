@@ -31,6 +31,8 @@ from kodectl.cli.output import Output
     "max_peers",
     "nat",
     "stun",
+    "turn",
+    "relay",
     "lan",
     "network",
     "validators",
@@ -52,6 +54,7 @@ def run(ctx: click.Context, passphrase_file: Path | None, **given: Any) -> None:
     monkey.patch_all()
 
     from kodectl.api.api import ApiSettings
+    from kodectl.cli.quotas import parse_relay
     from kodectl.cli.serving import serve
     from kodectl.settings import NodeSettings
     from kodectl.store.keyfile import read_passphrase
@@ -75,6 +78,8 @@ def run(ctx: click.Context, passphrase_file: Path | None, **given: Any) -> None:
         lan=given["lan"],
         nat=given["nat"],
         stun=given["stun"],
+        turn=given["turn"],
+        relay=parse_relay(given["relay"]),
         network=given["network"],
         validators=given["validators"],
     )

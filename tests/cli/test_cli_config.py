@@ -22,6 +22,7 @@ from kodectl.cli.configuration import BY_KEY, SETTINGS, Configuration, load_conf
 from kodectl.cli.main import cli
 from kodectl.cli.options import setting
 from kodectl.cli.output import Output
+from kodectl.cli.quotas import parse_relay
 from kodectl.errors import EnvironmentFault, LocalMisuse
 
 ENODE = f"enode://{'ab' * 32}@192.0.2.7:1?discport=2"
@@ -211,3 +212,19 @@ class TestSecrets:
             assert result.exit_code == 2
             assert "USER:PASS@HOST:PORT" in result.output
             assert "s3cr3t" not in result.output
+
+
+class TestRelay:
+    @pytest.mark.parametrize(
+        ("text", "limits"),
+        [("on", ()), ("off", None), ("user=4,bytes=9", (("user_allocations", 4), ("bytes_per_s", 9)))],
+    )
+    def test_is_on_off_or_limits(self, text: str, limits: tuple[tuple[str, int], ...] | None) -> None:
+        assert parse_relay(text) == limits
+
+    @pytest.mark.parametrize(
+        "text", ["", "yes", "user", "user=", "user=0", "user=-1", "users=4", "user=4,", "user=9" * 20]
+    )
+    def test_is_nothing_else(self, text: str) -> None:
+        with pytest.raises(LocalMisuse, match="on, off, or limits as NAME=NUMBER"):
+            Configuration(None, {}, {"KODECTL_RELAY": text}).get("relay")
