@@ -74,6 +74,8 @@ class NatTraversal:
         self.reachability.tcp_port = self._outer_tcp_port
         self.reachability.mapped_port = self._mapped_udp_port
         self.reachability.silence.linked = self._linked
+        self.on_changed: Callable[[], None] = lambda: None
+        """What this node is to others has changed."""
         peering.on_knock = dial_back.knocked_over_tcp
         kademlia.on_observed = self.reachability.observed
         multiplexer.own_questions = self.reachability.stun.received
@@ -133,6 +135,11 @@ class NatTraversal:
     def is_reached_over_udp(self) -> bool:
         return self._is_fixed() or self.reachability.reach.udp is True
 
+    @property
+    def is_behind_nat(self) -> bool:
+        """Or may be. The operator who names the address says that all ports are there."""
+        return not self._is_fixed() and self.reachability.is_translated is not False
+
     def _is_fixed(self) -> bool:
         """The operator vouches for the address."""
         return self._settings.nat.startswith(EXTIP)
@@ -186,6 +193,7 @@ class NatTraversal:
     def _follow(self) -> None:
         self._discovery.sessions.tcp_port = self.hello_ports().tcp
         self.reachability.tell(self.is_server)
+        self.on_changed()
 
     # -- who can help ----------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from kodectl.errors import LocalMisuse, NegativeAnswer
 from kodectl.node import reports
 from kodectl.node.bootstrap import Bootstrap
 from kodectl.node.broadcast import Broadcast
+from kodectl.node.connectivity import Connectivity
 from kodectl.node.discovery import Discovery
 from kodectl.node.events import Events
 from kodectl.node.kademlia import Found, Hop, Kademlia
@@ -57,8 +58,9 @@ log = logging.getLogger(__name__)
 CLIENT = f"kodectl/{__version__}"
 CAPABILITIES = ("gossip", "sync")
 STOP_LIMIT_S = 5.0
-FIND_LIMIT_S = 10.0
-"""Of a lookup on the way to a connection, whatever time the whole may take."""
+NOT_THERE = ("timeout", "refused", "no_route")
+MIN_LEFT_S = 1.0
+"""Of a connect, for a second way to make sense."""
 
 
 class Node:
@@ -111,6 +113,18 @@ class Node:
             self.events,
             finders or {},
         )
+        self.connectivity = Connectivity(
+            runtime,
+            settings,
+            self.scope,
+            self.events,
+            self.discovery,
+            self.multiplexer,
+            self.kademlia,
+            self.values,
+            self.peering,
+            self.nat_traversal,
+        )
         self._saving = Saving(runtime, self._store, self.values, self.kademlia.table, self.scope, self._warn)
         self.udp_port = 0
         self.tcp_port = 0
@@ -135,6 +149,7 @@ class Node:
             self.udp_port = self.discovery.open((host, self.settings.udp_port))[1]
             self.peering.start()
             self.tcp_port = self.peering.tcp_port
+            self.connectivity.start()
             self.nat_traversal.start()
             self.kademlia.start()
             self.values.start()
@@ -165,6 +180,7 @@ class Node:
         self.lan.stop()
         self.nat_traversal.stop()
         self.peering.stop()
+        self.connectivity.stop()
         self.broadcasting.stop()
         self._saving.save()
         self.scope.close()
@@ -254,22 +270,19 @@ class Node:
         enode = parse_target(target)
         if enode.node_id == self.identity.node_id:
             return ConnectView("self", enode.node_id.hex(), None, "that is this node itself")
-        if not enode.host:
-            found = self._locate(enode.node_id, min(timeout_s, FIND_LIMIT_S))
-            if found is None:
-                return ConnectView("no_route", enode.node_id.hex(), None, "no node of the network knows its address")
-            enode = found
-        return self.peering.connect(enode, timeout_s)
+        begun = self.runtime.now()
+        view = self.peering.connect(enode if enode.host else self._as_known(enode.node_id), timeout_s)
+        left_s = timeout_s - (self.runtime.now() - begun)
+        if not enode.host or not enode.id_known or view.outcome not in NOT_THERE or left_s < MIN_LEFT_S:
+            return view
+        # What it was said to be at may be the outside of its NAT.
+        by_id = self.peering.connect(Enode(enode.node_id, "", 0, 0), left_s)
+        return view if by_id.stage == "locate" else by_id
 
-    def _locate(self, node_id: bytes, limit_s: float) -> Enode | None:
-        peer = self.peering.links.get(node_id)
-        if peer is not None:
-            return peer.enode
+    def _as_known(self, node_id: bytes) -> Enode:
+        """Where the table has it; else the id alone, for which a way is looked for."""
         contact = self.kademlia.table.contact(node_id)
-        if contact is None:
-            found = self.kademlia.find(node_id)
-            contact = next((near for near in found.closest if near.node_id == node_id), None)
-        return enode_of(contact) if contact is not None and contact.tcp_port else None
+        return enode_of(contact) if contact is not None and contact.tcp_port else Enode(node_id, "", 0, 0)
 
     def disconnect(self, node_id_hex: str) -> DisconnectView:
         node_id = parse_node_id(node_id_hex)

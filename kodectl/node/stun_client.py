@@ -81,9 +81,7 @@ class StunClient:
             outcomes.close()
 
 
-def ask_over_tcp(
-    runtime: Runtime, server: Address, timeout_s: float, local_port: int | None = None
-) -> BindingAnswer:
+def ask_over_tcp(runtime: Runtime, server: Address, timeout_s: float, local_port: int | None = None) -> BindingAnswer:
     """One Binding transaction on a connection of its own (RFC 8489, section 6.2.2), which leaves from `local_port` if one is
     given. Raises NegativeAnswer (no_answer),
     StunRefused or PeerFault (malformed)."""

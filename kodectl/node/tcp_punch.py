@@ -6,10 +6,10 @@ So `accepted` is shown what the listener gets.
 
     silent NAT         drops the SYN of a stranger: the first one that comes after its own side's gets in
     refusing NAT       answers it with a reset, against RFC 5382, REQ-4, and both boxes forget what was opened: only SYNs
-                       that are under way at the same time get in, so the dials must be many, and not in step
+                       that are under way at the same time get in
 
-The second kind is met by waiting about as long as the refusal took: of each round trip, half is a time when the other's
-SYN gets in. So the chance of one dial is the same for a way of 1 ms and one of 100 ms.
+The second kind is met by dialling again as soon as the refusal is there: the own box is open for the round trip that a
+dial takes, and so nearly always.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from kodectl.runtime.base import Address, ConnectFailed, Mailbox, Runtime, Scope
 ATTEMPT_S = 3.0
 """Of one dial that nobody answers: the kernel repeats the SYN after a second. Longer than any round trip, since a dial that
 ends while its answer is under way spoils the other side's."""
-LEAST_REFUSAL_S = 0.005
-"""Refusals that come sooner are not followed at their own pace: 200 SYNs a second are enough."""
+LEAST_PERIOD_S = 0.001
+"""From one dial to the next, on average, where refusals come sooner: then the boxes are mostly closed, and it takes as many
+dials as the round trip is shorter than this, and some chance."""
 UNREACHABLE_PAUSE_S = 0.25
 """The machine has no way there at the moment, or these ends are just being connected by the listener."""
-MAX_ATTEMPTS = 1_000
-"""To one target: 5 s of the fastest refusals, for two sides that do not begin at once; all of any time where a round trip
-takes 20 ms or more."""
+MAX_ATTEMPTS = 3_000
+"""To one target: 3 s of the fastest refusals, all of any time where a round trip takes 3 ms or more."""
 MAX_TARGETS = 4
 """The peer's address outside, and those of its own that may be nearer."""
 
@@ -94,5 +94,5 @@ class TcpPunch:
 
     def _pause_s(self, failure: ConnectFailed, took_s: float) -> float:
         if failure.reason == "refused":
-            return self._runtime.rng.uniform(0.5, 1.5) * max(took_s, LEAST_REFUSAL_S)
+            return max(0.0, self._runtime.rng.uniform(0.5, 1.5) * LEAST_PERIOD_S - took_s)
         return UNREACHABLE_PAUSE_S if failure.reason == "unreachable" else 0.0

@@ -1,0 +1,66 @@
+"""Where others see the TCP port that this node listens on, by asking peers from that very port.
+
+Who wants to come through a NAT by TCP simultaneous open has to know it (draft-ietf-behave-p2p-tcp; RFC 5128, section
+3.4). NATs that keep a port's mapping for every destination, and those that keep its number, show all of them the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from kodectl.errors import KodectlError
+from kodectl.node.peer import Peer
+from kodectl.node.stun_client import ask_over_tcp
+from kodectl.runtime.base import Address, Runtime, Scope
+
+log = logging.getLogger(__name__)
+
+ASK_LIMIT_S = 3.0
+LOOK_EVERY_S = 5.0
+AGAIN_AFTER_S = 120.0
+"""A connection between the same two ports cannot be made again for a minute (TIME-WAIT; RFC 9293, section 3.6.1)."""
+
+
+class OuterTcpPort:
+    """`seen` is the last answer; None before one, and when it is not needed."""
+
+    def __init__(
+        self, runtime: Runtime, scope: Scope, port: Callable[[], int], peers: Callable[[], list[Peer]]
+    ) -> None:
+        """`port`: the one that is listened on. `peers`: whom to ask; nobody where nobody needs to know."""
+        self.seen: Address | None = None
+        self._runtime = runtime
+        self._scope = scope
+        self._port = port
+        self._peers = peers
+        self._asked_at: dict[bytes, float] = {}
+
+    def start(self) -> None:
+        self._scope.spawn("outer TCP port", self._keep_known)
+
+    def _keep_known(self) -> None:
+        ends = float("-inf")
+        while True:
+            peers = self._peers()
+            if not peers:
+                self.seen = None
+            elif self.seen is None or self._runtime.now() >= ends:
+                self._ask(peers)
+                ends = self._runtime.now() + AGAIN_AFTER_S
+            self._scope.sleep(LOOK_EVERY_S)
+
+    def _ask(self, peers: list[Peer]) -> None:
+        """One of them that has not been asked lately; the next look asks another if that failed."""
+        now = self._runtime.now()
+        self._asked_at = {who: at for who, at in self._asked_at.items() if now - at < AGAIN_AFTER_S}
+        fresh = [peer for peer in peers if peer.node_id not in self._asked_at and peer.enode.tcp]
+        if not fresh:
+            return
+        peer = self._runtime.rng.choice(fresh)
+        self._asked_at[peer.node_id] = now
+        server = (peer.remote[0], peer.enode.tcp)
+        try:
+            self.seen = ask_over_tcp(self._runtime, server, ASK_LIMIT_S, self._port()).mapped
+        except KodectlError as error:
+            log.debug("outer TCP port: %s", error)

@@ -1,0 +1,358 @@
+"""One way through the NATs to one peer: from the offer to the end of the link that runs on it.
+
+Who asks for it controls ICE, opens the QUIC connection and moves it. The other side follows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from kodectl.core.ice.checks import Credentials
+from kodectl.core.ice.pairs import Pair
+from kodectl.core.quic_paths import Path
+from kodectl.core.traversal_plan import Plan
+from kodectl.errors import WireError
+from kodectl.node.discovery import Discovery
+from kodectl.node.ice import Description, IceSession, IceTerms, SendingBase
+from kodectl.node.ice_stream import IceStream, PathBook
+from kodectl.node.multiplexer import Multiplexer
+from kodectl.node.quic import QuicEndpoint
+from kodectl.node.quic_stream import QuicStream
+from kodectl.node.routes import Route
+from kodectl.node.side_ways import Around, Errand, SideWays
+from kodectl.node.signalling import Conversation
+from kodectl.node.situation import Situation
+from kodectl.runtime.base import Address, ConnectFailed
+from kodectl.wire.candidates import Candidate, CandidateType
+from kodectl.wire.offers import MAX_CANDIDATES, Offer, OfferKind
+
+log = logging.getLogger(__name__)
+
+ANSWER_LIMIT_S = 6.0
+"""For the other side to be told, to gather, and to answer: two hops each way with repetitions."""
+PATH_LIMIT_S = 10.0
+"""For the first path: a relay that has to be asked for, and some lost checks."""
+QUIC_LIMIT_S = 6.0
+"""Two round trips and some repetitions."""
+QUIC_ATTEMPTS = 2
+"""The path may die, and another be there, while QUIC is still beginning."""
+GATHER_LIMIT_S = 5.0
+"""For relays that are slow to answer; the others have been told of by then."""
+FIRST_CANDIDATE_LIMIT_S = 2.0
+"""For the first candidate, where UDP is blocked and everything needs a relay."""
+RESTART_PAUSE_S = 2.0
+"""Between two attempts to find a way again, once all have died."""
+GO_LIMIT_S = 2.0
+"""For the word that the other side punches; without it, this side begins all the same."""
+SETTLE_S = 1.0
+"""From the first direct path to the end of what was tried beside it: the other side may have seen another one."""
+UNUSED_LIMIT_S = 30.0
+"""For the QUIC connection to begin, on the side that waits for it."""
+
+
+class SharedBase:
+    """Discovery's socket, as one session sees it."""
+
+    def __init__(self, discovery: Discovery, ip: str) -> None:
+        self._discovery = discovery
+        self.address: Address = (ip, discovery.port)
+
+    def send(self, data: bytes, address: Address) -> None:
+        self._discovery.send(data, address)
+
+    def close(self) -> None:
+        """It is not this session's to close."""
+
+
+class Surroundings(Around, Protocol):
+    """What a passage uses of the node."""
+
+    multiplexer: Multiplexer
+    endpoint: QuicEndpoint
+    paths: PathBook
+
+    situation: Situation
+
+    def moved(self, passage: Passage) -> None:
+        """Its way has changed."""
+        ...
+
+    def ended(self, passage: Passage) -> None: ...
+
+
+class Passage:
+    """Lives until `close`. What waits says so; everything else runs in the hub too."""
+
+    def __init__(
+        self, around: Surroundings, conversation: Conversation, terms: IceTerms, shared: SharedBase | None
+    ) -> None:
+        self.peer_id = conversation.peer_id
+        self.stream: QuicStream | None = None
+        self.answer: Offer | None = None
+        self._around = around
+        self._runtime = around.runtime
+        self._conversation = conversation
+        self._is_controlling = terms.is_controlling
+        self._shared = shared
+        self._answered = self._runtime.event()
+        self._usable = self._runtime.event()
+        self._is_told = False
+        """Our first description has left."""
+        self._is_closed = False
+        self._is_restarting = False
+        self._was_relayed = False
+        self._taken = ""
+        """Of the peer's descriptions, the one in use, by its ufrag."""
+        self._go = self._runtime.event()
+        """The other side punches now."""
+        self.session = IceSession(around.runtime, around.scope, terms)
+        self.side_ways = SideWays(around, self.session, shared, self._usable, self._tell_more)
+        self.session.on_data = self._data
+        self.session.on_path = self._path_changed
+        self.session.on_candidate = self._candidate_found
+        conversation.on_message = self.told
+        around.multiplexer.attach(self)
+
+    # -- what the peer is told, and tells --------------------------------------------------------------------------
+
+    def gather(self, kind: OfferKind) -> None:
+        """Waits; tells the peer what there is as soon as there is something, and the rest as it comes."""
+        session = self.session
+        reflexive = self._around.situation.reflexive()
+        if self._shared is not None and reflexive is not None:
+            session.add_reflexive(self._shared, *reflexive)
+        session.gather(0.0, FIRST_CANDIDATE_LIMIT_S)
+        self._tell(kind)
+        if not session.description.is_complete:
+            session.gathered.wait(GATHER_LIMIT_S)
+            self._tell(OfferKind.UPDATE)
+
+    def _tell(self, kind: OfferKind) -> None:
+        if self._is_closed:
+            return
+        ours = self.session.description
+        situation = self._around.situation
+        self._is_told = True
+        self._conversation.send(
+            Offer(
+                kind,
+                ours.ufrag,
+                ours.password,
+                ours.candidates[:MAX_CANDIDATES],
+                ours.is_complete,
+                situation.hint(),
+                situation.tcp(),
+                situation.tcp_seen(),
+            )
+        )
+
+    def _candidate_found(self, candidate: Candidate) -> None:
+        if self._is_told:
+            self._tell(OfferKind.UPDATE)
+
+    def told(self, offer: Offer) -> None:
+        """By the peer, in the hub."""
+        if self._is_closed:
+            return
+        if offer.kind is OfferKind.UPDATE:
+            for candidate in offer.candidates:
+                self.session.add_remote(candidate)
+            if offer.is_complete:
+                self.session.remote_done()
+        elif offer.kind is OfferKind.OFFER and not self._is_controlling:
+            self._begin_again(offer)
+        elif offer.kind is OfferKind.GO:
+            self._go.set()
+        elif offer.kind in (OfferKind.ANSWER, OfferKind.REFUSAL) and self._is_controlling:
+            self.answer = offer
+            self._answered.set()
+
+    def take(self, offer: Offer) -> None:
+        """The peer's description. Raises WireError."""
+        self.session.set_remote(Description(offer.ufrag, offer.password, offer.candidates, offer.is_complete))
+        self._taken = offer.ufrag
+
+    def _begin_again(self, offer: Offer) -> None:
+        """The peer has lost all paths, or repeats what was lost on the way."""
+        if offer.ufrag == self._taken:
+            return
+        self.session.restart()
+        self._around.multiplexer.attach(self)
+        try:
+            self.take(offer)
+        except WireError as error:
+            log.debug("%s offers again: %s", self.peer_id.hex(), error)
+            return
+        self._tell(OfferKind.ANSWER)
+
+    # -- opening, by who asked for it ------------------------------------------------------------------------------
+
+    def await_answer(self) -> Offer:
+        """Raises ConnectFailed."""
+        self._answered.wait(ANSWER_LIMIT_S)
+        answer = self.answer
+        if answer is None:
+            raise ConnectFailed(
+                "stopped" if self._is_closed else "timeout", "it does not answer through its rendezvous nodes"
+            )
+        if answer.kind is OfferKind.REFUSAL:
+            raise ConnectFailed("refused", f"it does not want to: {answer.reason}")
+        return answer
+
+    def await_path(self) -> None:
+        """Raises ConnectFailed."""
+        self._usable.wait(PATH_LIMIT_S)
+        if self.session.path is None:
+            faults = "; ".join(dict.fromkeys(fault.message for fault in self.session.faults))
+            why = self.session.why_not(PATH_LIMIT_S)
+            raise ConnectFailed("stopped" if self._is_closed else "timeout", f"{why}; {faults}" if faults else why)
+
+    def open_stream(self) -> IceStream:
+        """Raises ConnectFailed."""
+        failed = ConnectFailed("timeout", "no path")
+        for _ in range(QUIC_ATTEMPTS):
+            pair = self.session.path
+            if pair is None:
+                break
+            path = self._path_of(pair)
+            try:
+                self.stream = self._around.endpoint.connect(path, self._sender(path), QUIC_LIMIT_S)
+            except ConnectFailed as error:
+                failed = error
+                continue
+            self._move()
+            return self._carried(self.stream)
+        raise failed
+
+    def carry(self, stream: QuicStream) -> IceStream | None:
+        """A connection that the peer has opened; None where it is not its to open, or one too many."""
+        if self._is_controlling or (self.stream is not None and self.stream.is_open):
+            return None
+        self.stream = stream
+        return self._carried(stream)
+
+    def _carried(self, stream: QuicStream) -> IceStream:
+        return IceStream(self._runtime, stream, self.route, self.close)
+
+    def route(self) -> Route:
+        pair = self.session.path
+        if pair is None:
+            return Route("relay" if self._was_relayed else "direct", "quic")
+        return Route("relay" if pair.is_relayed else "direct", "quic", pair.seen_as.candidate, pair.remote)
+
+    # -- paths -----------------------------------------------------------------------------------------------------
+
+    def _path_changed(self, pair: Pair | None) -> None:
+        if self._is_closed:
+            return
+        if pair is None:
+            self._usable.clear()
+            if self._is_controlling and self.stream is not None and not self._is_restarting:
+                self._is_restarting = True
+                self._around.scope.spawn(f"find a way again to {self.peer_id.hex()[:8]}", self._restart)
+            return
+        self._was_relayed = pair.is_relayed
+        if not pair.is_relayed:
+            self._runtime.call_later(SETTLE_S, self.side_ways.close)
+        self._usable.set()
+        self._move()
+        self._around.moved(self)
+
+    def _move(self) -> None:
+        pair, stream = self.session.path, self.stream
+        if not self._is_controlling or pair is None or stream is None or not stream.is_open:
+            return
+        path = self._path_of(pair)
+        if stream.path != path:
+            stream.move(path, self._sender(path))
+
+    def _path_of(self, pair: Pair) -> Path:
+        base: SendingBase = pair.local.base  # type: ignore[assignment]  # every base that was given to the agent sends
+        return self._around.paths.path(base, pair.remote.address, is_shared=base is self._shared)
+
+    def _sender(self, path: Path) -> Callable[[Sequence[bytes]], None]:
+        paths = self._around.paths
+        return lambda datagrams: paths.send(datagrams, path)
+
+    def _restart(self) -> None:
+        """Until there is a path, or no link left to need one."""
+        try:
+            while not self._is_closed and self.session.path is None and self.stream is not None and self.stream.is_open:
+                self._answered.clear()
+                self.answer = None
+                self.session.restart()
+                self._around.multiplexer.attach(self)
+                self._tell(OfferKind.OFFER)
+                if self._answered.wait(RESTART_PAUSE_S) and self.answer is not None:
+                    self.take(self.answer)
+                    self._usable.wait(RESTART_PAUSE_S * 2)
+        except WireError as error:
+            log.debug("%s answers a restart: %s", self.peer_id.hex(), error)
+        finally:
+            self._is_restarting = False
+
+    # -- what comes in ---------------------------------------------------------------------------------------------
+
+    @property
+    def ufrag(self) -> str:
+        return self.session.agent.credentials.ufrag
+
+    def hears(self, data: bytes) -> bool:
+        return self.session.hears(data) or self.side_ways.expects(data[8:20])
+
+    def received_shared(self, data: bytes, source: Address) -> None:
+        if self._shared is not None and not self.side_ways.received(data, source):
+            self.session.received(self._shared, data, source)
+
+    def knows_source(self, source: Address) -> bool:
+        return any(
+            pair.is_heard and pair.remote.address == source and pair.local.base is self._shared
+            for pair in self.session.agent.pairs
+        )
+
+    def _data(self, data: bytes, base: SendingBase, sender: Address) -> None:
+        path = self._around.paths.path(base, sender, is_shared=base is self._shared)
+        self._around.endpoint.received(data, path)
+
+    def follow(self, agreed: Plan, offer: Offer) -> None:
+        """Tries beside ICE what both have agreed on, in the background."""
+        theirs = Credentials(offer.ufrag, offer.password)
+        told = (one.address for one in offer.candidates if one.type is CandidateType.SERVER_REFLEXIVE)
+        errand = Errand(agreed, theirs, next(told, None), offer.tcp_seen)
+        self._around.scope.spawn(f"side ways to {self.peer_id.hex()[:8]}", self._go_side_ways, errand)
+
+    def _go_side_ways(self, errand: Errand) -> None:
+        """Both sides begin at the same time: half a round trip lies between telling and hearing."""
+        if errand.agreed.punches_tcp and self._is_controlling:
+            self._conversation.send(Offer(OfferKind.GO))
+            self._around.scope.sleep((self._conversation.rtt_s or 0.0) / 2)
+        elif errand.agreed.punches_tcp:
+            self._go.wait(GO_LIMIT_S)
+        self.side_ways.run(errand)
+
+    def _tell_more(self, candidates: Sequence[Candidate]) -> None:
+        ours = self.session.description
+        told = tuple(candidates)[:MAX_CANDIDATES]
+        self._conversation.send(Offer(OfferKind.UPDATE, ours.ufrag, ours.password, told, ours.is_complete))
+
+    def give_up_unless_used(self) -> None:
+        """By a connection that the peer opens."""
+        self._runtime.call_later(UNUSED_LIMIT_S, lambda: self.close() if self.stream is None else None)
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """May be called twice."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._around.multiplexer.detach(self)
+        self._around.paths.forget(self.session.bases)
+        self._conversation.close()
+        self.side_ways.close()
+        self.session.close()
+        for event in (self._answered, self._usable, self._go):
+            event.set()
+        self._around.ended(self)

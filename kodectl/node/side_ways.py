@@ -1,0 +1,190 @@
+"""What is tried beside ICE's own checks, by the plan of both sides: TCP simultaneous open, foretold ports, spray.
+
+Each ends in a base or a candidate of the ICE session, which goes on from there; all end with a direct path.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from kodectl.core.ice.checks import Credentials
+from kodectl.core.ice.local import MAX_LOCAL_PREFERENCE
+from kodectl.core.ice.pairs import PairState
+from kodectl.core.spray import PREFERENCE, Terms
+from kodectl.core.traversal_plan import Plan, SprayRole
+from kodectl.errors import KodectlError
+from kodectl.node.ice import IceSession, SendingBase
+from kodectl.node.port_step import Way, foretell
+from kodectl.node.spraying import PortSpray, SpraySocket, spray_hit, spray_open
+from kodectl.node.tcp_base import TcpBase
+from kodectl.node.tcp_punch import TcpPunch
+from kodectl.runtime.base import Address, ConnectFailed, Event, Runtime, Scope, Stream
+from kodectl.wire.candidates import Candidate, CandidateType
+
+log = logging.getLogger(__name__)
+
+TCP_PUNCH_S = 8.0
+"""SYNs and their repetitions, for two sides of which one has heard of the plan a second later."""
+DIRECT_PATIENCE_S = 0.7
+"""For the checks that ICE makes anyway, once any path works: they take a round trip, and a repetition."""
+PATH_LIMIT_S = 10.0
+VERIFY_STEP_S = 0.1
+VERIFY_LIMIT_S = 4.0
+
+
+class Around(Protocol):
+    """What is used of the node."""
+
+    runtime: Runtime
+    scope: Scope
+
+    def tcp_port(self) -> int: ...
+    def source(self) -> str:
+        """The address on this machine that sockets are bound to."""
+        ...
+
+    def outer_ip(self) -> str | None: ...
+    def observers(self) -> Sequence[Address]:
+        """STUN servers among the peers."""
+        ...
+
+
+class Errand(NamedTuple):
+    """What one passage wants to have tried."""
+
+    agreed: Plan
+    theirs: Credentials
+    """Of the peer's description in use."""
+    reflexive: Address | None
+    """Where the peer says that others see its socket."""
+    tcp_seen: Address | None
+    """And where they see its TCP listening port."""
+
+
+class SideWays:
+    """Of one passage. `run` waits; the rest is called in the hub."""
+
+    def __init__(
+        self,
+        around: Around,
+        session: IceSession,
+        shared: SendingBase | None,
+        usable: Event,
+        tell: Callable[[Sequence[Candidate]], None],
+    ) -> None:
+        """`usable` is set while any path works; `tell` gives candidates to the peer."""
+        self._around = around
+        self._runtime = around.runtime
+        self._session = session
+        self._shared = shared
+        self._usable = usable
+        self._tell = tell
+        self._punch: TcpPunch | None = None
+        self._port_spray: PortSpray | None = None
+        self._closing: list[Callable[[], None]] = []
+        self._is_closed = False
+
+    def run(self, errand: Errand) -> None:
+        """Waits until something has come of it, or nothing will."""
+        agreed = errand.agreed
+        try:
+            if agreed.punches_tcp and errand.tcp_seen is not None:
+                self._punch_tcp(errand.tcp_seen)
+            elif (agreed.predicts or agreed.spray is not None) and self._is_wanted():
+                self._spray(errand)
+        except (ConnectFailed, KodectlError) as error:
+            log.debug("beside ICE: %s", error)
+
+    def accepted(self, stream: Stream) -> bool:
+        """Whether a connection to the listener is one that is dialled for."""
+        return self._punch is not None and self._punch.accepted(stream)
+
+    def received(self, data: bytes, sender: Address) -> bool:
+        """Whether a datagram at the shared socket was the answer to a check of a spray."""
+        return self._port_spray is not None and self._port_spray.received(data, sender)
+
+    def expects(self, transaction_id: bytes) -> bool:
+        return self._port_spray is not None and self._port_spray.expects(transaction_id)
+
+    def close(self) -> None:
+        """Of what has not become the session's. May be called twice."""
+        self._is_closed = True
+        for close in self._closing:
+            close()
+        self._closing.clear()
+
+    # -- TCP -------------------------------------------------------------------------------------------------------
+
+    def _punch_tcp(self, target: Address) -> None:
+        punch = self._punch = TcpPunch(self._runtime, self._around.scope, self._around.tcp_port(), [target])
+        self._closing.append(punch.close)
+        punch.start(TCP_PUNCH_S)
+        stream = punch.wait()
+        base = TcpBase(self._runtime, self._around.scope, stream, self._session.received)
+        base.on_closed = lambda: self._session.dismiss(base)
+        kind = CandidateType.HOST
+        self._session.adopt(base, kind=kind, preference=MAX_LOCAL_PREFERENCE, remote=base.remote)
+
+    # -- UDP -------------------------------------------------------------------------------------------------------
+
+    def _is_wanted(self) -> bool:
+        """Waits for what ICE finds by itself, which is most of the time enough."""
+        self._usable.wait(PATH_LIMIT_S)
+        self._around.scope.sleep(DIRECT_PATIENCE_S)
+        path = self._session.path
+        return path is not None and path.is_relayed and not self._is_closed
+
+    def _spray(self, errand: Errand) -> None:
+        peer_ip = self._verified_ip()
+        if peer_ip is None or self._is_closed:
+            log.debug("beside ICE: nobody has verified where the peer is")
+            return
+        terms = Terms(self._session.agent.credentials, errand.theirs, self._session.agent.role)
+        if errand.agreed.spray is SprayRole.MANY_PORTS and self._shared is not None:
+            self._try_many_ports(terms, peer_ip)
+            return
+        if errand.reflexive is None or errand.reflexive[0] != peer_ip:
+            return
+        if errand.agreed.predicts:
+            self._foretell(terms, errand.reflexive)
+        else:
+            self._open_many_sockets(terms, errand.reflexive)
+
+    def _verified_ip(self) -> str | None:
+        """Where the peer has answered a check that was sent to its own address, by way of this side's relay. What was only said
+        could be anybody's address, and is not aimed at."""
+        ends = self._runtime.now() + VERIFY_LIMIT_S
+        while self._runtime.now() < ends and not self._is_closed:
+            for pair in self._session.agent.pairs:
+                is_own_address = pair.remote.type is not CandidateType.RELAYED
+                if pair.state is PairState.SUCCEEDED and is_own_address and pair.local.base is not self._shared:
+                    return pair.remote.address[0]
+            self._around.scope.sleep(VERIFY_STEP_S)
+        return None
+
+    def _try_many_ports(self, terms: Terms, peer_ip: str) -> None:
+        assert self._shared is not None
+        spray = spray_hit(self._runtime, terms, self._shared, peer_ip, self._session.add_remote, is_verified=True)
+        self._port_spray = spray
+        self._closing.append(spray.close)
+
+    def _open_many_sockets(self, terms: Terms, peer: Address) -> None:
+        ip = self._around.source()
+        spray = spray_open(self._runtime, terms, peer, ip, self._adopt, self._session.received, is_verified=True)
+        self._closing.append(spray.close)
+
+    def _foretell(self, terms: Terms, peer: Address) -> None:
+        outer_ip = self._around.outer_ip()
+        observers = self._around.observers()
+        if outer_ip is None or not observers:
+            return
+        way = Way(terms, self._around.source(), outer_ip, peer)
+        foretold = foretell(self._runtime, observers, way, self._adopt, self._session.received, is_verified=True)
+        if foretold is not None:
+            self._closing.append(foretold.close)
+            self._tell(foretold.candidates)
+
+    def _adopt(self, socket: SpraySocket) -> None:
+        self._session.adopt(socket, kind=CandidateType.PEER_REFLEXIVE, preference=PREFERENCE)
