@@ -53,7 +53,7 @@ def signed(identity, sequence, expiry, value, key=KEY):
 
 def place(dht, node, packed):
     """A record as its publisher made it, at whoever should hold it."""
-    return dht.world.call(node.runtime, node.values._place, unpack_record(packed).key, packed)
+    return dht.world.call(node.runtime, node.values.place, unpack_record(packed).key, packed)
 
 
 def test_sixteen_hold_what_was_put_and_all_find_it(dht):
@@ -290,8 +290,8 @@ def test_who_holds_what_is_not_his_tells_the_holders_once_an_hour(dht):
     packed = holders(dht)[0].values.store.get(KEY)[0].packed
     outsider.values.store.put(packed, None, dht.world.now, outsider.runtime.unix_time())
     placed = []
-    place_it = outsider.values._place
-    outsider.values._place = lambda key, record: placed.append(dht.world.now) or place_it(key, record)
+    place_it = outsider.values.place
+    outsider.values.place = lambda key, record: placed.append(dht.world.now) or place_it(key, record)
     dht.world.run_for(REPUBLISH_AFTER_S + 600.0)
     assert len(placed) == 1
 
