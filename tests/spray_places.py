@@ -12,7 +12,7 @@ from kodectl.core.spray import PREFERENCE, Terms
 from kodectl.node.ice import Description, IceSession, IceTerms, SendingBase
 from kodectl.node.spraying import PortSpray, SocketSpray, SpraySocket, spray_hit, spray_open
 from kodectl.runtime.base import Address, Runtime
-from kodectl.wire.candidates import Candidate
+from kodectl.wire.candidates import Candidate, CandidateType
 from kodectl.wire.stun import looks_like_stun
 
 PORT = 30_301
@@ -68,7 +68,7 @@ class Side:
 
     def adopt(self, socket: SpraySocket) -> None:
         self.adopted.append(socket)
-        self.session.add_local(candidates.host(socket, PREFERENCE))
+        self.session.adopt(socket, kind=CandidateType.PEER_REFLEXIVE, preference=PREFERENCE)
 
     def receive(self, base: SendingBase, data: bytes, sender: Address) -> None:
         self.session.received(base, data, sender)
