@@ -130,7 +130,7 @@ class Peering:
         """Loads what is stored, listens, and begins to dial. Waits for the disk. Raises EnvironmentFault."""
         self._memory.load()
         local = (self._settings.listen_host, self._settings.tcp_port)
-        self._listener = self._runtime.listen(local, self.accept)
+        self._listener = self._runtime.listen(local, self._arrived)
         for enode in self._bootstrap:
             self.add_candidate(enode, "bootstrap")
         self._scope.spawn("heartbeats", self._heartbeats.sweep)
@@ -157,10 +157,12 @@ class Peering:
 
     # -- links in --------------------------------------------------------------------------------------------------
 
+    def _arrived(self, stream: Stream) -> None:
+        if not self.claims(stream):
+            self.accept(stream)
+
     def accept(self, stream: Stream) -> None:
         """A stream that somebody else has opened. Runs in the hub: refuses, without cryptography, what is too much."""
-        if self.claims(stream):
-            return
         ip = stream.remote[0]
         if not may_begin_handshake(ip, self._handshakes.values()) or not self._handshake_rate.take(self._runtime.now()):
             self._inbound["turned_away"] += 1

@@ -1,0 +1,68 @@
+"""Two nodes behind boxes of every kind find each other by id and connect, on virtual time.
+
+Nobody but ordinary open nodes helps. What is expected of each pair is what its boxes allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+from town import INNER, KINDS, SYMMETRIC, Town, town_of
+
+from kodectl.node.node import Node
+from kodectl.sim.translation import PortRule
+
+USABLE_S = 2.0
+DIRECT_S = 5.0
+SETTLE_LIMIT_S = 60.0
+EVERYBODY = ["open", *KINDS]
+RELAYED = {("symmetric", "symmetric"), ("symmetric", "blocked"), ("blocked", "symmetric"), ("blocked", "blocked")}
+
+
+@pytest.fixture(scope="module")
+def town() -> Iterator[Town]:
+    """One network for all pairs: two nodes of every kind, each behind a box of its own."""
+    with town_of() as built:
+        yield built
+
+
+@pytest.fixture(scope="module")
+def pairs(town: Town) -> dict[str, tuple[Node, Node]]:
+    nodes: dict[str, tuple[Node, Node]] = {}
+    number = 1
+    for name, rules in KINDS.items():
+        nodes[name] = town.behind(town.box(number, **rules)), town.behind(town.box(number + 1, **rules))
+        number += 2
+    nodes["open"] = town.open[1], town.open[2]
+    everybody = [node for both in nodes.values() for node in both]
+    hidden = [node for name, both in nodes.items() if name != "open" for node in both]
+    assert town.world.run(lambda: town.settled(*hidden), SETTLE_LIMIT_S)
+    assert town.world.run(lambda: all(node.connectivity.rendezvous.is_told for node in hidden), SETTLE_LIMIT_S)
+    assert len(everybody) == 2 * len(EVERYBODY)
+    return nodes
+
+
+def part(town: Town, one: Node, other: Node) -> None:
+    town.world.call(one.runtime, one.disconnect, other.identity.node_id.hex())
+    ids = one.identity.node_id, other.identity.node_id
+    assert town.world.run(lambda: ids[1] not in one.peering.links and ids[0] not in other.peering.links, 10.0)
+    town.world.run_for(1.0)
+
+
+@pytest.mark.parametrize(("here", "there"), list(product(EVERYBODY, EVERYBODY)))
+def test_everybody_connects_to_everybody(town: Town, pairs: dict[str, tuple[Node, Node]], here: str, there: str) -> None:
+    one, other = pairs[here][0], pairs[there][1]
+    if other.identity.node_id in one.peering.links:
+        part(town, one, other)
+    began = town.world.now
+    view = town.world.call(one.runtime, one.connect, other.identity.node_id.hex(), 20.0)
+    assert view.outcome == "connected", view
+    assert town.world.now - began <= USABLE_S
+    peer = one.peering.links[other.identity.node_id]
+    assert town.world.run(lambda: one.identity.node_id in other.peering.links, 1.0)
+    if (here, there) not in RELAYED:
+        assert town.world.run(lambda: peer.route.path == "direct", DIRECT_S), peer.route
+    assert town.world.run(lambda: peer.last_rtt_s is not None, 10.0)
+    part(town, one, other)
