@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable
-from itertools import chain, zip_longest
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from kodectl.core.ice import local as candidates
 from kodectl.core.ice.agent import Agent
@@ -24,24 +23,41 @@ from kodectl.core.ice.effects import Effect, Failed, Lost, Received, Selected, T
 from kodectl.core.ice.local import MAX_LOCAL_PREFERENCE
 from kodectl.core.ice.pairs import Pair
 from kodectl.errors import EnvironmentFault, KodectlError, NegativeAnswer
-from kodectl.node.stun_client import StunClient
-from kodectl.runtime.base import Address, DatagramSocket, LocalNetwork, Runtime, Scope, Timer
+from kodectl.node.ice_bases import (
+    FAMILIES,
+    Allocate,
+    Relay,
+    RelayBase,
+    SendingBase,
+    SocketBase,
+    family_of,
+    host_addresses,
+)
+from kodectl.node.ice_watch import InterfaceWatch
+from kodectl.runtime.base import Address, LocalNetwork, Runtime, Scope, Timer
 from kodectl.wire.addresses import scope_of
 from kodectl.wire.candidates import TCP, Candidate, CandidateType, require_credentials
 
+__all__ = [
+    "FAMILIES",
+    "PATIENCE_S",
+    "Allocate",
+    "Description",
+    "IceSession",
+    "IceTerms",
+    "Relay",
+    "SelectedPair",
+    "SendingBase",
+    "new_credentials",
+]
+
 UFRAG_BYTES, PASSWORD_BYTES = 6, 18
 """8 and 24 characters; RFC 8445, section 5.3, wants 24 and 128 bits at least."""
-MAX_ADDRESSES = 16
-"""Of this machine that become candidates: a host of containers has a bridge for each, and the limit of pairs is near."""
 GATHERING_PACE_S = 0.005
 """Between the first requests to servers: the least Ta (RFC 8445, section 14.2)."""
 PATIENCE_S = 0.8
 """For servers, before the description goes out without them: a lost request and its repetition, and a round trip."""
 RESOLVE_TIMEOUT_S = 5.0
-FAMILIES = (4, 6)
-
-_SITE_LOCAL = "fec"
-"""Deprecated, and not to be used (RFC 8445, section 5.1.1.1); fec0::/10 begins so, or with fed, fee, fef."""
 
 
 class Description(NamedTuple):
@@ -61,35 +77,6 @@ class SelectedPair(NamedTuple):
     is_relayed: bool
 
 
-class SendingBase(Protocol):
-    """A base of candidates. A socket of one's own, one that is shared, or a relay."""
-
-    @property
-    def address(self) -> Address: ...
-    def send(self, data: bytes, address: Address) -> None: ...
-    def close(self) -> None: ...
-
-
-class Relay(Protocol):
-    """An allocation on a TURN server."""
-
-    relayed: Address
-    mapped: Address
-    server: Address
-    on_data: Callable[[bytes, Address], None]
-    on_lost: Callable[[KodectlError], None]
-    on_moved: Callable[[], None]
-    """`relayed` has changed."""
-
-    def permit(self, ips: Iterable[str]) -> None: ...
-    def send(self, data: bytes, peer: Address) -> None: ...
-    def close(self) -> None: ...
-
-
-Allocate = Callable[[int], Relay]
-"""Allocates an address of that family on one server; waits, and raises KodectlError where there is none to be had."""
-
-
 class IceTerms(NamedTuple):
     is_controlling: bool
     stun_servers: tuple[Address, ...] = ()
@@ -102,46 +89,12 @@ class IceTerms(NamedTuple):
     hands to `received` what `hears` says is this session's."""
     keeps_paths: bool = True
     """The other side keeps all its paths alive too. False for one that may be any agent, and does as the RFCs have it."""
+    interfaces: InterfaceWatch | None = None
+    """Tells when this machine's addresses change: new ones become candidates, and what has no address any more is closed."""
 
 
-class SocketBase:
-    """A socket of this session, and the STUN requests that leave from it."""
-
-    def __init__(
-        self, runtime: Runtime, ip: str, preference: int, receive: Callable[[SendingBase, bytes, Address], None]
-    ) -> None:
-        self._receive = receive
-        self.preference = preference
-        self.family = family_of(ip)
-        self._socket: DatagramSocket = runtime.open_datagram((ip, 0), self._received)
-        self.address = self._socket.local
-        self.stun = StunClient(runtime, self._socket.send)
-
-    def send(self, data: bytes, address: Address) -> None:
-        self._socket.send(data, address)
-
-    def _received(self, data: bytes, sender: Address) -> None:
-        if not self.stun.received(data, sender):
-            self._receive(self, data, sender)
-
-    def close(self) -> None:
-        self.stun.close()
-        self._socket.close()
-
-
-class RelayBase:
-    """An allocation of this session."""
-
-    def __init__(self, relay: Relay, receive: Callable[[SendingBase, bytes, Address], None]) -> None:
-        self.address = relay.relayed
-        self.relay = relay
-        relay.on_data = lambda data, peer: receive(self, data, peer)
-
-    def send(self, data: bytes, address: Address) -> None:
-        self.relay.send(data, address)
-
-    def close(self) -> None:
-        self.relay.close()
+Errand = tuple[str, Callable[[], None]]
+"""A name, and what waits for a server."""
 
 
 class IceSession:
@@ -184,6 +137,7 @@ class IceSession:
         self._has_failed = False
         self._path: Pair | None = None
         """As `on_path` was told."""
+        self._unwatch: Callable[[], None] = lambda: None
         self._timer: Timer | None = None
         self._due_at: float | None = None
         self._closed = False
@@ -194,21 +148,15 @@ class IceSession:
         """Waits until all candidates are there, at most `patience_s`; without any, until the first one, at most `limit_s`.
         Those that come later are used all the same."""
         self._scope.on_close(self.close)
-        sockets = self._open_sockets()
-        servers = () if self._terms.is_relay_only else self._terms.stun_servers
-        errands: list[tuple[str, Callable[[], None]]] = [
-            (f"reflexive {server[0]} {base.address[0]}", self._reflexive_errand(base, server))
-            for server in servers
-            for base in sockets
-        ]
+        if self._terms.interfaces is not None:
+            self._unwatch = self._terms.interfaces.subscribe(self._interfaces_changed)
+        errands = self._reflexive_errands(self._open_sockets(self._host_addresses(self._runtime.local_network())))
         errands += [
             (f"relayed {number} ipv{family}", self._relayed_errand(allocate, family))
             for number, allocate in enumerate(self._terms.relays)
             for family in self._terms.families
         ]
-        self._gathering = len(errands)
-        for number, (name, errand) in enumerate(errands):
-            self._scope.spawn(f"ice {name}", self._run_errand, errand, number * GATHERING_PACE_S)
+        self._start_errands(errands)
         if not errands:
             self._errands_done()
         self.gathered.wait(patience_s)
@@ -274,12 +222,35 @@ class IceSession:
         known = [local.candidate for local in self.agent.local_candidates if local.base is base]
         return candidates.local_preference_of(known[0]) if known else MAX_LOCAL_PREFERENCE
 
-    def _open_sockets(self) -> list[SocketBase]:
-        if self._terms.is_relay_only:
-            return []
+    def _interfaces_changed(self) -> None:
+        """What has gone may have taken the path along, or only a way that nobody used; what has come may be better."""
+        network = self._runtime.local_network()
+        present = network.addresses
+        shared = self._terms.shared
+        for base in self.bases:
+            if isinstance(base, SocketBase) and base.address[0] not in present:
+                base.close()
+                self.dismiss(base)
+        for local in self.agent.local_candidates:
+            address = local.candidate.address
+            if local.base is shared and local.candidate.type is CandidateType.HOST and address[0] not in present:
+                self.agent.forget_address(local.base, address)
+        # A machine that has lost its last address is not to offer its loopback ones.
+        usable = [ip for ip in self._host_addresses(network) if scope_of(ip) != "loopback"]
+        self._start_errands(self._reflexive_errands(self._open_sockets(usable)))
+        self.doubt()
+
+    def _host_addresses(self, network: LocalNetwork) -> list[str]:
+        return [] if self._terms.is_relay_only else host_addresses(network, self._terms.families)
+
+    def _open_sockets(self, ips: Iterable[str]) -> list[SocketBase]:
+        """For each of the addresses that has none yet."""
         sockets = []
         shared = self._terms.shared
-        for number, ip in enumerate(host_addresses(self._runtime.local_network(), self._terms.families)):
+        served = {base.address[0] for base in self._bases if isinstance(base, SocketBase)}
+        for number, ip in enumerate(ips):
+            if ip in served:
+                continue
             if shared is not None and family_of(ip) == family_of(shared.address[0]):
                 self.add_local(candidates.host(shared, MAX_LOCAL_PREFERENCE - number, (ip, shared.address[1])))
                 continue
@@ -292,6 +263,11 @@ class IceSession:
             self._bases.append(base)
             self.add_local(candidates.host(base, base.preference))
         return sockets
+
+    def _start_errands(self, errands: list[Errand]) -> None:
+        self._gathering += len(errands)
+        for number, (name, errand) in enumerate(errands):
+            self._scope.spawn(f"ice {name}", self._run_errand, errand, number * GATHERING_PACE_S)
 
     def _run_errand(self, errand: Callable[[], None], delay_s: float) -> None:
         try:
@@ -310,6 +286,13 @@ class IceSession:
         self._has_any.set()
         if not self._closed:
             self._do(self.agent.local_done(self._runtime.now()))
+
+    def _reflexive_errands(self, sockets: Iterable[SocketBase]) -> list[Errand]:
+        return [
+            (f"reflexive {server[0]} {base.address[0]}", self._reflexive_errand(base, server))
+            for server in self._terms.stun_servers
+            for base in sockets
+        ]
 
     def _reflexive_errand(self, base: SocketBase, server: Address) -> Callable[[], None]:
         def errand() -> None:
@@ -440,6 +423,7 @@ class IceSession:
         if self._closed:
             return
         self._closed = True
+        self._unwatch()
         if self._timer is not None:
             self._timer.cancel()
         for base in self._bases:
@@ -506,27 +490,3 @@ def shown(pair: Pair) -> SelectedPair:
 def new_credentials(runtime: Runtime) -> Credentials:
     ufrag, password = (base64.b64encode(runtime.random_bytes(size)).decode() for size in (UFRAG_BYTES, PASSWORD_BYTES))
     return Credentials(ufrag, password)
-
-
-def family_of(ip: str) -> int:
-    return 6 if ":" in ip else 4
-
-
-def host_addresses(network: LocalNetwork, families: Iterable[int] = FAMILIES) -> list[str]:
-    """What host candidates are made of, best first: those of the default routes, IPv6 and IPv4 in turn (RFC 8421).
-
-    Not those of RFC 8445, section 5.1.1.1, and not IPv6's link-local ones, which say nothing without their interface.
-    Loopback addresses only where there are no others: two processes of one machine then still find each other."""
-    wanted = set(families)
-    own = [ip for ip in dict.fromkeys(network.addresses) if family_of(ip) in wanted and _is_candidate(ip)]
-    chosen = [ip for ip in own if scope_of(ip) != "loopback"] or own
-    chosen.sort(key=lambda ip: ip not in (network.source, network.source6))
-    turns = zip_longest(*([ip for ip in chosen if family_of(ip) == family] for family in (6, 4)))
-    return [ip for ip in chain.from_iterable(turns) if ip is not None][:MAX_ADDRESSES]
-
-
-def _is_candidate(ip: str) -> bool:
-    is_ipv6 = family_of(ip) == 6
-    if is_ipv6 and (ip[:3].lower() in (_SITE_LOCAL, "fed", "fee", "fef") or ip.lower().startswith("::ffff:")):
-        return False
-    return not (is_ipv6 and scope_of(ip) == "link_local") and scope_of(ip) not in ("unspecified", "multicast")

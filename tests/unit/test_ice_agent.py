@@ -474,6 +474,105 @@ def test_an_answer_renews_consent_and_a_forged_one_does_not() -> None:
     assert made.selected is None
 
 
+# --- Paths that are kept alive --------------------------------------------------------------------------------------------
+
+
+def answering(made: Agent, effects: list[Effect], now: float, *deaf: Address) -> list[Effect]:
+    """The peer answers all that is asked, and what is asked then, but at these addresses."""
+    seen = list(effects)
+    while effects:
+        asked = [effect for effect in effects if isinstance(effect, Transmit) and effect.address not in deaf]
+        effects = []
+        for transmit in asked:
+            if decode(transmit.data).kind is MessageClass.REQUEST:
+                effects += made.receive(transmit.base, success(decode(transmit.data)), transmit.address, now)
+        seen += effects
+    return seen
+
+
+def pass_time(made: Agent, start: float, end: float, *deaf: Address) -> None:
+    while (deadline := made.next_deadline()) is not None and deadline <= end:
+        now = max(start, deadline)
+        answering(made, made.tick(now), now, *deaf)
+
+
+def keeping(*remotes: Candidate) -> Agent:
+    made = agent(keeps_paths=True)
+    made.add_local(host(BASE, 65_535), 0.0)
+    answering(made, made.set_remote(THEIRS, remotes, 0.0), 0.0)
+    made.local_done(0.0)
+    made.remote_done(0.0)
+    pass_time(made, 0.0, 5.0)
+    assert made.selected is not None
+    return made
+
+
+def test_one_that_worked_once_and_was_too_many_takes_the_place_of_those_that_die() -> None:
+    places = [(THERE[0], port) for port in range(1, MAX_DIRECT + 2)]
+    made = keeping(*(remote(place)._replace(priority=place[1]) for place in places))
+    assert made.path is not None
+    assert made.path.remote.address == places[-1]
+    spare, others = places[0], places[1:]
+    made.doubt(5.0)
+    pass_time(made, 5.0, 8.0, *others)
+    assert made.path is not None
+    assert made.path.remote.address == spare
+
+
+def test_the_credentials_of_before_a_restart_are_good_until_their_paths_die() -> None:
+    made = keeping(remote())
+    before = request(controlling=False)
+    anew = Credentials("anew", "n" * 22)
+    made.restart(anew, 5.0)
+    answering(made, made.set_remote(THEIRS, [remote(ELSEWHERE)], 5.0), 5.0)
+    assert made.selected is not None
+    assert made.selected.remote.address == ELSEWHERE
+    assert made.hears(before)
+    [reply] = [effect for effect in made.receive(BASE, before, THERE, 6.0) if isinstance(effect, Transmit)]
+    assert verifies(reply.data, OURS.key)
+
+
+def test_whose_a_message_is_where_many_share_a_socket() -> None:
+    made, effects = begun()
+    check = only(effects)
+    assert made.hears(request())
+    assert not made.hears(request(peer=Peer("other:them", OURS.key)))
+    assert made.hears(success(check))
+    assert not made.hears(success(check._replace(transaction_id=TID)))
+    assert not made.hears(b"")
+    assert not made.hears(b"\x80data that is no STUN message")
+    made.restart(Credentials("anew", "n" * 22), 1.0)
+    assert made.hears(request()), "the peer may not know of the restart yet"
+    assert made.hears(request(peer=Peer("anew:them", OURS.key)))
+
+
+def test_a_connection_reaches_its_other_end_alone_over_a_restart_too() -> None:
+    made = agent(keeps_paths=True)
+    line = Socket("20.0.0.1", 7)
+    other_end = remote()._replace(transport=TCP)
+    made.add_connection(found_otherwise(CandidateType.HOST, line, 65_535, TCP), other_end, 0.0)
+    made.add_local(host(BASE, 65_535), 0.0)
+    for _ in range(2):
+        made.restart(OURS, 0.0)
+        answering(made, made.set_remote(THEIRS, [remote(), remote(ELSEWHERE)], 0.0), 0.0)
+        made.receive(line, request(), ELSEWHERE, 0.0)
+        assert {(pair.local.base, pair.remote.address, pair.remote.transport) for pair in made.pairs} == {
+            (line, THERE, TCP),
+            (BASE, THERE, "udp"),
+            (BASE, ELSEWHERE, "udp"),
+        }
+    assert made.path is not None
+    assert made.path.remote.transport == "udp"
+    assert priority_of(CandidateType.RELAYED, 65_535) < priority_of(CandidateType.HOST, 0, TCP)
+    assert priority_of(CandidateType.HOST, 65_535, TCP) < priority_of(CandidateType.SERVER_REFLEXIVE, 0)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_heard_or_not(data: bytes) -> None:
+    made, _ = begun()
+    assert made.hears(data) in (True, False)
+
+
 # --- Anything -------------------------------------------------------------------------------------------------------------
 
 _BASES = (BASE, Socket("20.0.0.1", 4001), Socket("2a00::1"))
