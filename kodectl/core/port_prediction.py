@@ -32,13 +32,18 @@ class Seen(NamedTuple):
 
 def step_of(seen: Iterable[Seen]) -> int | None:
     """From one port to the next, negative where they count down; None for ports that are no row."""
-    ordered = sorted(seen)
-    jumps = [after.port - before.port for before, after in pairwise(ordered)]
-    if len(ordered) < MIN_SEEN or max(map(abs, jumps)) > MAX_JUMP:
+    pairs = list(pairwise(sorted(seen)))
+    jumps = [after.port - before.port for before, after in pairs]
+    if len(pairs) < MIN_SEEN - 1 or max(map(abs, jumps)) > MAX_JUMP:
         return None
-    if all(jump > 0 for jump in jumps):
-        return gcd(*jumps)
-    return -gcd(*jumps) if all(jump < 0 for jump in jumps) else None
+    is_up = jumps[0] > 0
+    if any(jump == 0 or (jump > 0) is not is_up for jump in jumps):
+        return None
+    of_turns = {abs(jump) / (after.turn - before.turn) for jump, (before, after) in zip(jumps, pairs, strict=True)}
+    # As many ports for each packet: nobody else took any. Else what the gaps have in common, which need not all have been seen.
+    each = min(of_turns)
+    step = int(each) if len(of_turns) == 1 and each.is_integer() else gcd(*jumps)
+    return step if is_up else -step
 
 
 def predicted(seen: Sequence[Seen], turn: int, limit: int) -> list[int]:

@@ -30,7 +30,8 @@ RESEND_AFTER_S = 0.25
 """A probe that is repeated has the mapping that it had."""
 ANSWER_LIMIT_S = 0.8
 """For the last probe: the peer waits for what comes of it. What is missing is made up for by the others."""
-STEP_PROBES = 5
+STEP_PROBES = 6
+"""One of two servers may be gone: three ports are a row."""
 CHECKS = 3
 """Ways opened to the peer: where other hosts are busy, one may be foretold wrongly."""
 PORTS_PER_CHECK = 3
@@ -63,7 +64,8 @@ class Probes:
         """Raises EnvironmentFault."""
         socket = self._runtime.open_datagram((self._ip, 0), self._received)
         self._sockets.append(socket)
-        transaction = self._transactions.begin(self._servers[turn % len(self._servers)], Change(False, False))
+        server = self._servers[len(self._turns) % len(self._servers)]
+        transaction = self._transactions.begin(server, Change(False, False))
         self._turns[transaction.transaction_id] = turn
         self._under_way.append((transaction, socket))
         self._send(transaction, socket)
@@ -150,7 +152,8 @@ class Foretold:
             for turn in range(1, 2 * CHECKS, 2):
                 probes.send(turn)
                 self._open()
-            probes.send(2 * CHECKS + 1)
+            for turn in range(2 * CHECKS + 1, 2 * CHECKS + 3):
+                probes.send(turn)
             ports = all_predicted(probes.gather(), range(2, 2 * CHECKS + 1, 2), PORTS_PER_CHECK)
         finally:
             probes.close()

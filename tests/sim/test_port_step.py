@@ -210,6 +210,18 @@ class TestForetold:
         assert scene.foretell(near, far) is None
         assert scene.open_sockets == 1
 
+    @pytest.mark.parametrize("silent", [0, 1])
+    def test_with_one_observer_of_two(self, scene: Scene, silent: int) -> None:
+        near, far = scene.sides()
+        scene.world.run_for(1.0)
+        scene.observers[silent].is_silent = True
+        assert scene.learn() == 1
+        told = scene.foretell(near, far)
+        assert told is not None
+        for candidate in told.candidates:
+            far.session.add_remote(candidate)
+        assert scene.world.run(lambda: is_connected(near, far), 5.0)
+
     def test_are_none_without_observers(self, scene: Scene) -> None:
         near, far = scene.sides()
         for observer in scene.observers:

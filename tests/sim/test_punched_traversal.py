@@ -1,0 +1,67 @@
+"""Nodes that only a punch beside ICE connects directly: foretold ports, a spray, TCP simultaneous open; on virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from town import SYMMETRIC, Town, town_of
+
+from kodectl.node.node import Node
+from kodectl.sim.translation import PortRule
+
+SEQUENTIAL = {"mapping": SYMMETRIC, "ports": PortRule.SEQUENTIAL}
+DRAWING = {"mapping": SYMMETRIC, "ports": PortRule.RANDOM}
+FILTERING = {"ports": PortRule.RANDOM}
+KEEPING: dict[str, Any] = {}
+"""Ports as they are inside, as most routers do it: for TCP too."""
+BLOCKED = {"udp_blocked": True}
+SETTLE_LIMIT_S = 90.0
+MEASURE_S = 15.0
+"""For the step of ports, and the outer TCP port: looked for every few seconds."""
+CONNECT_LIMIT_S = 20.0
+PREDICTED_S = PUNCHED_S = 5.0
+SPRAYED_S = 25.0
+
+
+@pytest.fixture
+def town() -> Iterator[Town]:
+    with town_of() as built:
+        yield built
+
+
+def connected(town: Town, here: dict[str, Any], there: dict[str, Any]) -> tuple[Node, Node]:
+    nodes = [town.behind(town.box(number, **rules)) for number, rules in enumerate((here, there), 1)]
+    assert town.world.run(lambda: town.settled(*nodes), SETTLE_LIMIT_S)
+    assert town.world.run(lambda: all(node.connectivity.rendezvous.is_told for node in nodes), SETTLE_LIMIT_S)
+    town.world.run_for(MEASURE_S)
+    one, other = nodes
+    view = town.world.call(one.runtime, one.connect, other.identity.node_id.hex(), CONNECT_LIMIT_S)
+    assert view.outcome == "connected", view
+    return one, other
+
+
+def route(one: Node, other: Node) -> Any:
+    return one.peering.links[other.identity.node_id].route
+
+
+PAIRS = {
+    "sequential-filtering": (SEQUENTIAL, FILTERING, PREDICTED_S),
+    "filtering-sequential": (FILTERING, SEQUENTIAL, PREDICTED_S),
+    "drawing-filtering": (DRAWING, FILTERING, SPRAYED_S),
+    "filtering-drawing": (FILTERING, DRAWING, SPRAYED_S),
+    "blocked-keeping": (BLOCKED, KEEPING, PUNCHED_S),
+    "keeping-blocked": (KEEPING, BLOCKED, PUNCHED_S),
+    "blocked-blocked": (BLOCKED, BLOCKED, PUNCHED_S),
+}
+
+
+@pytest.mark.parametrize(("here", "there", "limit_s"), PAIRS.values(), ids=PAIRS)
+def test_is_direct_in_the_end(town: Town, here: dict[str, Any], there: dict[str, Any], limit_s: float) -> None:
+    one, other = connected(town, here, there)
+    assert town.world.run(lambda: route(one, other).path == "direct", limit_s), route(one, other)
+    transport = "tcp" if BLOCKED in (here, there) else "udp"
+    remote = route(one, other).remote
+    assert remote is not None
+    assert remote.transport == transport
