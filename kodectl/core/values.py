@@ -17,7 +17,7 @@ from kodectl.core.table import subnet_of
 from kodectl.errors import WireError
 from kodectl.wire.record import Record, unpack_record
 from kodectl.wire.rpc import StoreStatus
-from kodectl.wire.suite import Suite
+from kodectl.wire.suite import Suite, node_id_of
 
 MAX_RECORDS = 8192
 """About 10 MB when all are of full size."""
@@ -117,7 +117,7 @@ class ValueStore:
     def _within_quotas(self, record: Record, subnet: str | None) -> bool:
         share = max(1, self._capacity // 20)
         return (
-            len(self._by_key.get(record.key, ())) < MAX_PER_KEY
+            (len(self._by_key.get(record.key, ())) < MAX_PER_KEY or _is_owners(record))
             and self._publishers[record.publisher] < min(MAX_PER_PUBLISHER, share)
             and (subnet is None or self._subnets[subnet] < min(MAX_PER_SUBNET, share))
         )
@@ -164,9 +164,11 @@ class ValueStore:
         self._changed[name] = None
 
     def get(self, key: bytes) -> list[Record]:
-        """The records of a key, newest sequence first."""
+        """The records of a key: that of the node whose id it is, then the newest sequence first."""
         kept = self._by_key.get(key, {}).values()
-        return sorted((k.record for k in kept), key=lambda record: (-record.sequence, record.publisher))
+        return sorted(
+            (k.record for k in kept), key=lambda record: (not _is_owners(record), -record.sequence, record.publisher)
+        )
 
     def expire(self, unix_time: float) -> None:
         while self._expiries and self._expiries[0][0] <= unix_time:
@@ -213,3 +215,8 @@ class ValueStore:
         changes, self._changed = self._changed, {}
         saved = [packed for packed in changes.values() if packed is not None]
         return saved, [(publisher, key) for (key, publisher), packed in changes.items() if packed is None]
+
+
+def _is_owners(record: Record) -> bool:
+    """Whether the key is the publisher's node id: then others, however many, must not hide what it says of itself."""
+    return node_id_of(record.publisher) == record.key

@@ -12,6 +12,7 @@ from kodectl.wire.rpc import StoreStatus
 from kodectl.wire.suite import RealSuite
 
 UNIX = 1_790_000_000
+STORED = StoreStatus.STORED
 SUITE = RealSuite()
 ALICE, BOB = (Identity(SUITE, bytes([n]) * 32) for n in (1, 2))
 
@@ -90,6 +91,16 @@ def test_one_subnet_fills_five_percent():
 def test_publishers_of_one_key_are_bounded(store):
     statuses = [put(store, make(Identity(SUITE, n.to_bytes(32))), ip=f"20.{n}.1.1") for n in range(1, MAX_PER_KEY + 3)]
     assert statuses.count(StoreStatus.STORED) == MAX_PER_KEY
+
+
+def test_nobody_keeps_a_node_from_telling_of_itself(store):
+    """A node's id is a key like any other: whoever fills it, its owner has a place, and is told first."""
+    key = ALICE.node_id
+    for n in range(1, MAX_PER_KEY + 1):
+        assert put(store, make(Identity(SUITE, n.to_bytes(32)), key=key, sequence=9), ip=f"20.{n}.1.1") is STORED
+    assert put(store, make(BOB, key=key), ip="20.98.1.1") is StoreStatus.QUOTA
+    assert put(store, make(ALICE, key=key), ip="20.99.1.1") is STORED
+    assert store.get(key)[0].publisher == ALICE.public_key
 
 
 def test_full_store_keeps_what_is_closest_to_it():
