@@ -41,6 +41,10 @@ class Sender(Protocol):
         """`tell` hears whether the hop has passed it on; None: nothing is known."""
         ...
 
+    def find_again(self, conversation: Conversation) -> bool:
+        """Begins to look for other hops, for `go_on`; false where that makes no sense."""
+        ...
+
     def ended(self, conversation: Conversation) -> None: ...
 
 
@@ -66,6 +70,9 @@ class Conversation:
         self._correspondence = Correspondence()
         self._timer: Timer | None = None
         self._closed_at: float | None = None
+        self._is_stale = False
+        """The hops have led nowhere: others are to be found before anything is said again."""
+        self._is_seeking = False
         self._is_over = False
 
     @property
@@ -95,11 +102,39 @@ class Conversation:
             # A new attempt: what did not work long ago may work now.
             self._failed.clear()
         outgoing = self._correspondence.write(offer, self._runtime.now())
-        if outgoing is None or not self._hops:
-            self._undelivered(NO_WAY if not self._hops else UNHEARD)
+        if outgoing is None:
+            self._undelivered(UNHEARD)
             return
+        if self._is_stale:
+            self._seek(UNHEARD)
+        elif not self._hops:
+            self._seek(NO_WAY)
         self._put_out(outgoing)
         self._arm()
+
+    def go_on(self, hops: list[Hop]) -> None:
+        """Found again, or not (no hops)."""
+        self._is_seeking = False
+        if self._is_over:
+            return
+        if not hops:
+            self._undelivered(NOT_THERE)
+            return
+        self._is_stale = False
+        self._hops = hops
+        self._proved.clear()
+        self._failed.clear()
+        self._tried.clear()
+        for outgoing in self._correspondence.unheard():
+            self._put_out(outgoing)
+
+    def _seek(self, why: str) -> None:
+        """Once at a time; what was said waits meanwhile."""
+        if self._is_seeking:
+            return
+        self._is_seeking = self._sender.find_again(self)
+        if not self._is_seeking:
+            self._undelivered(why)
 
     def close(self) -> None:
         """Nothing is told any more. What was said is still repeated for some seconds."""
@@ -150,7 +185,8 @@ class Conversation:
         if is_passed is False:
             self._failed.add(hop)
         if self._failed.issuperset(self._hops):
-            self._undelivered(NOT_THERE)
+            if not self._correspondence.is_settled:
+                self._seek(NOT_THERE)
             return
         for outgoing in self._correspondence.unheard():
             tried = self._tried.setdefault(outgoing.number, set())
@@ -214,7 +250,8 @@ class Conversation:
         self._arm()
 
     def _undelivered(self, why: str) -> None:
-        if self._correspondence.is_settled and why != NO_WAY:
+        self._is_stale = True
+        if self._correspondence.is_settled:
             return
         self._correspondence.give_up()
         self._tried.clear()

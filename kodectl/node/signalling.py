@@ -69,6 +69,7 @@ MAX_DELEGATES = 3
 """Linked peers that are asked to look something up."""
 DELEGATED_LIMIT_S = 8.0
 """For each to do it."""
+FIND_AGAIN_LIMIT_S = 8.0
 MAX_CARRIERS = 4
 """Linked peers that are asked to hand letters to nodes this one cannot write to."""
 
@@ -110,6 +111,8 @@ class Signalling:
         self._rendezvous = rendezvous
         self._has_udp = has_udp
         self._conversations: dict[tuple[bytes, bytes], Conversation] = {}
+        self._opened: set[Conversation] = set()
+        """Those that this side has begun."""
         self._remembered: OrderedDict[tuple[bytes, bytes], float] = OrderedDict()
         self._verified = TokenBucket(VERIFIED_PER_S, VERIFIED_BURST)
         self._begun = SharedBudget(TokenBucket(ALL_BEGUN_PER_S, ALL_BEGUN_BURST), BEGUN_PER_S, BEGUN_BURST)
@@ -175,8 +178,25 @@ class Signalling:
         session = self._runtime.random_bytes(rpc.SESSION_SIZE)
         conversation = Conversation(self._runtime, self, node_id, session, self._hops(node_id, located))
         self._conversations[node_id, session] = conversation
-        self.counters["opened"] += 1
+        self._opened.add(conversation)
         return conversation
+
+    def find_again(self, conversation: Conversation) -> bool:
+        """For a conversation. Who was written to has only the ways that letters came by."""
+        if conversation not in self._opened or self._scope.closed:
+            return False
+        self.counters["sought_again"] += 1
+        self._scope.spawn(f"locate {conversation.peer_id.hex()[:8]} again", self._find_again, conversation)
+        return True
+
+    def _find_again(self, conversation: Conversation) -> None:
+        try:
+            located = self.locate(conversation.peer_id, FIND_AGAIN_LIMIT_S)
+        except NegativeAnswer as error:
+            log.debug("%s again: %s", conversation.peer_id.hex(), error)
+            conversation.go_on([])
+        else:
+            conversation.go_on(self._hops(conversation.peer_id, located))
 
     def _hops(self, node_id: bytes, located: Located) -> list[Hop]:
         if self.post.linked(node_id) is not None:
@@ -219,6 +239,7 @@ class Signalling:
 
     def ended(self, conversation: Conversation) -> None:
         self._conversations.pop((conversation.peer_id, conversation.session), None)
+        self._opened.discard(conversation)
 
     # -- what comes ------------------------------------------------------------------------------------------------
 
