@@ -9,11 +9,16 @@ import pytest
 from ice_sides import A_IP, B_IP, RELAY_IP, STUN, Relay, Side, Two, stun_server
 
 from kodectl.core.ice.live import DEAD_AFTER_S, INTERVAL_S, SPREAD
+from kodectl.core.mapping import Transport
 from kodectl.core.nat import Behavior
+from kodectl.node.ice_bases import SocketBase
+from kodectl.node.tcp_base import TcpBase
+from kodectl.runtime.base import Stream
 from kodectl.sim.nat import Nat
 from kodectl.sim.network import PathModel
 from kodectl.sim.runtime import SimRuntime
 from kodectl.sim.world import World
+from kodectl.wire.candidates import Candidate, CandidateType
 
 ROUND_TRIP_S = 0.1
 UNPROMPTED_S = INTERVAL_S * (1 + SPREAD) + DEAD_AFTER_S + ROUND_TRIP_S
@@ -182,3 +187,72 @@ def test_paths_of_an_agent_that_keeps_none_are_only_the_selected_one(world: Worl
     world.run_for(25.0)
     assert two.a.way == "direct"
     assert world.run(lambda: two.a.way is None, 10.0)
+
+
+def connection(world: World, two: Two) -> None:
+    """A TCP connection between the two, both ends of which are adopted."""
+
+    def adopt(side: Side, stream: Stream) -> None:
+        base = TcpBase(side.runtime, side.scope, stream, side.session.received)
+        base.on_closed = lambda: side.session.dismiss(base)
+        side.session.adopt(base, kind=CandidateType.HOST, preference=1, remote=base.remote)
+
+    two.b.runtime.listen((B_IP, 30303), lambda stream: adopt(two.b, stream))
+    adopt(two.a, world.call(two.a.runtime, two.a.runtime.connect, (B_IP, 30303), 5.0))
+
+
+def kind_of(side: Side) -> type:
+    path = side.session.path
+    assert path is not None
+    return type(path.local.base)
+
+
+def test_a_connection_is_better_than_a_relay_and_worse_than_a_direct_datagram(world: World) -> None:
+    two = two_open(world)
+    two.introduce()
+    world.run_for(5.0)
+    assert (two.a.way, two.b.way) == ("direct", "direct")
+    connection(world, two)
+    world.run_for(5.0)
+    assert [kind_of(side) for side in two.sides] == [SocketBase, SocketBase]
+    [socket] = [base for base in two.a.session.bases if isinstance(base, SocketBase)]
+    socket.close()
+    two.a.session.dismiss(socket)
+    assert kind_of(two.a) is TcpBase
+    assert world.run(lambda: kind_of(two.b) is TcpBase, UNPROMPTED_S)
+    assert two.exchange()
+    bases = [base for side in two.sides for base in side.session.bases if isinstance(base, TcpBase)]
+    bases[0].close()
+    assert world.run(lambda: two.a.way == two.b.way == "relay", UNPROMPTED_S)
+    assert two.exchange()
+    assert all(not isinstance(base, TcpBase) for side in two.sides for base in side.session.bases)
+
+
+def test_a_connection_alone_connects_and_nobody_is_told_of_it(world: World) -> None:
+    box, runtime = home(world, "left", 1, udp_blocked=True)
+    two = Two(world, runtime, world.host(B_IP))
+    two.introduce()
+    told: list[Candidate] = []
+    two.a.session.on_candidate = told.append
+    connection(world, two)
+    assert world.run(two.connected, 2.0)
+    assert two.exchange()
+    assert told == []
+    assert len(two.a.session.description.candidates) == 1
+    two.restart()
+    assert two.exchange()
+    assert world.run(two.connected, 2.0)
+    assert two.a.ways == two.b.ways == ["direct"]
+    assert box.mappings(Transport.UDP) == 0
+
+
+def test_what_is_adopted_is_closed_with_the_session(world: World) -> None:
+    two = Two(world, world.host(A_IP), world.host(B_IP))
+    two.connect()
+    connection(world, two)
+    world.run_for(1.0)
+    [base] = [base for base in two.a.session.bases if isinstance(base, TcpBase)]
+    closed: list[float] = []
+    base.on_closed = lambda: closed.append(world.now)
+    two.close()
+    assert closed

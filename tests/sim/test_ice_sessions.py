@@ -165,8 +165,9 @@ def test_consent_keeps_the_mapping_and_is_withdrawn_in_30_seconds(world: World) 
     assert not two.a.session.send(b"\x80nothing")
 
 
-def test_a_restart_moves_nothing_that_works(world: World) -> None:
-    two = Two(world, world.host(A_IP), world.host(B_IP))
+@pytest.mark.parametrize("keeps_paths", [True, False])
+def test_a_restart_moves_nothing_that_works(world: World, keeps_paths: bool) -> None:
+    two = Two(world, world.host(A_IP), world.host(B_IP), keeps_paths=keeps_paths)
     two.connect()
     ours = two.a.session.restart()
     assert two.exchange()
@@ -175,6 +176,7 @@ def test_a_restart_moves_nothing_that_works(world: World) -> None:
     theirs = two.b.session.restart()
     two.b.session.set_remote(ours)
     two.a.session.set_remote(theirs)
+    assert two.exchange(), "before the new pair has proved itself"
     assert world.run(two.connected, 2.0)
     assert two.exchange()
 

@@ -547,6 +547,7 @@ class Agent:
     def _data(self, base: Base, data: bytes, sender: Address) -> list[Effect]:
         """Changes nothing, and no deadline: it is by far the most that arrives."""
         pair = self._list.find(base, sender)
-        if pair is None and self._upkeep is not None:
+        if self._upkeep is not None and (pair is None or not pair.is_heard):
+            # After a restart the former path goes on, while the new pair of its ends has still to prove itself.
             pair = self._upkeep.find(base, sender)
         return [Received(data, pair)] if pair is not None and pair.is_heard else []
