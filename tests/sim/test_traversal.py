@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from itertools import product
 
 import pytest
-from town import INNER, KINDS, SYMMETRIC, Town, town_of
+from town import KINDS, Town, town_of
 
 from kodectl.node.node import Node
-from kodectl.sim.translation import PortRule
 
 USABLE_S = 2.0
 DIRECT_S = 5.0
@@ -52,7 +51,9 @@ def part(town: Town, one: Node, other: Node) -> None:
 
 
 @pytest.mark.parametrize(("here", "there"), list(product(EVERYBODY, EVERYBODY)))
-def test_everybody_connects_to_everybody(town: Town, pairs: dict[str, tuple[Node, Node]], here: str, there: str) -> None:
+def test_everybody_connects_to_everybody(
+    town: Town, pairs: dict[str, tuple[Node, Node]], here: str, there: str
+) -> None:
     one, other = pairs[here][0], pairs[there][1]
     if other.identity.node_id in one.peering.links:
         part(town, one, other)
