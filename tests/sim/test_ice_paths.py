@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ice_sides import A_IP, B_IP, RELAY_IP, STUN, Relay, Side, Two, stun_server
 
+from kodectl.core.ice.agent import FAILURE_PATIENCE_S, RETRY_S
 from kodectl.core.ice.live import DEAD_AFTER_S, INTERVAL_S, SPREAD
 from kodectl.core.mapping import Transport
 from kodectl.core.nat import Behavior
@@ -60,6 +61,16 @@ def test_a_relay_first_and_the_direct_path_as_soon_as_there_is_one(world: World)
     assert world.run(lambda: two.a.way == two.b.way == "direct", 5.0)
     assert two.a.ways == two.b.ways == ["relay", "direct"]
     assert two.exchange()
+
+
+def test_a_direct_path_that_opens_late_is_found_without_a_restart(world: World) -> None:
+    two = two_open(world)
+    world.cut(A_IP, B_IP)
+    two.introduce()
+    world.run_for(300.0)
+    assert (two.a.ways, two.b.ways) == (["relay"], ["relay"])
+    world.mend(A_IP, B_IP)
+    assert world.run(lambda: two.a.way == two.b.way == "direct", FAILURE_PATIENCE_S + RETRY_S)
 
 
 def test_a_direct_path_that_dies_is_left_for_the_relay_and_taken_again(world: World) -> None:
@@ -151,6 +162,20 @@ def test_a_restart_by_both_keeps_the_path_until_there_is_a_new_one(world: World)
     assert two.exchange()
     world.cut(A_IP, B_IP)
     assert world.run(lambda: two.a.way == two.b.way == "relay", UNPROMPTED_S), "the new relayed pair is alive too"
+    assert two.exchange()
+
+
+def test_restarts_in_vain_leave_the_path_to_come_back(world: World) -> None:
+    """Only one side has noticed; the other one has never heard of its offers."""
+    two = Two(world, world.host(A_IP), world.host(B_IP))
+    two.connect()
+    world.cut(A_IP, B_IP)
+    assert world.run(lambda: two.a.way is None, UNPROMPTED_S)
+    for _ in range(3):
+        two.a.session.restart()
+        world.run_for(2.0)
+    world.mend(A_IP, B_IP)
+    assert world.run(lambda: two.a.way == two.b.way == "direct", 2.0)
     assert two.exchange()
 
 

@@ -16,8 +16,10 @@ from kodectl.core.ice.agent import (
     FIRST_CHECKS,
     FIRST_PACING_S,
     MAX_EARLY,
+    MAX_RETRIED,
     PACING_S,
     RELAY_PATIENCE_S,
+    RETRY_S,
     Agent,
 )
 from kodectl.core.ice.book import MAX_REMOTES
@@ -544,6 +546,21 @@ def test_whose_a_message_is_where_many_share_a_socket() -> None:
     made.restart(Credentials("anew", "n" * 22), 1.0)
     assert made.hears(request()), "the peer may not know of the restart yet"
     assert made.hears(request(peer=Peer("anew:them", OURS.key)))
+
+
+def test_failed_direct_pairs_are_tried_again_while_there_is_no_direct_path() -> None:
+    relayed_end = remote(THERE, CandidateType.RELAYED, "r")
+    others = [remote((ELSEWHERE[0], port), foundation=f"f{port}") for port in range(1, 9)]
+    deaf = [other.address for other in others]
+    made = agent(keeps_paths=True)
+    made.add_local(host(BASE, 65_535), 0.0)
+    answering(made, made.set_remote(THEIRS, [relayed_end, *others], 0.0), 0.0, *deaf)
+    pass_time(made, 0.0, FAILURE_PATIENCE_S + 2.0, *deaf)
+    assert [pair.state for pair in made.pairs].count(PairState.FAILED) == len(others)
+    pass_time(made, FAILURE_PATIENCE_S + 2.0, FAILURE_PATIENCE_S + RETRY_S, *deaf)
+    assert [pair.state for pair in made.pairs].count(PairState.IN_PROGRESS) == MAX_RETRIED
+    assert made.path is not None
+    assert made.path.is_relayed
 
 
 def test_a_connection_reaches_its_other_end_alone_over_a_restart_too() -> None:

@@ -67,6 +67,10 @@ RELAY_PATIENCE_S = 0.5
 """After the first valid pair. Data flows meanwhile; a direct path takes a lost packet and its repetition to show up."""
 FAILURE_PATIENCE_S = 39.5
 """RFC 8863, section 4: as long as one check takes to fail, from the peer's description on."""
+RETRY_S = 30.0
+"""Between the failure of direct pairs and the next try, with `keeps_paths`: routers and their mappings change."""
+MAX_RETRIED = 4
+"""The best of them: a peer that names others' addresses has two packets in ten seconds sent to each of these, no more."""
 MAX_EARLY = 32
 """Requests kept that came before the peer's description; one for each pair."""
 
@@ -106,6 +110,7 @@ class Agent:
         self._started_at: float | None = None
         self._valid_since: float | None = None
         self._has_failed = False
+        self._retry_at: float | None = None
         self._begun = 0
         self._next_check_at = float("-inf")
         self._triggered = TokenBucket(1 / PACING_S, TRIGGERED_BURST)
@@ -195,7 +200,9 @@ class Agent:
     def restart(self, credentials: Credentials, now: float) -> list[Effect]:
         """Begins anew (RFC 8445, section 9), with the candidates there are. The path in use stays until a new pair is
         selected, as long as the peer consents."""
-        self._former = self.credentials
+        if self._former is None or self._valid_since is not None:
+            # Else nothing has come of those of now, and the paths there are go by those of before.
+            self._former = self.credentials
         self.credentials = credentials
         self._peer = None
         self._book.forget_remotes()
@@ -205,6 +212,7 @@ class Agent:
         self._selected = self._nominating = None
         self._started_at = self._valid_since = None
         self._remote_done = self._has_failed = False
+        self._retry_at = None
         self._begun = 0
         return self._go_on(now)
 
@@ -261,6 +269,8 @@ class Agent:
             yield upkeep
         if self._is_checking and self._list.is_waiting:
             yield self._next_check_at
+        if self._is_checking and self._retry_at is not None:
+            yield self._retry_at
         if self._peer is None or self._selected is not None:
             return
         if self._valid_since is not None and self._nominating is None and self.role.is_controlling:
@@ -275,6 +285,7 @@ class Agent:
     def _go_on(self, now: float) -> list[Effect]:
         """What follows whatever has happened: nomination, the next check in order, the end of hope."""
         if self._is_checking:
+            self._try_again(now)
             self._list.thaw()
             if self._selected is None:
                 self._nominate(now)
@@ -329,6 +340,19 @@ class Agent:
             check.pair.state = PairState.FAILED
         if check is self._nominating:
             self._nominating = None
+        if self._keeps_paths and self._retry_at is None:
+            self._retry_at = check.sent_at + RETRY_S
+
+    def _try_again(self, now: float) -> None:
+        """Direct pairs that have failed, as long as there is no direct path."""
+        if self._retry_at is None or now < self._retry_at:
+            return
+        self._retry_at = None
+        path = self.path
+        if path is None or path.is_relayed:
+            failed = [pair for pair in self._list.pairs if pair.state is PairState.FAILED and not pair.is_relayed]
+            for pair in failed[:MAX_RETRIED]:
+                pair.state = PairState.FROZEN
 
     # Answers
 
@@ -532,7 +556,7 @@ class Agent:
             self._selected = None
             self._list = CheckList(self.role.is_controlling)
             self._checks.clear()
-            self._peer = None
+            self._peer = self._retry_at = None
         self._effects.append(Lost())
 
     def _give_up(self, now: float) -> None:
