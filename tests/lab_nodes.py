@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from natlab import Host, Lab
 
 from kodectl.api.files import SOCKET_FILE
 from kodectl.cli.client import Endpoint, NodeClient
 from kodectl.errors import KodectlError
-from kodectl.node.views import StatusView, TableView
+from kodectl.node.views import PeersView, StatusView, TableView
 
 REPOSITORY = Path(__file__).parents[1]
 LYING_NODE = Path(__file__).parent / "lying_node.py"
@@ -46,6 +47,9 @@ class LabNode:
             return self._client.get("/api/network/status", StatusView)
         except KodectlError:
             return None
+
+    def peers(self) -> list[dict[str, Any]]:
+        return msgspec.to_builtins(self._client.get("/api/network/peers", PeersView).peers)
 
     def table(self) -> TableView:
         return self._client.get("/api/network/routing", TableView)

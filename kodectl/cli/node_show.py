@@ -63,6 +63,14 @@ def _nat_text(nat: NatView) -> Iterator[tuple[str, object]]:
         yield "mapping", f"{mapping.state} by {mapping.method} at {mapping.gateway_name or mapping.gateway}"
     elif mapping.error is not None:
         yield "mapping", f"{mapping.state}: {mapping.error.message}"
+    if nat.rendezvous:
+        yield "told through", f"{len(nat.rendezvous)} rendezvous nodes; {nat.relays} relays at hand"
+    if nat.relay is not None and nat.relay.state == "on":
+        relay = nat.relay
+        yield (
+            "relays",
+            f"for {relay.allocations} of at most {relay.max_allocations}, {size(relay.relayed_bytes)} so far",
+        )
     if nat.advice:
         yield "advice", nat.advice
 

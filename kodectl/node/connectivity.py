@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
+
 from kodectl.core.nat import Behavior
 from kodectl.core.reachability import BLOCKED
 from kodectl.core.turn_allocations import RelayLimits
@@ -25,6 +27,7 @@ from kodectl.node.situation import Situation
 from kodectl.node.traversal import Traversal
 from kodectl.node.turn_server import RelayPlace
 from kodectl.node.values import Values
+from kodectl.node.views import NatView
 from kodectl.runtime.base import Address, Runtime, Scope
 from kodectl.settings import NodeSettings
 from kodectl.wire import rpc
@@ -109,6 +112,13 @@ class Connectivity:
     def stop(self) -> None:
         """Waits a moment, for connections to the relay to end."""
         self.relaying.stop()
+
+    def view(self, nat: NatView) -> NatView:
+        """What is known of the NAT, and what is done about it."""
+        rendezvous = [peer.node_id.hex() for peer in self.rendezvous.nodes()] if self.rendezvous.is_told else None
+        return msgspec.structs.replace(
+            nat, rendezvous=rendezvous, relays=self.relays.at_hand, relay=self.relaying.view()
+        )
 
     # -- what the parts ask each other -----------------------------------------------------------------------------
 

@@ -73,6 +73,8 @@ class Conversation:
         self._is_stale = False
         """The hops have led nowhere: others are to be found before anything is said again."""
         self._is_seeking = False
+        self._has_sought = False
+        """For what is being said now: a second look would find the same."""
         self._is_over = False
 
     @property
@@ -101,14 +103,15 @@ class Conversation:
         if self._correspondence.is_settled:
             # A new attempt: what did not work long ago may work now.
             self._failed.clear()
+            self._has_sought = False
         outgoing = self._correspondence.write(offer, self._runtime.now())
         if outgoing is None:
             self._undelivered(UNHEARD)
             return
-        if self._is_stale:
-            self._seek(UNHEARD)
-        elif not self._hops:
-            self._seek(NO_WAY)
+        if self._is_stale or not self._hops:
+            self._seek(UNHEARD if self._hops else NO_WAY)
+        if self._correspondence.is_settled:
+            return  # Given up at once: there is nowhere to look.
         self._put_out(outgoing)
         self._arm()
 
@@ -129,12 +132,13 @@ class Conversation:
             self._put_out(outgoing)
 
     def _seek(self, why: str) -> None:
-        """Once at a time; what was said waits meanwhile."""
+        """What was said waits meanwhile."""
         if self._is_seeking:
             return
-        self._is_seeking = self._sender.find_again(self)
-        if not self._is_seeking:
+        if self._has_sought or not self._sender.find_again(self):
             self._undelivered(why)
+            return
+        self._is_seeking = self._has_sought = True
 
     def close(self) -> None:
         """Nothing is told any more. What was said is still repeated for some seconds."""
@@ -202,6 +206,7 @@ class Conversation:
         if self._is_over:
             return
         self._note_way(Hop(way))
+        self._is_stale = False
         for offer in self._correspondence.take(letter, self._runtime.now()):
             self._tell(offer)
         self._tried = {number: hops for number, hops in self._tried.items() if number >= self._correspondence.oldest}

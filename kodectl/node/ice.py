@@ -255,7 +255,7 @@ class IceSession:
                 self.add_local(candidates.host(shared, MAX_LOCAL_PREFERENCE - number, (ip, shared.address[1])))
                 continue
             try:
-                base = SocketBase(self._runtime, ip, MAX_LOCAL_PREFERENCE - number, self.received)
+                base = SocketBase(self._runtime, ip, zones.get(ip), MAX_LOCAL_PREFERENCE - number, self.received)
             except EnvironmentFault as fault:
                 self.faults.append(fault)
                 continue

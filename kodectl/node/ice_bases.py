@@ -52,19 +52,29 @@ class SocketBase:
     """A socket of this session, and the STUN requests that leave from it."""
 
     def __init__(
-        self, runtime: Runtime, ip: str, preference: int, receive: Callable[[SendingBase, bytes, Address], None]
+        self,
+        runtime: Runtime,
+        ip: str,
+        zone: str | None,
+        preference: int,
+        receive: Callable[[SendingBase, bytes, Address], None],
     ) -> None:
+        """`zone`: the interface of a link-local IPv6 address; being bound to it, the socket needs no zone to send."""
         self._receive = receive
         self.preference = preference
         self.family = family_of(ip)
-        self._socket: DatagramSocket = runtime.open_datagram((ip, 0), self._received)
-        self.address = self._socket.local
+        self._has_zone = zone is not None
+        local = f"{ip}%{zone}" if self._has_zone else ip
+        self._socket: DatagramSocket = runtime.open_datagram((local, 0), self._received)
+        self.address: Address = (ip, self._socket.local[1])
         self.stun = StunClient(runtime, self._socket.send)
 
     def send(self, data: bytes, address: Address) -> None:
         self._socket.send(data, address)
 
     def _received(self, data: bytes, sender: Address) -> None:
+        if self._has_zone:  # it says nothing elsewhere, and candidates have none
+            sender = (sender[0].partition("%")[0], sender[1])
         if not self.stun.received(data, sender):
             self._receive(self, data, sender)
 
@@ -95,11 +105,13 @@ def family_of(ip: str) -> int:
 def host_addresses(network: LocalNetwork, families: Iterable[int] = FAMILIES) -> list[str]:
     """What host candidates are made of, best first: those of the default routes, IPv6 and IPv4 in turn (RFC 8421).
 
-    Not those of RFC 8445, section 5.1.1.1, and not IPv6's link-local ones, which say nothing without their interface.
-    Loopback addresses only where there are no others: two processes of one machine then still find each other."""
+    Not those of RFC 8445, section 5.1.1.1. Only where there are no others: IPv6's link-local ones, which reach hosts of one
+    link, and would tell what privacy addresses hide; loopback ones, by which two processes of one machine find each other."""
     wanted = set(families)
+    zones = dict(network.zones)
     own = [ip for ip in dict.fromkeys(network.addresses) if family_of(ip) in wanted and _is_candidate(ip)]
-    chosen = [ip for ip in own if scope_of(ip) != "loopback"] or own
+    usable = [ip for ip in own if not _is_link_local6(ip) or ip in zones]
+    chosen = [ip for ip in usable if not _is_link_local6(ip) and scope_of(ip) != "loopback"] or usable
     chosen.sort(key=lambda ip: ip not in (network.source, network.source6))
     turns = zip_longest(*([ip for ip in chosen if family_of(ip) == family] for family in (6, 4)))
     return [ip for ip in chain.from_iterable(turns) if ip is not None][:MAX_ADDRESSES]
@@ -109,4 +121,8 @@ def _is_candidate(ip: str) -> bool:
     is_ipv6 = family_of(ip) == 6
     if is_ipv6 and (ip[:3].lower() in (_SITE_LOCAL, "fed", "fee", "fef") or ip.lower().startswith("::ffff:")):
         return False
-    return not (is_ipv6 and scope_of(ip) == "link_local") and scope_of(ip) not in ("unspecified", "multicast")
+    return scope_of(ip) not in ("unspecified", "multicast")
+
+
+def _is_link_local6(ip: str) -> bool:
+    return family_of(ip) == 6 and scope_of(ip) == "link_local"

@@ -25,7 +25,7 @@ from kodectl.node.discovery import Discovery, read_answer
 from kodectl.node.link_requests import LinkRequests
 from kodectl.node.peer import Peer
 from kodectl.node.peering import Peering
-from kodectl.runtime.base import Runtime
+from kodectl.runtime.base import Mailbox, Runtime, TimedOut
 from kodectl.wire import rpc
 from kodectl.wire.contacts import unpack_contacts
 from kodectl.wire.rpc import Signal, SignalStatus
@@ -33,8 +33,10 @@ from kodectl.wire.rpc import Signal, SignalStatus
 MAX_HOPS = 3
 """A sender without UDP, its peer, the target's rendezvous node, the target: passed on twice. Letters cannot go in circles."""
 MAX_VIA = 2
-HOP_LIMIT_S = 4.0
-"""For a link's answer; discovery gives strangers as long."""
+STRANGER_LIMIT_S = 4.0
+"""For nodes that a peer names to answer; discovery gives up then too."""
+LINK_LIMIT_S = 6.0
+"""For a peer's answer, who may have to wait for such a node."""
 SOURCE_PER_S = 10.0
 SOURCE_BURST = 60.0
 """Letters of one peer over its link, or of one network over UDP: four connections a second."""
@@ -52,12 +54,14 @@ NAMED_BURST = 20.0
 ALL_NAMED_PER_S = 20.0
 ALL_NAMED_BURST = 100.0
 
+PASSED = (SignalStatus.FORWARDED, SignalStatus.DELIVERED)
+
 Tell = Callable[[SignalStatus | None], object]
 """Hears once what became of a letter on its next hop; None: no answer, or one that says nothing."""
 
 
 class LetterPost:
-    """Nothing waits. What it drops is counted."""
+    """Nothing waits but what is done for peers without UDP, in tasks of `link_requests`."""
 
     def __init__(
         self,
@@ -81,6 +85,7 @@ class LetterPost:
         self._named = SharedBudget(TokenBucket(ALL_NAMED_PER_S, ALL_NAMED_BURST), NAMED_PER_S, NAMED_BURST)
         discovery.handlers[rpc.Kind.SIGNAL] = self._from_udp
         link_requests.quick_handlers[rpc.Kind.SIGNAL] = self._from_link
+        link_requests.handlers[rpc.Kind.SIGNAL] = self._for_peer
         peering.on_disconnected.append(lambda peer: self.routes.link_lost(peer.node_id))
 
     # -- sending ---------------------------------------------------------------------------------------------------
@@ -103,22 +108,23 @@ class LetterPost:
         if peer is None:
             tell(SignalStatus.NOT_THERE)
         else:
-            self._link_requests.request(peer, signal, lambda outcome: tell(_status(outcome)), HOP_LIMIT_S)
+            self._link_requests.request(peer, signal, lambda outcome: tell(_status(outcome)), LINK_LIMIT_S)
 
     # -- what comes ------------------------------------------------------------------------------------------------
 
     def _from_udp(self, session: Session, signal: Signal) -> rpc.Signalled:
         return rpc.Signalled(self._take(Way(session.node_id, session.address), signal))
 
-    def _from_link(self, peer: Peer, signal: Signal) -> rpc.Signalled:
-        return rpc.Signalled(self._take(Way(peer.node_id), signal))
+    def _from_link(self, peer: Peer, signal: Signal) -> rpc.Signalled | None:
+        """None: to be handed to the nodes that the peer names, who are waited for."""
+        way = Way(peer.node_id)
+        if signal.via and signal.target != self._own_id and self._onward(way, signal) is None:
+            return None
+        return rpc.Signalled(self._take(way, signal))
 
     def _take(self, way: Way, signal: Signal) -> SignalStatus:
         """Raises PeerFault for what no honest node sends."""
-        if not signal.hops and signal.sender != way.node_id:
-            raise PeerFault("a letter of somebody else", code="refused")
-        if signal.hops >= MAX_HOPS:
-            raise PeerFault(f"a letter that was passed on {signal.hops} times", code="refused")
+        _require_honest(way, signal)
         now = self._runtime.now()
         if not self._sources.take(_source_of(way), now):
             status = SignalStatus.BUSY
@@ -130,53 +136,101 @@ class LetterPost:
         return status
 
     def _pass_on(self, way: Way, signal: Signal, now: float) -> SignalStatus:
-        onward = self._onward(way, signal, now)
-        if not onward:
+        onward = self._onward(way, signal)
+        if onward is None:
             return SignalStatus.NOT_THERE
+        if not self._admit(way, signal, now):
+            return SignalStatus.BUSY
+        self.send(onward, _passed_on(signal), self._route_checker(signal, onward))
+        return SignalStatus.FORWARDED
+
+    def _onward(self, way: Way, signal: Signal) -> Way | None:
+        if self.linked(signal.target) is not None:
+            return Way(signal.target)
+        route = self.routes.find(signal.target, signal.session, self._runtime.now())
+        return route if route is not None and route.node_id != way.node_id else None
+
+    def _admit(self, way: Way, signal: Signal, now: float) -> bool:
+        """Notes the way back; false where too many sessions begin with this target."""
         is_under_way = self.routes.find(signal.sender, signal.session, now) is not None
         if not is_under_way and not self._targets.take(signal.target.hex(), now):
-            return SignalStatus.BUSY
+            return False
         self.routes.learn(signal.sender, signal.session, way, now)
-        passed_on = msgspec.structs.replace(signal, hops=signal.hops + 1, via=b"")
-        for one in onward:
-            self.send(one, passed_on, self._route_checker(signal, one))
-        return SignalStatus.FORWARDED
+        return True
 
     def _route_checker(self, signal: Signal, way: Way) -> Tell:
         def tell(status: SignalStatus | None) -> None:
-            if status not in (SignalStatus.FORWARDED, SignalStatus.DELIVERED):
+            if status not in PASSED:
                 self.counters["lost"] += 1
                 self.routes.forget(signal.target, signal.session, way)
 
         return tell
 
-    def _onward(self, way: Way, signal: Signal, now: float) -> list[Way]:
-        if self.linked(signal.target) is not None:
-            return [Way(signal.target)]
-        route = self.routes.find(signal.target, signal.session, now)
-        if route is not None and route.node_id != way.node_id:
-            return [route]
-        if signal.via and not signal.hops and way.address is None and self._has_udp():
-            return self._named_by(way, signal.via, now)
-        return []
+    # -- for peers without UDP -------------------------------------------------------------------------------------
 
-    def _named_by(self, way: Way, via: bytes, now: float) -> list[Way]:
+    def _for_peer(self, peer: Peer, signal: Signal) -> rpc.Signalled:
+        """Waits for what becomes of it at the nodes that the peer names."""
+        way = Way(peer.node_id)
+        _require_honest(way, signal)
+        status = self._hand_over(peer, way, signal)
+        self.counters[status.name.lower()] += 1
+        return rpc.Signalled(status)
+
+    def _hand_over(self, peer: Peer, way: Way, signal: Signal) -> SignalStatus:
+        now = self._runtime.now()
+        named = self._named_by(peer, signal.via) if self._has_udp() and not signal.hops else []
+        if not named:
+            return SignalStatus.NOT_THERE
+        if not (self._sources.take(_source_of(way), now) and self._named.take(_source_of(way), now)):
+            return SignalStatus.BUSY
+        if not self._admit(way, signal, now):
+            return SignalStatus.BUSY
+        answers = self._runtime.mailbox(len(named))
+        for one in named:
+            self.send(one, _passed_on(signal), answers.put)
+        return self._best(answers, len(named))
+
+    def _best(self, answers: Mailbox[SignalStatus | None], count: int) -> SignalStatus:
+        """The first that has taken it; else what one of the others says."""
+        said = SignalStatus.NOT_THERE
+        deadline = self._runtime.now() + STRANGER_LIMIT_S
+        for _ in range(count):
+            try:
+                status = answers.get(max(0.0, deadline - self._runtime.now()))
+            except TimedOut:
+                return SignalStatus.BUSY
+            if status in PASSED:
+                return SignalStatus.FORWARDED
+            said = SignalStatus.BUSY if status is not SignalStatus.NOT_THERE else said
+        return said
+
+    def _named_by(self, peer: Peer, via: bytes) -> list[Way]:
         """Raises WireError."""
-        peer = self.linked(way.node_id)
-        if peer is None or not self._named.take(way.node_id.hex(), now):
-            return []
         # Whoever is far away must not make this node write into its own network.
         reach = reach_of(peer.remote[0])
-        contacts = unpack_contacts(via, rpc.MAX_VIA_CONTACTS)
-        usable = [
+        own = (self._own_id, peer.node_id)
+        contacts = [
             contact
-            for contact in contacts
-            if is_worth_telling(contact.ip, reach) and contact.node_id not in (self._own_id, way.node_id)
+            for contact in unpack_contacts(via, rpc.MAX_VIA_CONTACTS)
+            if is_worth_telling(contact.ip, reach) and contact.node_id not in own
         ]
         return [
             Way(contact.node_id, None if self.linked(contact.node_id) is not None else contact.address)
-            for contact in usable[:MAX_VIA]
+            for contact in contacts[:MAX_VIA]
         ]
+
+
+def _require_honest(way: Way, signal: Signal) -> None:
+    """Raises PeerFault."""
+    if not signal.hops and signal.sender != way.node_id:
+        raise PeerFault("a letter of somebody else", code="refused")
+    if signal.hops >= MAX_HOPS:
+        raise PeerFault(f"a letter that was passed on {signal.hops} times", code="refused")
+
+
+def _passed_on(signal: Signal) -> Signal:
+    passed_on: Signal = msgspec.structs.replace(signal, hops=signal.hops + 1, via=b"")
+    return passed_on
 
 
 def _source_of(way: Way) -> str:

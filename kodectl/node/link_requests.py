@@ -37,6 +37,9 @@ MAX_TASKS_PER_PEER = 4
 MAX_TASKS = 64
 """Handlers that wait at this moment."""
 
+Handler = Callable[[Peer, Any], rpc.Body]
+QuickHandler = Callable[[Peer, Any], rpc.Body | None]
+
 Outcome = Any
 """The body of an answer, or the error that `ask` raises."""
 
@@ -66,11 +69,11 @@ class _Served:
 
 class LinkRequests:
     """`handlers` by kind of request may wait; each call runs in a task of its own. `quick_handlers` must not wait, and
-    answer in the call that brought the request. Both raise a KodectlError to refuse."""
+    answer in the call that brought the request, or leave it to the other one (None). Both raise a KodectlError to refuse."""
 
     def __init__(self, runtime: Runtime, scope: Scope, peering: Peering) -> None:
-        self.handlers: dict[int, Callable[[Peer, Any], rpc.Body]] = {}
-        self.quick_handlers: dict[int, Callable[[Peer, Any], rpc.Body]] = {}
+        self.handlers: dict[int, Handler] = {}
+        self.quick_handlers: dict[int, QuickHandler] = {}
         self.counters: Counter[str] = Counter()
         self._runtime = runtime
         self._scope = scope
@@ -147,8 +150,7 @@ class LinkRequests:
         if not served.requests.take(self._runtime.now()):
             self._refuse(peer, request_id, ErrorCode.BUSY, "too many requests")
             return
-        handler = self.quick_handlers.get(kind) or self.handlers.get(kind)
-        if handler is None:
+        if kind not in self.quick_handlers and kind not in self.handlers:
             self._refuse(peer, request_id, ErrorCode.UNKNOWN_KIND, f"message kind {kind}")
             return
         try:
@@ -157,22 +159,27 @@ class LinkRequests:
             self._refuse(peer, request_id, ErrorCode.MALFORMED, error.message)
             return
         self.counters["served"] += 1
-        if kind in self.quick_handlers:
-            self._answer(peer, request_id, _called(handler, peer, body))
-        elif served.tasks >= MAX_TASKS_PER_PEER or self._tasks >= MAX_TASKS:
-            self._refuse(peer, request_id, ErrorCode.BUSY, "too much is under way")
+        quick = self.quick_handlers.get(kind)
+        answer = _called(quick, peer, body) if quick is not None else None
+        if answer is not None:
+            self._answer(peer, request_id, answer)
         else:
-            served.tasks += 1
-            self._tasks += 1
-            self._scope.spawn(
-                f"request of {peer.node_id.hex()[:8]}", self._serve, peer, served, request_id, handler, body
-            )
+            self._begin(peer, served, request_id, self.handlers[kind], body)
 
-    def _serve(
-        self, peer: Peer, served: _Served, request_id: int, handler: Callable[[Peer, Any], rpc.Body], body: Any
-    ) -> None:
+    def _begin(self, peer: Peer, served: _Served, request_id: int, handler: Handler, body: Any) -> None:
+        if served.tasks >= MAX_TASKS_PER_PEER or self._tasks >= MAX_TASKS:
+            self._refuse(peer, request_id, ErrorCode.BUSY, "too much is under way")
+            return
+        served.tasks += 1
+        self._tasks += 1
+        name = f"request of {peer.node_id.hex()[:8]}"
+        self._scope.spawn(name, self._serve, peer, served, request_id, handler, body)
+
+    def _serve(self, peer: Peer, served: _Served, request_id: int, handler: Handler, body: Any) -> None:
         try:
-            self._answer(peer, request_id, _called(handler, peer, body))
+            answer = _called(handler, peer, body)
+            assert answer is not None
+            self._answer(peer, request_id, answer)
         finally:
             served.tasks -= 1
             self._tasks -= 1
@@ -194,7 +201,7 @@ class LinkRequests:
         return served
 
 
-def _called(handler: Callable[[Peer, Any], rpc.Body], peer: Peer, body: Any) -> rpc.Body:
+def _called(handler: QuickHandler, peer: Peer, body: Any) -> rpc.Body | None:
     try:
         return handler(peer, body)
     except WireError as error:

@@ -233,7 +233,7 @@ class Node:
         return reports.status(self)
 
     def nat(self) -> NatView:
-        return self.nat_traversal.view()
+        return self.connectivity.view(self.nat_traversal.view())
 
     def peers(self, sort: str | None = None, direction: str | None = None) -> PeersView:
         """Raises LocalMisuse for a sort key or direction that does not exist."""

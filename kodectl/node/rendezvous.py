@@ -31,7 +31,8 @@ ECHO_LIMIT_S = 2.0
 ECHO_EVERY_S = 120.0
 RETRY_S = 60.0
 """Before a peer that passed nothing on is tried again."""
-LOOK_EVERY_S = 5.0
+LOOK_EVERY_S = 2.0
+"""Whether it is still needed; links that come and go are heard of at once."""
 STORE_LIMIT_S = 15.0
 """For a peer to look up who is to hold a record, and to write it there."""
 DELEGATES = 2

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from kodectl.core.limits import SharedBudget, TokenBucket
 from kodectl.core.signal_routes import Way
 from kodectl.errors import KodectlError, NegativeAnswer, PeerFault
-from kodectl.node.conversation import Conversation, Hop
+from kodectl.node.conversation import SIDE_BY_SIDE, Conversation, Hop
 from kodectl.node.delegation import Delegation
 from kodectl.node.discovery import Discovery
 from kodectl.node.kademlia import Kademlia
@@ -70,7 +70,7 @@ MAX_DELEGATES = 3
 DELEGATED_LIMIT_S = 8.0
 """For each to do it."""
 FIND_AGAIN_LIMIT_S = 8.0
-MAX_CARRIERS = 4
+MAX_CARRIERS = 3
 """Linked peers that are asked to hand letters to nodes this one cannot write to."""
 
 
@@ -124,23 +124,32 @@ class Signalling:
 
     def locate(self, node_id: bytes, limit_s: float) -> Located:
         """Waits. Raises NegativeAnswer (code not_found), or Stopped."""
+        deadline = self._runtime.now() + limit_s
+        own_lookup: list[Seeker] = [self._seek] if self._has_udp() else []
+        # Whoever has no UDP may not know it yet; its peers do not find what is nowhere either.
+        for seekers in (own_lookup, self._delegates()):
+            located = self._first(node_id, seekers, deadline)
+            if located is not None:
+                return located
+        raise NegativeAnswer("no node of the network knows where it is", code="not_found")
+
+    def _first(self, node_id: bytes, seekers: list[Seeker], deadline: float) -> Located | None:
+        """Of those who seek side by side, what the first to find it has found."""
         answers = self._runtime.mailbox(MAX_DELEGATES)
-        seekers = [self._seek] if self._has_udp() else self._delegates()
 
         def run(seeker: Seeker) -> None:
             answers.put(seeker(node_id))
 
         for seeker in seekers:
             self._scope.spawn(f"locate {node_id.hex()[:8]}", run, seeker)
-        deadline = self._runtime.now() + limit_s
         for _ in seekers:
             try:
                 located = self._located(node_id, answers.get(max(0.0, deadline - self._runtime.now())))
             except TimedOut:
-                break
+                return None
             if located is not None:
                 return located
-        raise NegativeAnswer("no node of the network knows where it is", code="not_found")
+        return None
 
     def _seek(self, node_id: bytes) -> Sought:
         return seek(self._kademlia, self._values, node_id)
@@ -204,10 +213,10 @@ class Signalling:
         contacts = [*([located.contact] if located.contact is not None else []), *located.rendezvous]
         linked = [contact for contact in contacts if self.post.linked(contact.node_id) is not None]
         strangers = [contact for contact in contacts if contact not in linked]
-        hops = [Hop(Way(contact.node_id)) for contact in linked]
-        if self._has_udp():
-            return hops + [Hop(Way(contact.node_id, contact.address)) for contact in strangers]
-        return hops + self._carried(strangers)
+        carried = self._carried(strangers)
+        own = [Hop(Way(contact.node_id, contact.address)) for contact in strangers] if self._has_udp() else []
+        # Peers carry what does not get through by itself, for whatever reason.
+        return [Hop(Way(contact.node_id)) for contact in linked] + own[:SIDE_BY_SIDE] + carried + own[SIDE_BY_SIDE:]
 
     def _carried(self, strangers: list[Contact]) -> list[Hop]:
         """Through peers, each of which hands a letter to two of the nodes."""

@@ -116,19 +116,6 @@ class ConnectView(msgspec.Struct, frozen=True):
     stage: str | None = None
 
 
-class RelayView(msgspec.Struct, frozen=True):
-    """What this node relays for others. `unreachable`: it would, and strangers do not get through to it."""
-
-    state: Literal["on", "off", "unreachable"]
-    address: str | None
-    allocations: int
-    max_allocations: int
-    relayed_bytes: int
-    relayed_packets: int
-    granted: int
-    refused: int
-
-
 class DisconnectView(msgspec.Struct, frozen=True):
     id: str
     disconnected: bool
@@ -181,6 +168,19 @@ class PortMappingView(msgspec.Struct, frozen=True):
     double_nat: bool | None
 
 
+class RelayView(msgspec.Struct, frozen=True):
+    """What this node relays for others. `unreachable`: it would, and strangers do not get through to it."""
+
+    state: Literal["on", "off", "unreachable"]
+    address: str | None
+    allocations: int
+    max_allocations: int
+    relayed_bytes: int
+    relayed_packets: int
+    granted: int
+    refused: int
+
+
 class NatView(msgspec.Struct, frozen=True):
     """How the node is seen from outside, as far as it is known; null is unknown.
 
@@ -210,6 +210,12 @@ class NatView(msgspec.Struct, frozen=True):
     checked_s: float | None
     """Since the last conclusion."""
     advice: str | None
+    rendezvous: list[str] | None = None
+    """Node ids through which it can be told that somebody wants to connect; null where it needs none."""
+    relays: int = 0
+    """Of peers, with credentials at hand."""
+    relay: RelayView | None = None
+    """What it does for others."""
 
 
 NO_MAPPING = PortMappingView("off", None, None, None, None, None, None, None, None, None)
