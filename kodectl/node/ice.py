@@ -6,14 +6,14 @@
     pair = session.wait_connected(15.0)
     session.send(b"...")
 
-A server that does not answer holds nothing up: what it would have given is added when it comes, and until then the rest
-is used.
+Both sides keep every path that works alive, and data goes on the best: `on_path` tells which that is. A socket may be shared
+by many sessions (`IceTerms.shared`, `hears`), and bases may come from elsewhere (`adopt`).
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from kodectl.core.ice import local as candidates
@@ -22,20 +22,10 @@ from kodectl.core.ice.checks import Credentials
 from kodectl.core.ice.effects import Effect, Failed, Lost, Received, Selected, Transmit
 from kodectl.core.ice.local import MAX_LOCAL_PREFERENCE
 from kodectl.core.ice.pairs import Pair
-from kodectl.errors import EnvironmentFault, KodectlError, NegativeAnswer
-from kodectl.node.ice_bases import (
-    FAMILIES,
-    Allocate,
-    Relay,
-    RelayBase,
-    SendingBase,
-    SocketBase,
-    family_of,
-    host_addresses,
-)
-from kodectl.node.ice_watch import InterfaceWatch
-from kodectl.runtime.base import Address, LocalNetwork, Runtime, Scope, Timer
-from kodectl.wire.addresses import scope_of
+from kodectl.errors import KodectlError, NegativeAnswer
+from kodectl.node.ice_bases import FAMILIES, Allocate, Relay, SendingBase
+from kodectl.node.ice_gathering import Gathering, IceTerms
+from kodectl.runtime.base import Address, Runtime, Scope, Timer
 from kodectl.wire.candidates import TCP, Candidate, CandidateType, require_credentials
 
 __all__ = [
@@ -53,11 +43,8 @@ __all__ = [
 
 UFRAG_BYTES, PASSWORD_BYTES = 6, 18
 """8 and 24 characters; RFC 8445, section 5.3, wants 24 and 128 bits at least."""
-GATHERING_PACE_S = 0.005
-"""Between the first requests to servers: the least Ta (RFC 8445, section 14.2)."""
 PATIENCE_S = 0.8
 """For servers, before the description goes out without them: a lost request and its repetition, and a round trip."""
-RESOLVE_TIMEOUT_S = 5.0
 
 
 class Description(NamedTuple):
@@ -75,26 +62,6 @@ class SelectedPair(NamedTuple):
     local: Candidate
     remote: Candidate
     is_relayed: bool
-
-
-class IceTerms(NamedTuple):
-    is_controlling: bool
-    stun_servers: tuple[Address, ...] = ()
-    """Hosts may be names."""
-    relays: tuple[Allocate, ...] = ()
-    families: tuple[int, ...] = FAMILIES
-    is_relay_only: bool = False
-    shared: SendingBase | None = None
-    """A socket that others use too, bound to all addresses of its family: no other one is opened for that. Whoever has it
-    hands to `received` what `hears` says is this session's."""
-    keeps_paths: bool = True
-    """The other side keeps all its paths alive too. False for one that may be any agent, and does as the RFCs have it."""
-    interfaces: InterfaceWatch | None = None
-    """Tells when this machine's addresses change: new ones become candidates, and what has no address any more is closed."""
-
-
-Errand = tuple[str, Callable[[], None]]
-"""A name, and what waits for a server."""
 
 
 class IceSession:
@@ -115,7 +82,7 @@ class IceSession:
         """For trickling: a candidate of ours, as soon as there is one."""
         self.on_lost: Callable[[], None] = lambda: None
         """The peer has not answered for half a minute, and nothing may be sent: `restart` finds another path."""
-        self.faults: list[KodectlError] = []
+        self.gathering = Gathering(runtime, scope, terms, self)
         self.agent = Agent(
             is_controlling=terms.is_controlling,
             credentials=new_credentials(runtime),
@@ -124,10 +91,7 @@ class IceSession:
             rng=runtime.rng,
             keeps_paths=terms.keeps_paths,
         )
-        self._bases: list[SendingBase] = []
-        self._relays: list[RelayBase] = []
         self._adopted: list[SendingBase] = []
-        self._gathering = 0
         self.gathered = runtime.event()
         """All candidates are there, or will never be."""
         self._has_any = runtime.event()
@@ -137,7 +101,6 @@ class IceSession:
         self._has_failed = False
         self._path: Pair | None = None
         """As `on_path` was told."""
-        self._unwatch: Callable[[], None] = lambda: None
         self._timer: Timer | None = None
         self._due_at: float | None = None
         self._closed = False
@@ -148,17 +111,7 @@ class IceSession:
         """Waits until all candidates are there, at most `patience_s`; without any, until the first one, at most `limit_s`.
         Those that come later are used all the same."""
         self._scope.on_close(self.close)
-        if self._terms.interfaces is not None:
-            self._unwatch = self._terms.interfaces.subscribe(self._interfaces_changed)
-        errands = self._reflexive_errands(self._open_sockets(self._host_addresses(self._runtime.local_network())))
-        errands += [
-            (f"relayed {number} ipv{family}", self._relayed_errand(allocate, family))
-            for number, allocate in enumerate(self._terms.relays)
-            for family in self._terms.families
-        ]
-        self._start_errands(errands)
-        if not errands:
-            self._errands_done()
+        self.gathering.start()
         self.gathered.wait(patience_s)
         if limit_s > patience_s:
             self._has_any.wait(limit_s - patience_s)
@@ -168,7 +121,7 @@ class IceSession:
     def description(self) -> Description:
         """As far as it is known."""
         told = (local.candidate for local in self.agent.local_candidates if local.base not in self._adopted)
-        return Description(*self.agent.credentials, tuple(told), is_complete=not self._gathering)
+        return Description(*self.agent.credentials, tuple(told), is_complete=self.gathering.is_complete)
 
     def add_local(self, candidate: candidates.LocalCandidate) -> None:
         """One of this session's own, or from elsewhere: on a shared socket, or as peers see one. What arrives at a base
@@ -193,7 +146,6 @@ class IceSession:
         if self._closed:
             base.close()
             return
-        self._bases.append(base)
         self._adopted.append(base)
         now = self._runtime.now()
         if remote is None:
@@ -206,140 +158,54 @@ class IceSession:
 
     def dismiss(self, base: SendingBase) -> None:
         """It is gone, and all ways over it."""
-        if self._closed or base not in self._bases:
+        if self._closed or not (self._renounce(base) or self.gathering.remove(base)):
             return
-        self._bases.remove(base)
-        self._relays = [relay for relay in self._relays if relay is not base]
-        self._adopted = [adopted for adopted in self._adopted if adopted is not base]
         self._do(self.agent.forget(base, self._runtime.now()))
+
+    def _renounce(self, base: SendingBase) -> bool:
+        known = len(self._adopted)
+        self._adopted = [adopted for adopted in self._adopted if adopted is not base]
+        return len(self._adopted) < known
 
     @property
     def bases(self) -> tuple[SendingBase, ...]:
         """Those that are closed with this session."""
-        return tuple(self._bases)
+        return (*self.gathering.bases, *self._adopted)
 
-    def _preference_of(self, base: SendingBase) -> int:
-        known = [local.candidate for local in self.agent.local_candidates if local.base is base]
-        return candidates.local_preference_of(known[0]) if known else MAX_LOCAL_PREFERENCE
+    @property
+    def faults(self) -> list[KodectlError]:
+        """What went wrong while gathering."""
+        return self.gathering.faults
 
-    def _interfaces_changed(self) -> None:
-        """What has gone may have taken the path along, or only a way that nobody used; what has come may be better."""
-        network = self._runtime.local_network()
-        present = network.addresses
-        shared = self._terms.shared
-        for base in self.bases:
-            if isinstance(base, SocketBase) and base.address[0] not in present:
-                base.close()
-                self.dismiss(base)
-        for local in self.agent.local_candidates:
-            address = local.candidate.address
-            if local.base is shared and local.candidate.type is CandidateType.HOST and address[0] not in present:
-                self.agent.forget_address(local.base, address)
-        # A machine that has lost its last address is not to offer its loopback ones.
-        usable = [ip for ip in self._host_addresses(network) if scope_of(ip) != "loopback"]
-        self._start_errands(self._reflexive_errands(self._open_sockets(usable)))
-        self.doubt()
+    # For gathering
 
-    def _host_addresses(self, network: LocalNetwork) -> list[str]:
-        return [] if self._terms.is_relay_only else host_addresses(network, self._terms.families)
+    @property
+    def local_candidates(self) -> tuple[candidates.LocalCandidate, ...]:
+        return self.agent.local_candidates
 
-    def _open_sockets(self, ips: Iterable[str]) -> list[SocketBase]:
-        """For each of the addresses that has none yet."""
-        sockets = []
-        shared = self._terms.shared
-        served = {base.address[0] for base in self._bases if isinstance(base, SocketBase)}
-        for number, ip in enumerate(ips):
-            if ip in served:
-                continue
-            if shared is not None and family_of(ip) == family_of(shared.address[0]):
-                self.add_local(candidates.host(shared, MAX_LOCAL_PREFERENCE - number, (ip, shared.address[1])))
-                continue
-            try:
-                base = SocketBase(self._runtime, ip, zones.get(ip), MAX_LOCAL_PREFERENCE - number, self.received)
-            except EnvironmentFault as fault:
-                self.faults.append(fault)
-                continue
-            sockets.append(base)
-            self._bases.append(base)
-            self.add_local(candidates.host(base, base.preference))
-        return sockets
+    @property
+    def remote_candidates(self) -> tuple[Candidate, ...]:
+        return self.agent.remote_candidates
 
-    def _start_errands(self, errands: list[Errand]) -> None:
-        self._gathering += len(errands)
-        for number, (name, errand) in enumerate(errands):
-            self._scope.spawn(f"ice {name}", self._run_errand, errand, number * GATHERING_PACE_S)
+    def forget_address(self, base: SendingBase, address: Address) -> None:
+        self.agent.forget_address(base, address)
 
-    def _run_errand(self, errand: Callable[[], None], delay_s: float) -> None:
-        try:
-            if delay_s:
-                self._scope.sleep(delay_s)
-            errand()
-        except KodectlError as fault:
-            self.faults.append(fault)
-        finally:
-            self._gathering -= 1
-            if not self._gathering:
-                self._errands_done()
-
-    def _errands_done(self) -> None:
+    def gathered_all(self) -> None:
         self.gathered.set()
         self._has_any.set()
         if not self._closed:
             self._do(self.agent.local_done(self._runtime.now()))
 
-    def _reflexive_errands(self, sockets: Iterable[SocketBase]) -> list[Errand]:
-        return [
-            (f"reflexive {server[0]} {base.address[0]}", self._reflexive_errand(base, server))
-            for server in self._terms.stun_servers
-            for base in sockets
-        ]
-
-    def _reflexive_errand(self, base: SocketBase, server: Address) -> Callable[[], None]:
-        def errand() -> None:
-            for ip in self._runtime.resolve(server[0], RESOLVE_TIMEOUT_S, self._scope):
-                if family_of(ip) == base.family:
-                    mapped = base.stun.ask((ip, server[1])).mapped
-                    if mapped != base.address:
-                        self.add_local(candidates.server_reflexive(base, mapped, ip, base.preference))
-                    return
-
-        return errand
-
-    def _relayed_errand(self, allocate: Allocate, family: int) -> Callable[[], None]:
-        def errand() -> None:
-            relay = allocate(family)
-            if self._closed:
-                relay.close()
-                return
-            self._adopt_relay(relay)
-
-        return errand
-
-    def _adopt_relay(self, relay: Relay) -> None:
-        base = RelayBase(relay, self.received)
-        self._bases.append(base)
-        self._relays.append(base)
-
-        def moved() -> None:
-            self.dismiss(base)
-            self._adopt_relay(relay)
-
-        def lost(error: KodectlError) -> None:
-            self.dismiss(base)
-            self.faults.append(error)
-
-        relay.on_moved, relay.on_lost = moved, lost
-        # Before the first check: what arrives there unpermitted is lost, and repeated half a second later.
-        self._permit([base], self.agent.remote_candidates)
-        preference = MAX_LOCAL_PREFERENCE - len(self._relays)
-        self.add_local(candidates.relayed(base, relay.mapped, relay.server[0], preference))
+    def _preference_of(self, base: SendingBase) -> int:
+        known = [local.candidate for local in self.agent.local_candidates if local.base is base]
+        return candidates.local_preference_of(known[0]) if known else MAX_LOCAL_PREFERENCE
 
     # The peer
 
     def set_remote(self, remote: Description) -> None:
         """Raises WireError for credentials that are none."""
         require_credentials(remote.ufrag, remote.password)
-        self._permit(self._relays, remote.candidates)
+        self.gathering.permit(remote.candidates)
         credentials = Credentials(remote.ufrag, remote.password)
         self._do(self.agent.set_remote(credentials, remote.candidates, self._runtime.now()))
         if remote.is_complete:
@@ -347,7 +213,7 @@ class IceSession:
 
     def add_remote(self, candidate: Candidate) -> None:
         """One that trickled in."""
-        self._permit(self._relays, [candidate])
+        self.gathering.permit([candidate])
         self._do(self.agent.add_remote(candidate, self._runtime.now()))
 
     def remote_done(self) -> None:
@@ -359,12 +225,6 @@ class IceSession:
         self._settled.clear()
         self._do(self.agent.restart(new_credentials(self._runtime), self._runtime.now()))
         return self.description
-
-    @staticmethod
-    def _permit(bases: Iterable[RelayBase], remotes: Iterable[Candidate]) -> None:
-        ips = dict.fromkeys(candidate.address[0] for candidate in remotes if candidate.is_usable)
-        for base in bases:
-            base.relay.permit([ip for ip in ips if family_of(ip) == family_of(base.address[0])])
 
     # The connection
 
@@ -423,10 +283,10 @@ class IceSession:
         if self._closed:
             return
         self._closed = True
-        self._unwatch()
         if self._timer is not None:
             self._timer.cancel()
-        for base in self._bases:
+        self.gathering.close()
+        for base in self._adopted:
             base.close()
         for event in (self.gathered, self._has_any, self._settled):
             event.set()

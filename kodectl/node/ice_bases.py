@@ -110,8 +110,9 @@ def host_addresses(network: LocalNetwork, families: Iterable[int] = FAMILIES) ->
     wanted = set(families)
     zones = dict(network.zones)
     own = [ip for ip in dict.fromkeys(network.addresses) if family_of(ip) in wanted and _is_candidate(ip)]
-    usable = [ip for ip in own if not _is_link_local6(ip) or ip in zones]
-    chosen = [ip for ip in usable if not _is_link_local6(ip) and scope_of(ip) != "loopback"] or usable
+    loopback = [ip for ip in own if scope_of(ip) == "loopback"]
+    link_local = [ip for ip in own if is_link_local6(ip) and ip in zones]
+    chosen = [ip for ip in own if ip not in loopback and not is_link_local6(ip)] or link_local or loopback
     chosen.sort(key=lambda ip: ip not in (network.source, network.source6))
     turns = zip_longest(*([ip for ip in chosen if family_of(ip) == family] for family in (6, 4)))
     return [ip for ip in chain.from_iterable(turns) if ip is not None][:MAX_ADDRESSES]
@@ -124,5 +125,5 @@ def _is_candidate(ip: str) -> bool:
     return scope_of(ip) not in ("unspecified", "multicast")
 
 
-def _is_link_local6(ip: str) -> bool:
+def is_link_local6(ip: str) -> bool:
     return family_of(ip) == 6 and scope_of(ip) == "link_local"

@@ -54,6 +54,8 @@ class LocalNetwork(NamedTuple):
     """The next hop of the IPv4 default route."""
     source6: str | None
     gateway6: str | None
+    zones: tuple[tuple[str, str], ...] = ()
+    """Of the link-local IPv6 addresses among them: address and interface. A socket is bound to `ADDRESS%INTERFACE`."""
 
 
 class Event(Protocol):

@@ -22,13 +22,16 @@ HAS_GATEWAY = 0x2
 def read_local_network() -> LocalNetwork:
     """See `runtime.base.Runtime.local_network`."""
     (source, source6) = (_source(family, elsewhere) for family, elsewhere in ELSEWHERE)
-    return LocalNetwork(_addresses(), source, _gateway(), source6, _gateway6())
+    addresses = [address.partition("%") for address in _addresses()]
+    zones = tuple((ip, zone) for ip, _, zone in addresses if zone)
+    return LocalNetwork(tuple(ip for ip, _, _ in addresses), source, _gateway(), source6, _gateway6(), zones)
 
 
 def _addresses() -> tuple[str, ...]:
+    """Link-local IPv6 ones with their interface."""
     up = {name for name, state in psutil.net_if_stats().items() if state.isup}
     return tuple(
-        entry.address.partition("%")[0]
+        entry.address
         for name, entries in psutil.net_if_addrs().items()
         for entry in entries
         if name in up and entry.family in (socket.AF_INET, socket.AF_INET6)

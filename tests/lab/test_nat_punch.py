@@ -32,6 +32,11 @@ addr add 20.1.0.1/24 dev card
 addr add 2a00:1::1/64 dev card nodad
 link set card up
 """
+LINK_LOCAL = """link set lo up
+link set card addrgenmode none
+link set card up
+addr add fe80::{number}/64 dev card nodad
+"""
 LOSS = 0.2
 
 Agent = Callable[..., list[str]]
@@ -159,6 +164,24 @@ def test_each_family(home: Path, agent: Agent, family: str, roles: tuple[str, st
         ends = [one.end(), other.end()]
     assert_connected(ends)
     assert ("[" in event(ends[0][1], "connected")["local"]) == (family == "6")
+
+
+def test_link_local_addresses_alone(home: Path) -> None:
+    """Two machines and a cable, and nobody who gives them addresses."""
+    with closing(Namespace("one")) as one, closing(Namespace("other")) as other:
+        one.configure(["ip", "-batch", "-"], f"link add card type veth peer name card netns {other.path}\n")
+        for number, place in enumerate((one, other), start=1):
+            place.configure(["ip", "-batch", "-"], LINK_LOCAL.format(number=number))
+        ends = [
+            Program(
+                us(role), lambda command, place=place, **options: place.popen(command, env=environment(home), **options)
+            )
+            for role, place in (("controlling", one), ("controlled", other))
+        ]
+        introduce(*ends)
+        outcomes = [end.end() for end in ends]
+    assert_connected(outcomes)
+    assert event(outcomes[0][1], "connected")["remote"].startswith("[fe80::2]:")
 
 
 def test_loopback_alone(home: Path) -> None:
