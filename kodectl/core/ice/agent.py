@@ -23,6 +23,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
+from kodectl.core.ice.answering import Answering
 from kodectl.core.ice.book import CandidateBook
 from kodectl.core.ice.checks import RTO_S, Check, Checks, Credentials, Peer, Role
 from kodectl.core.ice.consent import Consent
@@ -30,16 +31,7 @@ from kodectl.core.ice.effects import Effect, Failed, Lost, Received, Selected, T
 from kodectl.core.ice.live import LivePaths
 from kodectl.core.ice.local import Base, LocalCandidate, local_preference_of, priority_of
 from kodectl.core.ice.pairs import CheckList, Pair, PairState
-from kodectl.core.ice.requests import (
-    ROLE_CONFLICT,
-    Requested,
-    answer,
-    is_for,
-    mapped_in,
-    named_ufrag,
-    read_request,
-    refusal,
-)
+from kodectl.core.ice.requests import ROLE_CONFLICT, Requested, mapped_in, named_ufrag
 from kodectl.core.limits import TokenBucket
 from kodectl.errors import WireError
 from kodectl.wire.candidates import Address, Candidate, CandidateType
@@ -91,8 +83,7 @@ class Agent:
         rng: random.Random,
         keeps_paths: bool = False,
     ) -> None:
-        self.role = Role(is_controlling, tie_breaker)
-        self.credentials = credentials
+        self._answering = Answering(Role(is_controlling, tie_breaker), credentials, random_bytes)
         self._random_bytes = random_bytes
         self._rng = rng
         self._book = CandidateBook()
@@ -100,7 +91,6 @@ class Agent:
         self._checks = Checks(random_bytes)
         self._early: dict[tuple[Base, Address], Requested] = {}
         self._peer: Peer | None = None
-        self._former: Credentials | None = None
         self._local_done = self._remote_done = False
         self._keeps_paths = keeps_paths
         self._upkeep: Consent | LivePaths | None = LivePaths(rng, random_bytes) if keeps_paths else None
@@ -117,6 +107,14 @@ class Agent:
         self._effects: list[Effect] = []
 
     # What is known
+
+    @property
+    def role(self) -> Role:
+        return self._answering.role
+
+    @property
+    def credentials(self) -> Credentials:
+        return self._answering.credentials
 
     @property
     def selected(self) -> Pair | None:
@@ -151,7 +149,7 @@ class Agent:
             return False
         if ufrag is None:
             return self.expects(data[HEADER_SIZE - ID_SIZE : HEADER_SIZE])
-        return ufrag == self.credentials.ufrag or (self._former is not None and ufrag == self._former.ufrag)
+        return self._answering.is_named(ufrag)
 
     def expects(self, transaction_id: bytes) -> bool:
         """Whether an answer with this id is to a request of ours."""
@@ -200,10 +198,7 @@ class Agent:
     def restart(self, credentials: Credentials, now: float) -> list[Effect]:
         """Begins anew (RFC 8445, section 9), with the candidates there are. The path in use stays until a new pair is
         selected, as long as the peer consents."""
-        if self._former is None or self._valid_since is not None:
-            # Else nothing has come of those of now, and the paths there are go by those of before.
-            self._former = self.credentials
-        self.credentials = credentials
+        self._answering.restart(credentials, is_used=self._valid_since is not None)
         self._peer = None
         self._book.forget_remotes()
         self._early.clear()
@@ -392,7 +387,8 @@ class Agent:
             return
         # Section 7.2.5.1. The check may be from before the last turn.
         if check.role.is_controlling == self.role.is_controlling:
-            self._turn(not check.role.is_controlling, new_tie_breaker=True)
+            self._answering.turn(not check.role.is_controlling, new_tie_breaker=True)
+            self._turned()
         if check is self._nominating:
             self._nominating = None
         if check.pair.state is not PairState.SUCCEEDED:
@@ -420,50 +416,24 @@ class Agent:
     # Requests
 
     def _requested(self, base: Base, data: bytes, message: Message, sender: Address, now: float) -> None:
-        if self._former is not None and is_for(message, self._former):
-            self._requested_before_restart(base, data, message, sender)
+        before = self.role
+        reply, requested = self._answering.take(data, message, sender)
+        if self.role != before:
+            self._turned()
+        if reply is not None:
+            self._effects.append(Transmit(base, reply, sender))
+        if requested is None:
             return
-        requested = read_request(data, message, self.credentials)
-        if not isinstance(requested, Requested):
-            if requested is not None:
-                self._effects.append(Transmit(base, requested, sender))
-            return
-        if not self._agrees_on_roles(requested):
-            refused = refusal(message, ROLE_CONFLICT, "Role Conflict", self.credentials)
-            self._effects.append(Transmit(base, refused, sender))
-            return
-        self._effects.append(Transmit(base, answer(message, sender, self.credentials), sender))
         if self._peer is not None:
             self._checked_by_peer(requested, base, sender, now)
         elif (base, sender) in self._early or len(self._early) < MAX_EARLY:
-            before = self._early.get((base, sender))
-            nominates = requested.nominates or (before is not None and before.nominates)
+            early = self._early.get((base, sender))
+            nominates = requested.nominates or (early is not None and early.nominates)
             self._early[base, sender] = requested._replace(nominates=nominates)
 
-    def _requested_before_restart(self, base: Base, data: bytes, message: Message, sender: Address) -> None:
-        """The peer has not heard of the restart yet, and asks for consent."""
-        assert self._former is not None
-        requested = read_request(data, message, self._former)
-        reply = answer(message, sender, self._former) if isinstance(requested, Requested) else requested
-        if reply is not None:
-            self._effects.append(Transmit(base, reply, sender))
-
-    def _agrees_on_roles(self, requested: Requested) -> bool:
-        """Section 7.3.1.1; false: the peer has to change its role."""
-        theirs = requested.role
-        if theirs is None or theirs.is_controlling != self.role.is_controlling:
-            return True
-        is_ours = self.role.tie_breaker >= theirs.tie_breaker
-        if is_ours == self.role.is_controlling:
-            return False
-        self._turn(is_ours)
-        return True
-
-    def _turn(self, is_controlling: bool, *, new_tie_breaker: bool = False) -> None:
-        tie_breaker = int.from_bytes(self._random_bytes(8)) if new_tie_breaker else self.role.tie_breaker
-        self.role = Role(is_controlling, tie_breaker)
+    def _turned(self) -> None:
         self._nominating = None
-        self._list.turn(is_controlling)
+        self._list.turn(self.role.is_controlling)
 
     def _checked_by_peer(self, requested: Requested, base: Base, sender: Address, now: float) -> None:
         """Sections 7.3.1.3 to 7.3.1.5: the pair it came on is heard of, checked from this side, and maybe nominated."""
@@ -520,7 +490,7 @@ class Agent:
         self._selected = pair
         self._nominating = None
         if not self._keeps_paths:
-            self._former = None
+            self._answering.forget_former()
             self._checks.give_up_all()
             self._upkeep = Consent(pair, self._peer, now, self._rng, self._random_bytes)
         self._effects.append(Selected(pair))
