@@ -138,3 +138,26 @@ def record(key: Ed25519PrivateKey, place: bytes, sequence: int, expiry: int, val
     head = b"\1" + key.public_key().public_bytes_raw() + place
     head += sequence.to_bytes(8, "big") + expiry.to_bytes(8, "big") + len(value).to_bytes(2, "big") + value
     return head + key.sign(b"kodechain record v1" + head)
+
+
+LETTER_CONTEXT = b"kodechain offer v1"
+
+
+def letter(
+    key: Ed25519PrivateKey, target: bytes, session: bytes, time_ms: int, kind: int = 1, number: int = 1, heard: int = 0
+) -> bytes:
+    """Without candidates, or anything else but a ufrag and a password where it is an offer."""
+    public = key.public_key().public_bytes_raw()
+    content = bytes((kind, 1, 0)) + bytes(2) + number.to_bytes(2, "big") * 2 + heard.to_bytes(2, "big")
+    content += time_ms.to_bytes(8, "big")
+    content += b"\4ufrg" + b"\x16password-of-22-letters" + bytes(1) + bytes(2) + bytes(1)
+    signed = LETTER_CONTEXT + target + hashlib.sha256(public).digest() + session + content
+    return key.sign(signed) + public + content
+
+
+def check_letter(packed: bytes, target: bytes, sender: bytes, session: bytes) -> tuple[int, int]:
+    """Kind, and the number up to which all of ours have been heard."""
+    signature, public, content = packed[:64], packed[64:96], packed[96:]
+    assert hashlib.sha256(public).digest() == sender
+    Ed25519PublicKey.from_public_bytes(public).verify(signature, LETTER_CONTEXT + target + sender + session + content)
+    return content[0], int.from_bytes(content[9:11], "big")

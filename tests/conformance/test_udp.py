@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gevent import socket
-from second_implementation import Callee, Caller, message, msgpack, record
+from second_implementation import Callee, Caller, check_letter, letter, message, msgpack, record
 
 from kodectl.core.identity import Identity
 from kodectl.node.node import Node
@@ -21,11 +21,13 @@ from kodectl.runtime.green import GreenRuntime
 from kodectl.settings import NodeSettings
 from kodectl.wire.suite import RealSuite
 
+SIGNAL, SIGNALLED = 11, 12
 PROBE, PROBED = 13, 14
+FORWARDED, DELIVERED, NOT_LINKED = 0, 1, 2
 KNOCKING, NOT_THERE = 0, 2
 PING, PONG, FIND_NODE, NODES, STORE, STORED, FIND_VALUE, VALUES, PEER_REQUEST, PEER_RESPONSE = range(1, 11)
 ERROR = 0
-UNKNOWN_KIND, MALFORMED = 1, 2
+UNKNOWN_KIND, MALFORMED, REFUSED = 1, 2, 4
 BAD_TOKEN, OLD_SEQUENCE, EXPIRED, BAD_SIGNATURE, BAD_RECORD = 1, 2, 4, 5, 6
 RESET_TYPE, MESSAGE_TYPE, CHALLENGE_TYPE, HANDSHAKE_TYPE = 0x0C, 0x0B, 0x09, 0x0A
 CLIENT = 1
@@ -43,10 +45,10 @@ class SettableClock(GreenRuntime):
 
 
 class Target:
-    def __init__(self) -> None:
+    def __init__(self, name: bytes = b"target") -> None:
         self.runtime = SettableClock()
         settings = NodeSettings(listen_host="127.0.0.1", tcp_port=0, udp_port=0, lan=False, nat="none")
-        self.node = Node(self.runtime, settings, Identity(RealSuite(), b"target".ljust(32)))
+        self.node = Node(self.runtime, settings, Identity(RealSuite(), name.ljust(32)))
         self.node.start()
         self.id = self.node.identity.node_id
         self.address = ("127.0.0.1", self.node.udp_port)
@@ -71,6 +73,7 @@ class Peer:
         self.number = next(SEEDS)
         self.caller = self.make_caller()
         self.request_id = 100
+        self.signals: list = []
 
     def make_caller(self, nonce: int = 0) -> Caller:
         unique = hashlib.sha256(b"%d %d" % (self.number, nonce)).digest()
@@ -112,6 +115,26 @@ class Peer:
         )
         assert request_id == self.request_id
         return answer_kind, answer
+
+    def ask_beside_letters(self, kind: int, body) -> tuple[int, object]:
+        """As `ask`, where letters may come before the answer; they wait for `next_signal`."""
+        self.request_id += 1
+        self.send(self.caller.seal(message(kind, self.request_id, body)))
+        while True:
+            answer_kind, request_id, answer = self.opened(self.receive())
+            if answer_kind != SIGNAL:
+                assert request_id == self.request_id
+                return answer_kind, answer
+            self.signals.append(answer)
+
+    def next_signal(self) -> list:
+        """Answers it, as the node that it is for has to."""
+        if not self.signals:
+            kind, request_id, body = self.opened(self.receive())
+            assert kind == SIGNAL
+            self.send(self.caller.seal(message(SIGNALLED, request_id, msgpack([DELIVERED]))))
+            return body
+        return self.signals.pop(0)
 
     def gets_nothing_for(self, packet: bytes) -> None:
         probe = Caller(b"p" * 32, b"p" * 32, b"probe".ljust(16))
@@ -385,7 +408,7 @@ def test_malformed_body_is_an_error(peer, body):
     assert (kind, answer[0]) == (ERROR, MALFORMED)
 
 
-@pytest.mark.parametrize("kind", [11, 15, 201, 255])
+@pytest.mark.parametrize("kind", [17, 201, 255])
 def test_unknown_request_is_an_error(peer, kind):
     answer_kind, answer = peer.ask(kind, msgpack([]))
     assert (answer_kind, answer[0]) == (ERROR, UNKNOWN_KIND)
@@ -731,6 +754,155 @@ def test_a_connection_that_only_knocks_is_closed(target):
     stream.settimeout(5.0)
     stream.sendall(bytes(2) + bytes(16))
     assert stream.recv(1) == b""
+
+
+# -- SIGNAL ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def linked(target):
+    """A node that the target is linked with."""
+    one = Target(b"linked")
+    assert one.node.connect(target.node.enode, 10.0).outcome == "connected"
+    yield one
+    one.node.stop()
+    one.runtime.close()
+
+
+SESSIONS = itertools.count(1)
+
+
+def new_session() -> bytes:
+    return next(SESSIONS).to_bytes(8, "big")
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def signal(peer: Peer, to: bytes, in_session: bytes, packed: bytes = b"", **changes) -> bytes:
+    fields = {"target": to, "sender": peer.caller.id, "session": in_session, "hops": 0, "via": b"", "letter": packed}
+    return msgpack(list({**fields, **changes}.values()))
+
+
+def offer(peer: Peer, to: bytes, session: bytes, **changes) -> bytes:
+    return letter(peer.caller.key, to, session, **{"time_ms": now_ms(), **changes})
+
+
+def test_a_letter_to_nobody_it_is_linked_with_is_not_passed_on(peer):
+    assert peer.ask(SIGNAL, signal(peer, b"x" * 32, new_session())) == (SIGNALLED, [NOT_LINKED])
+
+
+def test_an_offer_is_heard_by_the_one_it_is_for(peer, target):
+    session = new_session()
+    asked = signal(peer, target.id, session, offer(peer, target.id, session))
+    assert peer.ask_beside_letters(SIGNAL, asked) == (SIGNALLED, [DELIVERED])
+    to, sender, in_session, hops, via, packed = peer.next_signal()
+    assert (to, sender, in_session, hops, via) == (peer.caller.id, target.id, session, 0, b"")
+    assert check_letter(packed, peer.caller.id, target.id, session)[1] == 1
+
+
+def test_an_offer_to_a_linked_peer_is_passed_on_and_its_letters_come_back(peer, target, linked):
+    session = new_session()
+    asked = signal(peer, linked.id, session, offer(peer, linked.id, session))
+    assert peer.ask_beside_letters(SIGNAL, asked) == (SIGNALLED, [FORWARDED])
+    to, sender, in_session, hops, _, packed = peer.next_signal()
+    assert (to, sender, in_session, hops) == (peer.caller.id, linked.id, session, 1)
+    assert check_letter(packed, peer.caller.id, linked.id, session)[1] == 1
+
+
+def test_a_refusal_is_heard_too(peer, target):
+    """Whatever it thinks of the offer, it says so in the end: here that it heard the word that ends it."""
+    session = new_session()
+    peer.ask_beside_letters(SIGNAL, signal(peer, target.id, session, offer(peer, target.id, session)))
+    bye = offer(peer, target.id, session, kind=5, number=2, heard=1)
+    peer.ask_beside_letters(SIGNAL, signal(peer, target.id, session, bye))
+    heard = 0
+    while heard < 2:
+        heard = check_letter(peer.next_signal()[5], peer.caller.id, target.id, session)[1]
+    assert heard == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"sender": b"s" * 32}, {"hops": 3}, {"hops": 255}],
+    ids=["another sender", "passed on three times", "passed on 255 times"],
+)
+def test_a_letter_that_no_honest_node_sends_is_refused(peer, target, changes):
+    session = new_session()
+    kind, answer = peer.ask(SIGNAL, signal(peer, target.id, session, offer(peer, target.id, session), **changes))
+    assert (kind, answer[0]) == (ERROR, REFUSED)
+
+
+@pytest.mark.parametrize("forge", ["signature", "session", "target", "key", "content"])
+def test_a_forged_letter_is_refused(peer, target, forge):
+    session = new_session()
+    packed = offer(peer, target.id, session)
+    if forge == "signature":
+        packed = changed(packed, 0)
+    elif forge == "session":
+        packed = offer(peer, target.id, new_session())
+    elif forge == "target":
+        packed = offer(peer, b"x" * 32, session)
+    elif forge == "key":
+        packed = letter(Ed25519PrivateKey.generate(), target.id, session, now_ms())
+    else:
+        packed = changed(packed, 105)
+    kind, answer = peer.ask(SIGNAL, signal(peer, target.id, session, packed))
+    assert (kind, answer[0]) == (ERROR, REFUSED)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target": bytes(31)},
+        {"session": bytes(7)},
+        {"session": bytes(9)},
+        {"hops": 256},
+        {"via": bytes(213)},
+        {"letter": bytes(901)},
+        {"letter": bytes(95)},
+        {"letter": bytes(96)},
+        {"letter": bytes(100)},
+    ],
+    ids=[
+        "short target",
+        "short session",
+        "long session",
+        "hops too many",
+        "via too long",
+        "letter too long",
+        "no key",
+        "no content",
+        "content cut short",
+    ],
+)
+def test_malformed_signal_is_an_error(peer, target, changes):
+    kind, answer = peer.ask(SIGNAL, signal(peer, target.id, new_session(), **changes))
+    assert (kind, answer[0]) == (ERROR, MALFORMED)
+
+
+@pytest.mark.parametrize("age_s", [-660, 660])
+def test_an_offer_out_of_its_time_begins_nothing(peer, target, age_s):
+    session = new_session()
+    old = offer(peer, target.id, session, time_ms=now_ms() - age_s * 1000)
+    assert peer.ask(SIGNAL, signal(peer, target.id, session, old)) == (SIGNALLED, [DELIVERED])
+    # Were it taken, the word that it was heard would come before this answer.
+    assert peer.ask(PING, PING_BODY)[0] == PONG
+
+
+@pytest.mark.parametrize("kind", [0, 2, 3, 4, 5])
+def test_what_is_no_offer_begins_nothing(peer, target, kind):
+    session = new_session()
+    packed = offer(peer, target.id, session, kind=kind)
+    assert peer.ask(SIGNAL, signal(peer, target.id, session, packed)) == (SIGNALLED, [DELIVERED])
+    assert peer.ask(PING, PING_BODY)[0] == PONG
+
+
+def test_who_is_not_linked_names_nobody_to_write_to(peer, linked):
+    contact = b"\4" + bytes((127, 0, 0, 1)) + linked.node.udp_port.to_bytes(2, "big") + bytes(2) + linked.id
+    asked = signal(peer, b"x" * 32, new_session(), via=contact)
+    assert peer.ask(SIGNAL, asked) == (SIGNALLED, [NOT_LINKED])
 
 
 BINDING_REQUEST = b"\0\1\0\0"
