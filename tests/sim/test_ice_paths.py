@@ -9,7 +9,7 @@ import pytest
 from ice_sides import A_IP, B_IP, RELAY_IP, STUN, Relay, Side, Two, stun_server
 
 from kodectl.core.ice.agent import FAILURE_PATIENCE_S, RETRY_S
-from kodectl.core.ice.live import DEAD_AFTER_S, INTERVAL_S, SPREAD
+from kodectl.core.ice.live import DEAD_AFTER_S, INTERVAL_S, QUICK_S, SPREAD
 from kodectl.core.mapping import Transport
 from kodectl.core.nat import Behavior
 from kodectl.node.ice_bases import SocketBase
@@ -81,7 +81,7 @@ def test_a_direct_path_that_dies_is_left_for_the_relay_and_taken_again(world: Wo
     world.cut(A_IP, B_IP)
     for side in two.sides:
         side.session.doubt()
-    assert world.run(lambda: two.a.way == two.b.way == "relay", DEAD_AFTER_S + 0.05)
+    assert world.run(lambda: two.a.way == two.b.way == "relay", DEAD_AFTER_S + QUICK_S)
     assert two.exchange()
     world.run_for(50.0)
     assert (two.a.way, two.b.way) == ("relay", "relay")

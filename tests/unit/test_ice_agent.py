@@ -521,6 +521,20 @@ def test_one_that_worked_once_and_was_too_many_takes_the_place_of_those_that_die
     assert made.path.remote.address == spare
 
 
+def test_a_base_that_goes_while_it_is_nominated_leaves_the_choice_to_another() -> None:
+    other = Socket("20.0.0.8")
+    made = agent(keeps_paths=True)
+    made.add_local(host(BASE, 65_535), 0.0)
+    made.add_local(host(other, 1), 0.0)
+    effects = made.set_remote(THEIRS, [remote()], 0.0)
+    effects = made.receive(BASE, success(only(effects)), THERE, 0.0)
+    assert any(check.get(Attribute.USE_CANDIDATE) for check in sent(effects))
+    made.forget(BASE, 0.0)
+    pass_time(made, 0.0, 5.0)
+    assert made.selected is not None
+    assert made.selected.local.base is other
+
+
 def test_the_credentials_of_before_a_restart_are_good_until_their_paths_die() -> None:
     made = keeping(remote())
     before = request(controlling=False)

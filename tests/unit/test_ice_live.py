@@ -123,9 +123,9 @@ def test_how_long_an_answer_is_waited_for(rtt_s: float) -> None:
     one = pair()
     made = paths()
     made.add(one, PEER, rtt_s, 0.0)
-    made.doubt(0.0)
-    made.requests(ROLE, 0.0)
-    limit_s = max(DEAD_AFTER_S, DEAD_ROUND_TRIPS * rtt_s)
+    made.doubt(1.0)
+    made.requests(ROLE, 1.0)
+    limit_s = 1.0 + max(DEAD_AFTER_S, DEAD_ROUND_TRIPS * rtt_s)
     made.requests(ROLE, limit_s - 0.001)
     assert made.path is one
     made.requests(ROLE, limit_s)
@@ -140,17 +140,29 @@ def test_a_doubt_asks_all_at_once_and_again_only_when_those_were_answered() -> N
     assert made.requests(ROLE, 0.5) == []
 
 
+def test_many_doubts_cost_no_more_than_a_bad_path() -> None:
+    one = pair()
+    made = paths(one)
+    asked = 0
+    for number in range(1_000):
+        now = number / 100
+        made.doubt(now)
+        asked += len(asked_at(made, now, one))
+    assert asked <= 10 / QUICK_S
+    assert asked >= 10 / QUICK_S - 2
+
+
 def test_late_answers_count_and_those_from_elsewhere_do_not() -> None:
     one = pair()
     made = paths(one)
-    made.doubt(0.0)
-    [transaction_id] = ids(made.requests(ROLE, 0.0))
-    made.requests(ROLE, DEAD_AFTER_S)
+    made.doubt(1.0)
+    [transaction_id] = ids(made.requests(ROLE, 1.0))
+    made.requests(ROLE, 1.0 + DEAD_AFTER_S)
     assert made.path is None
-    made.answered(transaction_id, BASE, ("20.0.0.3", 5000), 2.0)
-    made.answered(transaction_id, Socket(), one.remote.address, 2.0)
+    made.answered(transaction_id, BASE, ("20.0.0.3", 5000), 3.0)
+    made.answered(transaction_id, Socket(), one.remote.address, 3.0)
     assert made.path is None
-    made.answered(transaction_id, *one.key, 2.0)
+    made.answered(transaction_id, *one.key, 3.0)
     assert made.path is one
 
 

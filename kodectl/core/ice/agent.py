@@ -178,6 +178,8 @@ class Agent:
         if isinstance(self._upkeep, LivePaths):
             self._upkeep.forget(base)
             self._checks.forget(base)
+            if self._nominating is not None and self._nominating.base is base:
+                self._nominating = None
             self._list.forget(base)
         return self._go_on(now)
 

@@ -140,10 +140,11 @@ class LivePaths:
         self._paths = {key: path for key, path in self._paths.items() if path.is_alive or path.peer == peer}
 
     def doubt(self, now: float) -> None:
-        """All of them: one takes the place of the other only if it is no worse."""
+        """All of them: one takes the place of the other only if it is no worse. What has just answered is asked a moment
+        later, so that doubts cost no more than a bad path does."""
         for path in self._paths.values():
             if path.is_alive and path.waiting_since is None:
-                path.next_at = now
+                path.next_at = min(path.next_at, max(now, path.heard_at + QUICK_S))
 
     # Answers
 
