@@ -33,6 +33,7 @@ class Side:
         self.spraying: SocketSpray | PortSpray | None = None
         self.adopted: list[SpraySocket] = []
         self.found: list[Candidate] = []
+        self.over = 0
         self.packets = 0
         """Of the shared socket, those of the session too."""
 
@@ -59,12 +60,15 @@ class Side:
         return Terms(agent.credentials, Credentials(theirs.ufrag, theirs.password), agent.role)
 
     def open(self, theirs: Description, peer: Address, **options: Any) -> None:
-        options = {"is_verified": True, **options}
+        options = {"is_verified": True, "over": self.is_over, **options}
         self.spraying = spray_open(self.runtime, self.terms(theirs), peer, self.ip, self.adopt, self.receive, **options)
 
     def try_ports(self, theirs: Description, peer_ip: str, **options: Any) -> None:
-        options = {"is_verified": True, **options}
+        options = {"is_verified": True, "over": self.is_over, **options}
         self.spraying = spray_hit(self.runtime, self.terms(theirs), self, peer_ip, self._found, **options)
+
+    def is_over(self) -> None:
+        self.over += 1
 
     def adopt(self, socket: SpraySocket) -> None:
         self.adopted.append(socket)

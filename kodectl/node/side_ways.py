@@ -17,7 +17,7 @@ from kodectl.core.traversal_plan import Plan, SprayRole
 from kodectl.errors import KodectlError
 from kodectl.node.ice import IceSession, SendingBase
 from kodectl.node.port_step import Way, foretell
-from kodectl.node.spraying import PortSpray, SpraySocket, spray_hit, spray_open
+from kodectl.node.spraying import PortSpray, SprayRoom, SpraySocket, spray_hit, spray_open
 from kodectl.node.tcp_base import TcpBase
 from kodectl.node.tcp_punch import TcpPunch
 from kodectl.runtime.base import Address, ConnectFailed, Event, Runtime, Scope, Stream
@@ -39,6 +39,7 @@ class Around(Protocol):
 
     runtime: Runtime
     scope: Scope
+    spray_room: SprayRoom
 
     def tcp_port(self) -> int: ...
     def source(self) -> str:
@@ -152,6 +153,12 @@ class SideWays:
         else:
             self._open_many_sockets(terms, errand.reflexive)
 
+    def _has_room(self) -> bool:
+        has_room = self._around.spray_room.take()
+        if not has_room:
+            log.debug("beside ICE: too many sprays are under way")
+        return has_room
+
     def _verified_ip(self) -> str | None:
         """Where the peer has answered a check that was sent to its own address, by way of this side's relay. What was only said
         could be anybody's address, and is not aimed at."""
@@ -166,13 +173,18 @@ class SideWays:
 
     def _try_many_ports(self, terms: Terms, peer_ip: str) -> None:
         assert self._shared is not None
-        spray = spray_hit(self._runtime, terms, self._shared, peer_ip, self._session.add_remote, is_verified=True)
+        if not self._has_room():
+            return
+        found, over = self._session.add_remote, self._around.spray_room.leave
+        spray = spray_hit(self._runtime, terms, self._shared, peer_ip, found, is_verified=True, over=over)
         self._port_spray = spray
         self._closing.append(spray.close)
 
     def _open_many_sockets(self, terms: Terms, peer: Address) -> None:
-        ip = self._around.source()
-        spray = spray_open(self._runtime, terms, peer, ip, self._adopt, self._session.received, is_verified=True)
+        if not self._has_room():
+            return
+        ip, receive, over = self._around.source(), self._session.received, self._around.spray_room.leave
+        spray = spray_open(self._runtime, terms, peer, ip, self._adopt, receive, is_verified=True, over=over)
         self._closing.append(spray.close)
 
     def _foretell(self, terms: Terms, peer: Address) -> None:

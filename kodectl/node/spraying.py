@@ -27,6 +27,10 @@ MAX_ADOPTED = 4
 LINGER_S = 3.0
 """After the last packet: the other side may have begun later."""
 
+MAX_SPRAYS = 4
+"""Of a node at a time: 1,024 sockets at most, 400 packets a second, and as many mappings in this side's NAT. A peer that gets no
+room stays with its relay, from where a spray is tried again."""
+
 Receive = Callable[[SendingBase, bytes, Address], None]
 
 
@@ -87,13 +91,20 @@ class SocketSpray:
     gets what arrives there, beginning with what proved the hit."""
 
     def __init__(
-        self, runtime: Runtime, spray: Spray, ip: str, adopt: Callable[[SpraySocket], None], receive: Receive
+        self,
+        runtime: Runtime,
+        spray: Spray,
+        ip: str,
+        adopt: Callable[[SpraySocket], None],
+        receive: Receive,
+        over: Callable[[], None],
     ) -> None:
         self._runtime = runtime
         self._spray = spray
         self._ip = ip
         self._adopt = adopt
         self._receive = receive
+        self._over = over
         self._sockets: dict[int, SpraySocket] = {}
         self._numbers: dict[SpraySocket, int] = {}
         self._is_closed = False
@@ -117,6 +128,7 @@ class SocketSpray:
             socket.close()
         self._sockets.clear()
         self._numbers.clear()
+        self._over()
 
     def _shoot(self, shot: Shot) -> None:
         number = shot.aim.socket
@@ -154,11 +166,18 @@ class SocketSpray:
 class PortSpray:
     """The side of many ports. `found` runs in the hub for the peer's candidate that was hit, and must not wait."""
 
-    def __init__(self, runtime: Runtime, spray: Spray, base: SendingBase, found: Callable[[Candidate], None]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        spray: Spray,
+        base: SendingBase,
+        found: Callable[[Candidate], None],
+        over: Callable[[], None],
+    ) -> None:
         self._spray = spray
         self._base = base
         self._found = found
-        self._volley = Volley(runtime, spray, self._shoot, lambda: None)
+        self._volley = Volley(runtime, spray, self._shoot, over)
         self._volley.go_on()
 
     @property
@@ -186,6 +205,26 @@ class PortSpray:
         self._base.send(shot.packet, shot.aim.address)
 
 
+class SprayRoom:
+    """How many sprays a node may have under way; who has taken room leaves it when the spray is over."""
+
+    def __init__(self, most: int = MAX_SPRAYS) -> None:
+        self._left = most
+
+    def take(self) -> bool:
+        if self._left == 0:
+            return False
+        self._left -= 1
+        return True
+
+    def leave(self) -> None:
+        self._left += 1
+
+
+def _nothing() -> None:
+    pass
+
+
 def spray_open(
     runtime: Runtime,
     terms: Terms,
@@ -197,12 +236,13 @@ def spray_open(
     is_verified: bool,
     pace: Pace = FULL_PACE,
     sockets: int = SOCKETS,
+    over: Callable[[], None] = _nothing,
 ) -> SocketSpray:
     """`peer`: the one address of a side whose NAT filters by port; `ip`: of this machine, which the sockets are bound to. The
-    first packet has left when this returns."""
+    first packet has left when this returns. `over` runs once, when the last of the sockets is adopted or closed."""
     aims = many_sockets(peer, sockets)
     spray = Spray(terms, aims, runtime.random_bytes, runtime.now(), is_verified=is_verified, pace=pace)
-    return SocketSpray(runtime, spray, ip, adopt, receive)
+    return SocketSpray(runtime, spray, ip, adopt, receive, over)
 
 
 def spray_hit(
@@ -213,8 +253,10 @@ def spray_hit(
     found: Callable[[Candidate], None],
     *,
     is_verified: bool,
+    over: Callable[[], None] = _nothing,
 ) -> PortSpray:
-    """`base`: the one whose address the other side aims at; `peer_ip`: the outer address of a NAT that draws its ports."""
+    """`base`: the one whose address the other side aims at; `peer_ip`: the outer address of a NAT that draws its ports. `over`
+    runs once, after the last packet."""
     aims = many_ports(peer_ip, runtime.rng)
     spray = Spray(terms, aims, runtime.random_bytes, runtime.now(), is_verified=is_verified)
-    return PortSpray(runtime, spray, base, found)
+    return PortSpray(runtime, spray, base, found, over)

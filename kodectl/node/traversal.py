@@ -32,6 +32,7 @@ from kodectl.node.relay_pool import RelayPool
 from kodectl.node.routes import Route
 from kodectl.node.signalling import Conversation, Located, Signalling
 from kodectl.node.situation import Situation
+from kodectl.node.spraying import SprayRoom
 from kodectl.runtime.base import Address, ConnectFailed, Runtime, Scope, Stopped, Stream
 from kodectl.wire.addresses import address_text
 from kodectl.wire.contacts import Contact
@@ -86,6 +87,7 @@ class Traversal:
         self.multiplexer = multiplexer
         self.situation = situation
         self.paths = PathBook(multiplexer.path_to, discovery.send_many)
+        self.spray_room = SprayRoom()
         self.counters: Counter[str] = Counter()
         self._events = events
         self._discovery = discovery

@@ -33,7 +33,7 @@ from kodectl.core.spray import (
     many_sockets,
 )
 from kodectl.errors import LocalMisuse
-from kodectl.node.spraying import LINGER_S, MAX_ADOPTED
+from kodectl.node.spraying import LINGER_S, MAX_ADOPTED, SprayRoom
 from kodectl.sim.network import PathModel
 from kodectl.sim.translation import PortRule
 from kodectl.sim.world import World
@@ -155,6 +155,7 @@ class TestConnects:
         sent = scene.many.spraying.sent, scene.one.spraying.sent
         scene.world.run_for(5.0)
         assert (scene.many.spraying.sent, scene.one.spraying.sent) == sent
+        assert (scene.many.over, scene.one.over) == (1, 1)
         assert len(scene.many.runtime.host.sockets) == 1 + len(scene.many.adopted)  # type: ignore[attr-defined]
 
 
@@ -168,6 +169,7 @@ class TestStaysWithinItsBudget:
             assert side.spraying is not None
             assert side.spraying.sent == MAX_PACKETS
         assert len(scene.many.runtime.host.sockets) == 1  # type: ignore[attr-defined]
+        assert (scene.many.over, scene.one.over) == (1, 1)
 
     def test_closed_it_sends_no_more(self, scene: Scene) -> None:
         scene.spray()
@@ -176,12 +178,19 @@ class TestStaysWithinItsBudget:
             assert side.spraying is not None
             side.spraying.close()
             side.spraying.close()
+            assert side.over == 1
             sent = side.spraying.sent
             assert 0 < sent <= 60
         scene.world.run_for(5.0)
         assert scene.one.spraying is not None
         assert scene.one.spraying.sent == sent
         assert len(scene.many.runtime.host.sockets) == 1  # type: ignore[attr-defined]
+
+    def test_only_so_many_are_under_way(self) -> None:
+        room = SprayRoom(2)
+        assert [room.take() for _ in range(3)] == [True, True, False]
+        room.leave()
+        assert [room.take() for _ in range(2)] == [True, False]
 
     def test_nobody_unverified_is_sprayed(self, scene: Scene) -> None:
         with pytest.raises(LocalMisuse, match="verified"):
