@@ -142,6 +142,22 @@ def test_a_shared_socket_goes_on_by_another_interface(world: World) -> None:
     two.a.session.close()
 
 
+def test_where_others_see_a_shared_socket_is_told_without_a_round_trip_but_not_twice(world: World) -> None:
+    machine = Machine(world, CABLE)
+    shared = Everywhere(machine)
+    shared.side = side = Side(world, machine.runtime, True, shared=shared)
+    side.session.add_reflexive(shared, (CABLE, PORT), "observers")
+    side.session.add_reflexive(shared, ("20.9.9.9", 4242), "observers")
+    began = world.now
+    told = side.gather()
+    assert world.now == began
+    assert [(candidate.type.value, candidate.address) for candidate in told.candidates] == [
+        ("srflx", ("20.9.9.9", 4242)),
+        ("host", (CABLE, PORT)),
+    ]
+    assert machine.opened == [(CABLE, PORT), (RADIO, PORT)], "none but the shared one"
+
+
 def test_a_relay_takes_over_where_no_address_is_left(world: World) -> None:
     machine = Machine(world, RADIO)
     two = two_with(world, machine, relays=(Relay(world.host(RELAY_IP), 5000).allocate,))

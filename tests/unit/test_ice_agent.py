@@ -158,6 +158,16 @@ def test_a_reflexive_candidate_makes_no_pair_of_its_own() -> None:
     assert len(made.pairs) == 1
 
 
+def test_a_base_that_is_known_after_its_reflexive_candidate_gives_the_pair_its_name() -> None:
+    made = agent()
+    made.add_local(server_reflexive(BASE, ("20.0.9.9", 1), "9.9.9.9", 65_535), 0.0)
+    made.set_remote(THEIRS, [remote()], 0.0)
+    made.add_local(host(BASE, 65_535), 0.0)
+    [pair] = made.pairs
+    assert pair.local.candidate.type is CandidateType.HOST
+    assert pair.priority == pair_priority(host(BASE, 65_535).candidate, remote(), True)
+
+
 def test_pairs_and_candidates_are_bounded() -> None:
     made, _ = begun(remotes=())
     for number in range(1, 3 * MAX_PAIRS):
@@ -575,6 +585,23 @@ def test_failed_direct_pairs_are_tried_again_while_there_is_no_direct_path() -> 
     assert [pair.state for pair in made.pairs].count(PairState.IN_PROGRESS) == MAX_RETRIED
     assert made.path is not None
     assert made.path.is_relayed
+
+
+def test_a_direct_path_is_enough() -> None:
+    made = agent(keeps_paths=True)
+    made.add_local(host(BASE, 65_535), 0.0)
+    answering(made, made.set_remote(THEIRS, [remote(), remote(ELSEWHERE, foundation="g")], 0.0), 0.0, ELSEWHERE)
+    pass_time(made, 0.0, FAILURE_PATIENCE_S + RETRY_S + 5.0, ELSEWHERE)
+    assert [pair.state for pair in made.pairs if pair.remote.address == ELSEWHERE] == [PairState.FAILED]
+
+
+def test_other_agents_credentials_end_with_the_restart() -> None:
+    made = connected()
+    made.restart(Credentials("anew", "n" * 22), 5.0)
+    assert only(made.receive(BASE, request(), THERE, 5.0), MessageClass.SUCCESS)
+    answering(made, made.set_remote(THEIRS, [remote()], 5.0), 5.0)
+    assert made.selected is not None
+    assert only(made.receive(BASE, request(), THERE, 5.0), MessageClass.ERROR)
 
 
 def test_a_connection_reaches_its_other_end_alone_over_a_restart_too() -> None:

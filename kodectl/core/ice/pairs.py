@@ -110,6 +110,8 @@ class CheckList:
         pair = Pair(local, remote, self._is_controlling)
         known = self._pairs.get(pair.key)
         if known is not None:
+            if pair.priority > known.priority:
+                self._name_better(known, local)
             return known
         if len(self._order) >= MAX_PAIRS and not self._make_room(pair.priority):
             return None
@@ -117,6 +119,13 @@ class CheckList:
         self._order.append(pair)
         self._sort()
         return pair
+
+    def _name_better(self, pair: Pair, local: LocalCandidate) -> None:
+        """A reflexive candidate was there before that of its base."""
+        if pair.seen_as is pair.local and pair.state is not PairState.SUCCEEDED:
+            pair.seen_as = local
+        pair.local = local
+        self.turn(self._is_controlling)
 
     def told(self, remote: Candidate) -> None:
         """A candidate that was only known from a check is now known from its owner (RFC 8838, section 11)."""
