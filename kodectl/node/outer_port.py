@@ -17,7 +17,7 @@ from kodectl.runtime.base import Address, Runtime, Scope
 log = logging.getLogger(__name__)
 
 ASK_LIMIT_S = 3.0
-LOOK_EVERY_S = 5.0
+LOOK_EVERY_S = 1.0
 AGAIN_AFTER_S = 120.0
 """A connection between the same two ports cannot be made again for a minute (TIME-WAIT; RFC 9293, section 3.6.1)."""
 
