@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from kodectl.core.turn_credentials import FEATURES_SIZE, NONCE_COOKIE, PASSWORD_ALGORITHMS
 from kodectl.errors import WireError
-from kodectl.wire.stun import Attribute, Message, PasswordAlgorithm, StunError, verifies
+from kodectl.wire.stun import Attribute, Message, Method, PasswordAlgorithm, StunError, verifies
 from kodectl.wire.stun_credentials import MD5, SHA256, long_term_key
 
 Client = tuple[str, int] | tuple[str, int, str]
@@ -56,6 +56,8 @@ class Seal(NamedTuple):
 
 class Asker(NamedTuple):
     username: str
+    account: str
+    """Whose quota it is: of several user names, one person's."""
     seal: Seal
 
 
@@ -84,11 +86,21 @@ class Nonces:
 
 
 class Gate:
-    """Tells users from strangers."""
+    """Tells users from strangers. `held_key_of`: for requests about what is held already, where names stay good for that
+    when they are good for nothing new any more. `account_of`: from a user name."""
 
-    def __init__(self, realm: str, key_of: KeyOf, secret: bytes) -> None:
+    def __init__(
+        self,
+        realm: str,
+        key_of: KeyOf,
+        secret: bytes,
+        held_key_of: KeyOf | None = None,
+        account_of: Callable[[str], str] = str,
+    ) -> None:
         self._realm = realm
         self._key_of = key_of
+        self._held_key_of = held_key_of or key_of
+        self._account_of = account_of
         self._nonces = Nonces(secret)
 
     def asker(self, request: Message, data: bytes, client: Client, now: float) -> Asker:
@@ -99,12 +111,13 @@ class Gate:
         username, nonce = request.get(Attribute.USERNAME), request.get(Attribute.NONCE)
         if username is None or nonce is None or request.get(Attribute.REALM) is None:
             raise Refused(400, "Bad Request")
-        key = self._key_of(username, _algorithm_of(request))
+        key_of = self._key_of if request.method == Method.ALLOCATE else self._held_key_of
+        key = key_of(username, _algorithm_of(request))
         if key is None or not _verifies(data, key, integrity):
             raise self._challenge(401, "Unauthenticated", client, now)
         if not self._nonces.accepts(nonce, client, now):
             raise self._challenge(438, "Stale Nonce", client, now)
-        return Asker(username, Seal(key, integrity))
+        return Asker(username, self._account_of(username), Seal(key, integrity))
 
     def _challenge(self, code: int, reason: str, client: Client, now: float) -> Refused:
         return Refused(

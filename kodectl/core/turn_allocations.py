@@ -33,7 +33,7 @@ class RelayLimits:
     allocations: int = 1000
     """Altogether: each is a socket and a port."""
     user_allocations: int = 100
-    """Of one user name, which may be many people's."""
+    """Of one account: a user name, which may be many people's, or a node."""
     network_allocations: int = 100
     """From one network (/24, /64), or one private address: stolen credentials, and one house that tries everything."""
     bytes_per_s: int = 2_000_000
@@ -81,6 +81,7 @@ class Allocation:
 
     __slots__ = (
         "_permitted_until",
+        "account",
         "channel_to",
         "channels",
         "client",
@@ -92,9 +93,12 @@ class Allocation:
         "username",
     )
 
-    def __init__(self, client: Client, username: str, family: int, relay: Relay, limits: RelayLimits) -> None:
+    def __init__(
+        self, client: Client, username: str, account: str, family: int, relay: Relay, limits: RelayLimits
+    ) -> None:
         self.client = client
         self.username = username
+        self.account = account
         self.family = family
         self.relay = relay
         self.network = network_of(client[0])
@@ -143,7 +147,7 @@ class Allocations:
         self._limits = limits
         self._of_client: dict[Client, Allocation] = {}
         self._at: dict[Address, Allocation] = {}
-        self._of_user: Counter[str] = Counter()
+        self._of_account: Counter[str] = Counter()
         self._of_network: Counter[str] = Counter()
         self.get = self._of_client.get
         self.at = self._at.get
@@ -151,10 +155,10 @@ class Allocations:
     def __len__(self) -> int:
         return len(self._of_client)
 
-    def check_quota(self, client: Client, username: str) -> None:
+    def check_quota(self, client: Client, account: str) -> None:
         """Raises Refused when there is no room for another one."""
         limits, network = self._limits, network_of(client[0])
-        if self._of_user[username] >= limits.user_allocations:
+        if self._of_account[account] >= limits.user_allocations:
             raise Refused(486, "Allocation Quota Reached")
         if self._of_network[network] >= limits.network_allocations:
             raise Refused(486, "Allocation Quota Reached")
@@ -164,13 +168,13 @@ class Allocations:
     def add(self, allocation: Allocation) -> None:
         self._of_client[allocation.client] = allocation
         self._at[allocation.relay.address] = allocation
-        self._of_user[allocation.username] += 1
+        self._of_account[allocation.account] += 1
         self._of_network[allocation.network] += 1
 
     def remove(self, allocation: Allocation) -> None:
         del self._of_client[allocation.client]
         del self._at[allocation.relay.address]
-        _uncount(self._of_user, allocation.username)
+        _uncount(self._of_account, allocation.account)
         _uncount(self._of_network, allocation.network)
 
     def is_other_relay(self, peer: Address, allocation: Allocation) -> bool:

@@ -31,11 +31,20 @@ class Reach(Enum):
 
 class ReachPolicy:
     """Public addresses, and what `allowed` names. `own`: the server's addresses, as seen from inside and outside; with
-    `to_relays` clients of this server may meet there, each at the other's relayed address."""
+    `to_relays` clients of this server may meet there, each at the other's relayed address. `neighbours` are allowed too,
+    but for what is `own`."""
 
-    def __init__(self, own: Iterable[str] = (), allowed: Iterable[Network] = (), *, to_relays: bool = False) -> None:
+    def __init__(
+        self,
+        own: Iterable[str] = (),
+        allowed: Iterable[Network] = (),
+        *,
+        neighbours: Iterable[Network] = (),
+        to_relays: bool = False,
+    ) -> None:
         self._own = frozenset(str(ip_address(ip.partition("%")[0])) for ip in own)
         self._allowed = tuple(allowed)
+        self._neighbours = tuple(neighbours)
         self._to_own = Reach.RELAYS if to_relays else Reach.FORBIDDEN
         self.reach = lru_cache(MAX_REMEMBERED)(self._reach)
 
@@ -48,6 +57,8 @@ class ReachPolicy:
             return Reach.ANY_PORT
         if ip in self._own:
             return self._to_own
+        if any(address in network for network in self._neighbours):
+            return Reach.ANY_PORT
         if isinstance(address, IPv6Address) and _leads_to_ipv4(address):
             return Reach.FORBIDDEN
         return Reach.ANY_PORT if scope_of(ip) == "public" else Reach.FORBIDDEN

@@ -287,7 +287,7 @@ class TurnResponder:
         token = request.get(Attribute.RESERVATION_TOKEN)
         even_port = request.get(Attribute.EVEN_PORT)
         family = self._family_asked(request, token, even_port)
-        self._allocations.check_quota(client, asker.username)
+        self._allocations.check_quota(client, asker.account)
         if token is not None:
             reservation = self._reservations.pop(token, None)
             if reservation is None or reservation.expires_at <= now:
@@ -332,7 +332,7 @@ class TurnResponder:
         reserved: Relay | None,
         now: float,
     ) -> Sequence[Effect]:
-        allocation = Allocation(client, asker.username, family, relay, self._limits)
+        allocation = Allocation(client, asker.username, asker.account, family, relay, self._limits)
         lifetime_s = _lifetime(request)
         allocation.expires_at = now + lifetime_s
         self._allocations.add(allocation)

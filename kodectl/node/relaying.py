@@ -48,9 +48,9 @@ _SCOPES: dict[str, tuple[Network, ...]] = {
     "documentation": tuple(
         ip_network(one) for one in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
     ),
-    "loopback": (ip_network("127.0.0.0/8"), ip_network("::1/128")),
 }
-"""Whom a relay may send to beside public addresses, by the scope of its own: a private network relays privately."""
+"""Whom a relay may send to beside public addresses, by the scope of its own: a private network relays privately. Loopback is
+in none of them, and of the relay's own addresses only relayed ports can be reached."""
 
 
 class Relaying:
@@ -92,8 +92,15 @@ class Relaying:
         if before is not None:
             self._scope.spawn("end of a relay", before.stop)
         if place is not None and self._limits is not None:
-            allowed = _SCOPES.get(scope_of(place.external_ip), ())
-            settings = TurnSettings(REALM, self._key_of, self._limits, allowed, to_relays=True)
+            settings = TurnSettings(
+                REALM,
+                self._key_of,
+                self._limits,
+                neighbours=_SCOPES.get(scope_of(place.external_ip), ()),
+                to_relays=True,
+                held_key_of=self._held_key_of,
+                account_of=self._credentials.account_of,
+            )
             self._service = turn_service(self._runtime, settings, {family_of(place.external_ip): place})
             self._service.start(self._send)
             log.info("relays for others at %s", place.external_ip)
@@ -144,6 +151,9 @@ class Relaying:
 
     def _key_of(self, username: str, algorithm: int) -> bytes | None:
         return self._credentials.key_of(username, algorithm, self._runtime.now())
+
+    def _held_key_of(self, username: str, algorithm: int) -> bytes | None:
+        return self._credentials.held_key_of(username, algorithm, self._runtime.now())
 
     # -- what can be asked -----------------------------------------------------------------------------------------
 

@@ -72,19 +72,30 @@ class TurnSettings:
     limits: RelayLimits = field(default_factory=RelayLimits)
     allowed_peers: tuple[Network, ...] = ()
     """Beside public addresses."""
+    neighbours: tuple[Network, ...] = ()
+    """So too, but for the server's own addresses among them."""
     to_relays: bool = False
     """Whether clients may meet at their relayed addresses here."""
     channel_first_bytes: range = FIRST_BYTES
     """Of the channel numbers that are granted: those that may share a socket with QUIC."""
     budget: Callable[[], SharedBudget] = field(default=server_budget)
     """Of answers to strangers."""
+    held_key_of: KeyOf | None = None
+    account_of: Callable[[str], str] = str
+    """See `Gate`."""
 
 
 def turn_service(runtime: Runtime, settings: TurnSettings, places: Mapping[int, RelayPlace]) -> TurnService:
     own = {*runtime.local_network().addresses, *(ip for place in places.values() for ip in place)}
     responder = TurnResponder(
-        Gate(settings.realm, settings.key_of, runtime.random_bytes(SECRET_SIZE)),
-        ReachPolicy(own, settings.allowed_peers, to_relays=settings.to_relays),
+        Gate(
+            settings.realm,
+            settings.key_of,
+            runtime.random_bytes(SECRET_SIZE),
+            settings.held_key_of,
+            settings.account_of,
+        ),
+        ReachPolicy(own, settings.allowed_peers, neighbours=settings.neighbours, to_relays=settings.to_relays),
         settings.limits,
         places.keys(),
         settings.budget(),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kodectl.core.relay_credentials import SLOT_S, RelayCredentials
+from kodectl.core.relay_credentials import HELD_S, SLOT_S, RelayCredentials
 from kodectl.wire.stun_credentials import MD5, SHA256, long_term_key
 
 REALM, SECRET, NODE = "kodechain", b"s" * 32, b"n" * 32
@@ -32,6 +32,22 @@ def test_asking_again_gives_no_second_name(credentials: RelayCredentials) -> Non
     assert len(names) == 1
     assert credentials.issue(NODE, SLOT_S).username not in names
     assert credentials.issue(b"m" * 32, 0).username not in names
+
+
+def test_what_was_allocated_may_be_kept_for_longer_but_not_for_good(credentials: RelayCredentials) -> None:
+    name, password, lifetime_s = credentials.issue(NODE, 0.0)
+    key = long_term_key(name, REALM, password, SHA256)
+    assert credentials.key_of(name, SHA256, lifetime_s) is None
+    assert credentials.held_key_of(name, SHA256, lifetime_s) == key
+    assert credentials.held_key_of(name, SHA256, lifetime_s + HELD_S - 1) == key
+    assert credentials.held_key_of(name, SHA256, lifetime_s + HELD_S) is None
+
+
+def test_all_names_of_a_node_are_one_account(credentials: RelayCredentials) -> None:
+    first, later = (credentials.issue(NODE, now).username for now in (0, SLOT_S))
+    assert first != later
+    assert credentials.account_of(first) == credentials.account_of(later)
+    assert credentials.account_of(credentials.issue(b"m" * 32, 0).username) != credentials.account_of(first)
 
 
 def test_nobody_makes_a_password_for_another_name(credentials: RelayCredentials) -> None:

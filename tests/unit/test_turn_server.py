@@ -195,6 +195,43 @@ def ann(server: Server) -> Asker:
     return asker
 
 
+class TestNamesThatChange:
+    """Of one person, one after the other: "ann" and "anna" here, the first of which is good for nothing new any more."""
+
+    @pytest.fixture
+    def server(self) -> Server:
+        server = Server(RelayLimits(user_allocations=1))
+        known = {**KEYS, "anna": PASSWORD}
+        self.keys = keys_of(known, REALM)
+        gate = Gate(REALM, lambda *asked: self.keys(*asked), bytes(32), keys_of(known, REALM), lambda name: name[:3])
+        reach = ReachPolicy([OWN])
+        server.core = TurnResponder(
+            gate, reach, RelayLimits(user_allocations=1), (4,), server_budget(), server.rng.randbytes
+        )
+        return server
+
+    def test_share_one_quota(self, server: Server) -> None:
+        assert is_success(Asker(server).allocate())
+        later = Asker(server, ("20.0.0.7", 4001), user="anna")
+        assert error_of(later.allocate()) == 486
+        assert is_success(Asker(server, ("20.0.0.7", 4002), "bob", "other").allocate())
+
+    def test_keep_what_they_have_and_get_nothing_new(self, server: Server) -> None:
+        ann = Asker(server)
+        assert is_success(ann.allocate())
+        self.keys = keys_of({"anna": PASSWORD}, REALM)
+        assert is_success(ann.refresh(600))
+        assert is_success(ann.permit(PEER[0]))
+        assert is_success(ann.bind(0x4000, PEER))
+        assert is_success(ann.refresh(0))
+        assert error_of(ann.allocate()) == 401
+        assert len(server.core) == 0
+
+    def test_are_still_two_users(self, server: Server) -> None:
+        assert is_success(Asker(server).allocate())
+        assert error_of(Asker(server, user="anna").refresh(0)) == 441
+
+
 class TestCredentials:
     @pytest.mark.parametrize("algorithm", [MD5, SHA256])
     def test_let_in_after_a_challenge(self, server: Server, algorithm: int) -> None:
@@ -581,6 +618,12 @@ class TestReach:
         policy = ReachPolicy([OWN], (*PRIVATE, *LOOPBACK, ip_network("224.0.0.0/3"), ip_network(f"{OWN}/32")))
         assert [policy.reach(ip) for ip in ("10.0.0.1", "127.0.0.1", "::1", OWN)] == [Reach.ANY_PORT] * 4
         assert [policy.reach(ip) for ip in ("224.0.0.1", "255.255.255.255", "169.254.0.1")] == [Reach.FORBIDDEN] * 3
+
+    def test_has_neighbours_and_not_what_is_the_servers_own_among_them(self) -> None:
+        policy = ReachPolicy(["10.0.0.5"], neighbours=PRIVATE, to_relays=True)
+        assert [policy.reach(ip) for ip in ("10.0.0.6", "192.168.7.7")] == [Reach.ANY_PORT] * 2
+        assert policy.reach("10.0.0.5") is Reach.RELAYS
+        assert policy.reach("127.0.0.1") is Reach.FORBIDDEN
 
     def test_has_other_clients_here_where_that_is_allowed_and_nothing_else_here(self) -> None:
         server = Server(to_relays=True)
