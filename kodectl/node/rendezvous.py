@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from kodectl.core.exchange import reach_of
+from kodectl.core.exchange import Reach, reach_of
 from kodectl.core.publication import Publication, Publisher
 from kodectl.core.table import subnet_of
 from kodectl.errors import KodectlError
@@ -70,6 +70,7 @@ class Rendezvous:
         """Who has brought one back."""
         self._echo = runtime.event()
         self._publisher = Publisher()
+        self._is_publishing = False
         self._news = runtime.event()
         peering.on_connected.append(self._linked)
         peering.on_disconnected.append(self._unlinked)
@@ -108,13 +109,14 @@ class Rendezvous:
                 self._chosen.clear()
             self._publisher.want(self._contacts(), is_needed=is_needed, now=self._runtime.now())
             publication = self._publisher.due(self._runtime.now())
-            if publication is not None:
-                self._publish(publication)
+            if publication is not None and not self._is_publishing:
+                self._is_publishing = True
+                self._scope.spawn("presence", self._publish, publication)
             self._news.wait(self._pause_s())
 
     def _pause_s(self) -> float:
         deadline = self._publisher.next_deadline()
-        if deadline is None:
+        if deadline is None or self._is_publishing:
             return LOOK_EVERY_S
         return min(LOOK_EVERY_S, max(0.0, deadline - self._runtime.now()))
 
@@ -129,36 +131,29 @@ class Rendezvous:
     def _choose(self) -> None:
         """Waits for those that are tried, for ECHO_LIMIT_S at most."""
         now = self._runtime.now()
-        stale = [peer for peer in self.nodes() if now - self._chosen[peer] >= ECHO_EVERY_S]
-        asked = stale + self._candidates(WANTED - len(self.nodes()), now)
+        usable = [peer for peer in self._peering.links.values() if self._is_usable(peer, now)]
+        # A neighbour behind the same NAT is no help to those in front of it; where there are only neighbours, they are.
+        farthest = max((reach_of(peer.remote[0]) for peer in usable), default=Reach.LOOPBACK)
+        usable = [peer for peer in usable if reach_of(peer.remote[0]) is farthest]
+        self._chosen = {peer: since for peer, since in self._chosen.items() if peer in usable}
+        asked = [peer for peer, since in self._chosen.items() if now - since >= ECHO_EVERY_S]
+        asked += _best([peer for peer in usable if peer not in self._chosen], list(self._chosen))
         passing = self._try(asked)
+        now = self._runtime.now()
         for peer in asked:
+            if peer.link.closed:
+                continue
             if peer in passing:
-                self._chosen[peer] = self._runtime.now()
+                self._chosen[peer] = now
             else:
                 log.info("peer %s passes no letters on", peer.node_id.hex())
                 self._chosen.pop(peer, None)
-                self._useless[peer] = self._runtime.now() + RETRY_S
-
-    def _candidates(self, count: int, now: float) -> list[Peer]:
-        """The best that are not chosen yet: reachable from far, in networks of their own, linked for long."""
-        usable = [peer for peer in self._peering.links.values() if self._is_usable(peer, now)]
-        usable.sort(key=lambda peer: (-reach_of(peer.remote[0]), peer.link.opened_at))
-        networks = {subnet_of(peer.remote[0]) for peer in self.nodes()} - {None}
-        apart: list[Peer] = []
-        crowded: list[Peer] = []
-        for peer in usable:
-            network = subnet_of(peer.remote[0])
-            (crowded if network in networks else apart).append(peer)
-            if network is not None:
-                networks.add(network)
-        return (apart + crowded)[: max(0, count)]
+                self._useless[peer] = now + RETRY_S
 
     def _is_usable(self, peer: Peer, now: float) -> bool:
         ports = peer.hello.ports
         return (
-            peer not in self._chosen
-            and self._useless.get(peer, now) <= now
+            self._useless.get(peer, now) <= now
             and not peer.link.closed
             and peer.outbound
             and peer.route.transport == "tcp"
@@ -193,15 +188,15 @@ class Rendezvous:
     # -- publishing ------------------------------------------------------------------------------------------------
 
     def _publish(self, publication: Publication) -> None:
-        """Waits."""
+        """In a task of its own: who has left is replaced meanwhile."""
         value = pack_presence(publication.contacts)
-        is_stored = self._store(value, publication.lifetime_s) if self._has_udp() else False
-        if not is_stored:
-            is_stored = self._delegate(value, publication.lifetime_s)
-        if is_stored:
+        is_stored = self._has_udp() and self._store(value, publication.lifetime_s)
+        if is_stored or self._delegate(value, publication.lifetime_s):
             self._publisher.done(publication, self._runtime.now())
         else:
             self._publisher.failed(self._runtime.now())
+        self._is_publishing = False
+        self._news.set()
 
     def _store(self, value: bytes, lifetime_s: float) -> bool:
         try:
@@ -225,6 +220,19 @@ class Rendezvous:
                 continue
             taken += answer.status == StoreStatus.STORED
         return taken > 0
+
+
+def _best(usable: list[Peer], chosen: list[Peer]) -> list[Peer]:
+    """To be tried beside those that are chosen: in networks of their own first, then those linked for long."""
+    networks = {subnet_of(peer.remote[0]) for peer in chosen} - {None}
+    apart: list[Peer] = []
+    crowded: list[Peer] = []
+    for peer in sorted(usable, key=lambda peer: peer.link.opened_at):
+        network = subnet_of(peer.remote[0])
+        (crowded if network in networks else apart).append(peer)
+        if network is not None:
+            networks.add(network)
+    return (apart + crowded)[: max(0, WANTED - len(chosen))]
 
 
 def _ignore_outcome(outcome: object) -> None:

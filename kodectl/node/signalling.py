@@ -63,6 +63,10 @@ ALL_BEGUN_BURST = 60.0
 MAX_AGE_S = 600.0
 """Of a letter that begins a conversation, either way: clocks of nodes differ, as with broadcasts. For as long its session is
 remembered, so that nobody begins it a second time."""
+CLOCKS_DIFFER = "the clocks of the two nodes differ by more than 10 minutes"
+LATE_PER_S = 0.5
+LATE_BURST = 5.0
+"""Letters out of their time that are answered: whoever has kept some of another node must not take its share by them."""
 MAX_REMEMBERED = 8192
 """Sessions of MAX_AGE_S at ALL_BEGUN_PER_S."""
 MAX_DELEGATES = 3
@@ -116,6 +120,7 @@ class Signalling:
         self._remembered: OrderedDict[tuple[bytes, bytes], float] = OrderedDict()
         self._verified = TokenBucket(VERIFIED_PER_S, VERIFIED_BURST)
         self._begun = SharedBudget(TokenBucket(ALL_BEGUN_PER_S, ALL_BEGUN_BURST), BEGUN_PER_S, BEGUN_BURST)
+        self._late = TokenBucket(LATE_PER_S, LATE_BURST)
         self.post = LetterPost(runtime, discovery, peering, link_requests, has_udp)
         self.post.on_arrival = self._arrived
         self.delegation = Delegation(runtime, self._identity.suite, kademlia, values, link_requests)
@@ -275,18 +280,20 @@ class Signalling:
         if letter.offer is None or letter.offer.kind is not OfferKind.OFFER or letter.number != letter.oldest:
             self.counters["out_of_place"] += 1
             return SignalStatus.DELIVERED
-        if name in self._remembered or abs(self._runtime.unix_time() - letter.time_ms / 1000) > MAX_AGE_S:
+        if name in self._remembered:
             self.counters["replayed"] += 1
             return SignalStatus.DELIVERED
         of_peer = sum(conversation.peer_id == between.sender for conversation in self._conversations.values())
         if of_peer >= MAX_OF_PEER or len(self._conversations) >= MAX_CONVERSATIONS:
             return SignalStatus.BUSY
+        if abs(self._runtime.unix_time() - letter.time_ms / 1000) > MAX_AGE_S:
+            self.counters["out_of_time"] += 1
+            self._refuse_late(way, between, letter, now)
+            return SignalStatus.DELIVERED
         if not self._begun.take(between.sender.hex(), now):
             return SignalStatus.BUSY
-        self._remember(name, now)
-        conversation = Conversation(self._runtime, self, between.sender, between.session, [Hop(way)])
-        self._conversations[name] = conversation
         self.counters["begun"] += 1
+        conversation = self._answer_to(way, between, now)
 
         def first(offer: Offer) -> None:
             # What follows waits until somebody listens.
@@ -296,6 +303,21 @@ class Signalling:
         conversation.on_message = first
         conversation.received(letter, way)
         return SignalStatus.DELIVERED
+
+    def _answer_to(self, way: Way, between: Correspondents, now: float) -> Conversation:
+        name = (between.sender, between.session)
+        self._remember(name, now)
+        conversation = Conversation(self._runtime, self, between.sender, between.session, [Hop(way)])
+        self._conversations[name] = conversation
+        return conversation
+
+    def _refuse_late(self, way: Way, between: Correspondents, letter: Letter, now: float) -> None:
+        """An old letter that somebody has kept, or an honest node with a wrong clock, which has to be told."""
+        if self._late.take(now):
+            conversation = self._answer_to(way, between, now)
+            conversation.received(letter, way)
+            conversation.send(Offer.refusal(CLOCKS_DIFFER))
+            conversation.close()
 
     def _remember(self, name: tuple[bytes, bytes], now: float) -> None:
         self._remembered[name] = now

@@ -13,7 +13,7 @@ from kodectl.errors import NegativeAnswer, PeerFault
 from kodectl.node.conversation import Conversation
 from kodectl.node.node import Node
 from kodectl.node.rendezvous import ECHO_EVERY_S, WANTED
-from kodectl.node.signalling import ALL_BEGUN_BURST, BEGUN_BURST, MAX_AGE_S, Located
+from kodectl.node.signalling import ALL_BEGUN_BURST, BEGUN_BURST, CLOCKS_DIFFER, MAX_AGE_S, Located
 from kodectl.sim.nat import Nat
 from kodectl.wire import rpc
 from kodectl.wire.contacts import Contact, pack_contacts
@@ -454,6 +454,15 @@ def test_old_letters_begin_nothing(attacked, age_s: float) -> None:
     put_in(place, attacker, between, signal)
     place.world.run_for(1.0)
     assert len(target.offered) == offered
+
+
+def test_who_has_a_wrong_clock_is_told(place: Place) -> None:
+    far = place.hidden()
+    late = Correspondent(place.town.node(place.world.host("22.1.0.1", clock_offset_s=-MAX_AGE_S - 60)))
+    place.told(far)
+    place.write(late, far)
+    assert place.world.run(lambda: late.heard == [Offer.refusal(CLOCKS_DIFFER)], LIMIT_S)
+    assert far.offered == []
 
 
 def test_what_does_not_begin_with_an_offer_begins_nothing(attacked) -> None:
