@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from town import KINDS, Town, town_of
 
+from kodectl.core.signal_routes import Way
 from kodectl.errors import NegativeAnswer, PeerFault
+from kodectl.node import letter_post
 from kodectl.node.conversation import Conversation
 from kodectl.node.node import Node
 from kodectl.node.rendezvous import ECHO_EVERY_S, WANTED
@@ -17,6 +19,7 @@ from kodectl.node.signalling import ALL_BEGUN_BURST, BEGUN_BURST, CLOCKS_DIFFER,
 from kodectl.sim.nat import Nat
 from kodectl.wire import rpc
 from kodectl.wire.contacts import Contact, pack_contacts
+from kodectl.wire.enode import Enode
 from kodectl.wire.messages import MessageKind
 from kodectl.wire.offers import Correspondents, Letter, Offer, OfferKind, pack_letter
 from kodectl.wire.rpc import Signal, SignalStatus, StoreStatus
@@ -542,3 +545,76 @@ def test_a_flood_over_a_link_costs_the_link(pair) -> None:
     for _ in range(1500):
         peer.send(MessageKind.REQUEST, message)
     assert place.world.run(lambda: peer.link.closed, 5.0)
+
+
+def test_a_neighbour_behind_the_same_box_is_named_to_nobody_outside() -> None:
+    """It listens, and does not know yet that strangers do not get through to it."""
+    with place_of(3) as place:
+        nat = place.town.box(1, **KINDS["port_restricted"])
+        neighbour = place.town.behind(nat, "192.168.1.3")
+        far = Correspondent(place.town.behind(nat, "192.168.1.2"))
+        far.node.peering.add_candidate(Enode(neighbour.identity.node_id, "192.168.1.3", 30303, 30301), "test")
+        assert place.world.run(lambda: neighbour.identity.node_id in far.node.peering.links, 20.0)
+        place.told(far)
+        assert len(far.rendezvous.nodes()) == 3
+        assert neighbour.identity.node_id not in {peer.node_id for peer in far.rendezvous.nodes()}
+
+
+# -- one hop -----------------------------------------------------------------------------------------------------------
+
+
+def sent_to(place: Place, sender: Correspondent, at: Correspondent, target: bytes, session: bytes) -> SignalStatus:
+    return put_in(place, sender, at, Signal(target, sender.id, session, 0, b"", b""))
+
+
+def test_letters_come_back_by_the_way_the_session_came(place: Place) -> None:
+    """Between two that the one in the middle has no links with."""
+    one, middle, other = place.open[1], place.open[2], place.open[3]
+    for end in (one, other):
+        place.call(middle, middle.node.ban, end.id.hex(), 60.0)
+    place.world.run_for(1.0)
+    session = b"session1"
+    assert sent_to(place, one, middle, other.id, session) is SignalStatus.NOT_THERE
+    middle.signalling.post.routes.learn(one.id, session, Way(one.id, (one.runtime.ip, 30301)), place.world.now)
+    assert sent_to(place, other, middle, one.id, session) is SignalStatus.FORWARDED
+    assert sent_to(place, other, middle, one.id, b"session2") is SignalStatus.NOT_THERE
+    # Not to where it comes from: two that point at each other would send it to and fro.
+    assert sent_to(place, one, middle, one.id, session) is SignalStatus.NOT_THERE
+
+
+def test_a_way_back_that_leads_nowhere_is_forgotten(place: Place) -> None:
+    one, middle, other = place.open[1], place.open[2], place.open[3]
+    place.call(middle, middle.node.ban, one.id.hex(), 60.0)
+    place.world.run_for(1.0)
+    routes = middle.signalling.post.routes
+    routes.learn(one.id, b"session1", Way(one.id, ("24.9.9.9", 30301)), place.world.now)
+    assert sent_to(place, other, middle, one.id, b"session1") is SignalStatus.FORWARDED
+    place.world.run_for(20.0)
+    assert routes.find(one.id, b"session1", place.world.now) is None
+
+
+def test_sessions_that_begin_with_one_target_are_bounded_and_those_under_way_go_on(place: Place) -> None:
+    far = place.hidden()
+    place.told(far)
+    middle = place.of(far.rendezvous.nodes())[0]
+    senders = [one for one in place.open if one is not middle]
+    statuses = [
+        sent_to(place, senders[number % len(senders)], middle, far.id, b"%08d" % number)
+        for number in range(int(letter_post.BEGUN_BURST) + 60)
+    ]
+    assert statuses.count(SignalStatus.BUSY) > 20
+    assert sent_to(place, senders[0], middle, far.id, b"%08d" % 0) is SignalStatus.FORWARDED
+
+
+def test_letters_of_one_sender_are_bounded(place: Place) -> None:
+    sender, middle = place.open[1], place.open[2]
+    answers: list[Any] = []
+    for _ in range(int(letter_post.SOURCE_BURST) + 30):
+        sender.signalling.post.send(
+            Way(middle.id, (middle.runtime.ip, 30301)),
+            Signal(b"x" * 32, sender.id, b"session1", 0, b"", b""),
+            answers.append,
+        )
+    assert place.world.run(lambda: len(answers) == int(letter_post.SOURCE_BURST) + 30, 30.0)
+    assert answers.count(SignalStatus.NOT_THERE) >= letter_post.SOURCE_BURST
+    assert answers.count(SignalStatus.BUSY) >= 10
