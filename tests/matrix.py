@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 from lab_nodes import REPOSITORY, LabNode, open_network
 from natlab import Host, Kind, Lab
 
+from kodectl.errors import KodectlError
+
 OPEN_NODES = 4
 KINDS = (
     Kind.OPEN,
@@ -44,6 +46,8 @@ RELAYED_WATCH_S = 1.0
 """How long a pair that is to stay relayed is looked at."""
 PARTED_LIMIT_S = 15.0
 STEP_S = 0.05
+LOG_LINES = 40
+"""Of a node that does not answer."""
 NAMES = {
     Kind.SYMMETRIC_SEQUENTIAL: "sequential",
     Kind.PORT_RESTRICTED: "port-restr.",
@@ -93,7 +97,11 @@ class Machine(NamedTuple):
         return json.loads(done.stdout)
 
     def peer(self, node_id: str) -> dict[str, Any] | None:
-        view = self.node.peers()
+        try:
+            view = self.node.peers()
+        except KodectlError as error:
+            said = "\n".join(self.node.log.read_text().splitlines()[-LOG_LINES:])
+            raise Failed(f"{error}; the node's process: {self.node.process.poll()}; it said:\n{said}") from error
         return next((peer for peer in view if peer["id"] == node_id), None)
 
 
