@@ -31,6 +31,7 @@ from kodectl.node.views import NatView
 from kodectl.runtime.base import Address, Runtime, Scope
 from kodectl.settings import NodeSettings
 from kodectl.wire import rpc
+from kodectl.wire.addresses import address_text
 from kodectl.wire.turn_server import parse_turn
 
 MAX_OBSERVERS = 4
@@ -116,8 +117,13 @@ class Connectivity:
     def view(self, nat: NatView) -> NatView:
         """What is known of the NAT, and what is done about it."""
         rendezvous = [peer.node_id.hex() for peer in self.rendezvous.nodes()] if self.rendezvous.is_told else None
+        seen = self._outer_port.seen
         return msgspec.structs.replace(
-            nat, rendezvous=rendezvous, relays=self.relays.at_hand, relay=self.relaying.view()
+            nat,
+            observed_tcp=address_text(*seen) if seen is not None else None,
+            rendezvous=rendezvous,
+            relays=self.relays.at_hand,
+            relay=self.relaying.view(),
         )
 
     # -- what the parts ask each other -----------------------------------------------------------------------------

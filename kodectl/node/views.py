@@ -210,6 +210,8 @@ class NatView(msgspec.Struct, frozen=True):
     checked_s: float | None
     """Since the last conclusion."""
     advice: str | None
+    observed_tcp: str | None = None
+    """Where others see the TCP port that it listens on; known where it is needed."""
     rendezvous: list[str] | None = None
     """Node ids through which it can be told that somebody wants to connect; null where it needs none."""
     relays: int = 0
