@@ -11,17 +11,26 @@ from town import KINDS, Town, town_of
 
 from kodectl.core.signal_routes import Way
 from kodectl.errors import NegativeAnswer, PeerFault
-from kodectl.node import letter_post
+from kodectl.node import delegation, letter_post
 from kodectl.node.conversation import Conversation
 from kodectl.node.node import Node
 from kodectl.node.rendezvous import ECHO_EVERY_S, WANTED
-from kodectl.node.signalling import ALL_BEGUN_BURST, BEGUN_BURST, CLOCKS_DIFFER, MAX_AGE_S, Located
+from kodectl.node.signalling import (
+    ALL_BEGUN_BURST,
+    BEGUN_BURST,
+    BEGUN_PER_S,
+    CLOCKS_DIFFER,
+    MAX_AGE_S,
+    MAX_OF_PEER,
+    Located,
+)
 from kodectl.sim.nat import Nat
 from kodectl.wire import rpc
-from kodectl.wire.contacts import Contact, pack_contacts
+from kodectl.wire.contacts import Contact, pack_contacts, unpack_contacts
 from kodectl.wire.enode import Enode
 from kodectl.wire.messages import MessageKind
 from kodectl.wire.offers import Correspondents, Letter, Offer, OfferKind, pack_letter
+from kodectl.wire.presence import pack_presence
 from kodectl.wire.rpc import Signal, SignalStatus, StoreStatus
 
 OFFER = Offer(OfferKind.OFFER, "abcd", "p" * 22)
@@ -618,3 +627,78 @@ def test_letters_of_one_sender_are_bounded(place: Place) -> None:
     assert place.world.run(lambda: len(answers) == int(letter_post.SOURCE_BURST) + 30, 30.0)
     assert answers.count(SignalStatus.NOT_THERE) >= letter_post.SOURCE_BURST
     assert answers.count(SignalStatus.BUSY) >= 10
+
+
+# -- what one sender gets of a node ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_ended", [True, False], ids=["ended at once", "kept"])
+def test_one_sender_begins_so_many_conversations(place: Place, is_ended: bool) -> None:
+    sender, target = place.open[1], place.open[2]
+    begun: list[Conversation] = []
+
+    def take(conversation: Conversation, offer: Offer) -> None:
+        begun.append(conversation)
+        if is_ended:
+            conversation.end()
+
+    target.signalling.on_offer = take
+    began = place.world.now
+    for number in range(40):
+        session = b"%08d" % number
+        put_in(place, sender, target, Signal(target.id, sender.id, session, 0, b"", letter(sender, target, session)))
+        place.world.run_for(0.0 if is_ended else 2.0)
+    allowed = MAX_OF_PEER if not is_ended else BEGUN_BURST + BEGUN_PER_S * (place.world.now - began)
+    assert MAX_OF_PEER <= len(begun) <= allowed + 1
+
+
+def test_nobody_tells_where_somebody_else_is(place: Place) -> None:
+    liar, far, near = place.open[1], place.hidden(), place.open[3]
+    place.told(far)
+    true = place.locate(near, far)
+    false = pack_presence([Contact(b"e" * 32, "23.66.6.6", 30301, 30303)])
+    for node_id in (far.id, b"n" * 32):
+        place.call(liar, liar.node.values.put, node_id, false, 1000.0)
+    assert place.locate(near, far) == true
+    with pytest.raises(NegativeAnswer):
+        place.call(near, near.signalling.locate, b"n" * 32, LIMIT_S)
+
+
+# -- delegation --------------------------------------------------------------------------------------------------------
+
+
+def test_a_peer_looks_up_what_is_under_a_key_and_whose_id_it_is(place: Place) -> None:
+    asker = place.hidden("blocked")
+    place.told(asker)
+    peer = asker.rendezvous.nodes()[0]
+    sought = next(one for one in place.open if one.id != peer.node_id)
+    key = sought.id
+    for number, writer in enumerate([sought, *place.open[:2]]):
+        place.call(writer, writer.node.values.put, key, b"%d" % number, 1000.0)
+
+    def asked(skip: int, contacts_wanted: bool) -> rpc.Values:
+        answer: rpc.Values = place.call(
+            asker, asker.requests.ask, peer, rpc.FindValue(key, skip, contacts_wanted), LIMIT_S
+        )
+        return answer
+
+    answer = asked(0, True)
+    assert unpack_contacts(answer.contacts, 1) == [sought.contact]
+    assert answer.token == b""
+    assert answer.total == len(answer.records) >= 1
+    rest = asked(1, False)
+    assert (rest.contacts, len(rest.records)) == (b"", rest.total - 1)
+
+
+def test_lookups_for_one_peer_are_bounded(place: Place) -> None:
+    asker = place.hidden("blocked")
+    place.told(asker)
+    peer = asker.rendezvous.nodes()[0]
+    refused: list[str] = []
+    for number in range(int(delegation.BURST) + 10):
+        try:
+            place.call(asker, asker.requests.ask, peer, rpc.FindValue(b"%032d" % number, 0, False), LIMIT_S)
+        except PeerFault as fault:
+            refused.append(fault.message)
+    assert len(refused) >= 5
+    assert all("too many lookups" in message for message in refused)
