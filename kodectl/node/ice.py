@@ -80,6 +80,8 @@ class IceSession:
         where none is left."""
         self.on_candidate: Callable[[Candidate], None] = lambda candidate: None
         """For trickling: a candidate of ours, as soon as there is one."""
+        self.on_base_gone: Callable[[SendingBase], None] = lambda base: None
+        """One of `bases` is none any more: an address went away, a relay moved, a connection ended. After `on_path`."""
         self.on_lost: Callable[[], None] = lambda: None
         """The peer has not answered for half a minute, and nothing may be sent: `restart` finds another path."""
         self.gathering = Gathering(runtime, scope, terms, self)
@@ -161,6 +163,7 @@ class IceSession:
         if self._closed or not (self._renounce(base) or self.gathering.remove(base)):
             return
         self._do(self.agent.forget(base, self._runtime.now()))
+        self.on_base_gone(base)
 
     def _renounce(self, base: SendingBase) -> bool:
         known = len(self._adopted)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ice_sides import B_IP, RELAY_IP, Relay, Side, Two
 
+from kodectl.node.ice import SendingBase
 from kodectl.node.ice_watch import LOOK_PAUSE_S, InterfaceWatch
 from kodectl.runtime.base import Address, DatagramSocket, LocalNetwork
 from kodectl.sim.network import PathModel
@@ -95,6 +96,9 @@ def test_an_interface_that_comes_up_is_used_when_the_other_goes(world: World) ->
     two = two_with(world, machine)
     two.connect()
     assert source(two) == RADIO
+    [gone] = two.a.session.bases
+    told: list[SendingBase] = []
+    two.a.session.on_base_gone = told.append
     machine.up.add(CABLE)
     assert world.run(lambda: len(two.a.session.agent.local_candidates) == 2, NOTICED_S)
     world.run_for(2.0)
@@ -105,6 +109,7 @@ def test_an_interface_that_comes_up_is_used_when_the_other_goes(world: World) ->
     world.run_for(2.0)
     assert two.exchange()
     assert two.a.ways == ["direct"], "there was a way all the time"
+    assert told == [gone]
 
 
 def test_the_last_interface_takes_the_path_along_and_a_restart_finds_another(world: World) -> None:
