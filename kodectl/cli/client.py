@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +33,8 @@ from kodectl.wire.addresses import address_text
 T = TypeVar("T")
 
 MAX_ANSWER = 64 * 1024 * 1024
+REUSED_FOR_S = 20.0
+"""Since the last answer: the node closes connections that rest for a minute, and a request that meets that is lost."""
 """Far above any answer of a node; what sends more is none."""
 WAIT_MARGIN_S = 5.0
 """What a request may take beyond the wait that it asks the node for."""
@@ -99,6 +102,7 @@ class NodeClient:
         self.endpoint = endpoint
         self.timeout_s = timeout_s
         self._connection = self._open()
+        self._answered_at = time.monotonic()
         self._headers = _authorization(endpoint.token_file)
 
     def get(self, path: str, shape: type[T], query: dict[str, Any] | None = None, wait_s: float = 0.0) -> T:
@@ -139,7 +143,9 @@ class NodeClient:
             data = _encode(body)
             headers["Content-Type"] = "application/json"
         self._connection.timeout = timeout_s
-        if self._connection.sock is not None:
+        if time.monotonic() - self._answered_at > REUSED_FOR_S:
+            self._connection.close()
+        elif self._connection.sock is not None:
             self._connection.sock.settimeout(timeout_s)
         try:
             self._connection.request(method, target, data, headers)
@@ -148,6 +154,7 @@ class NodeClient:
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             raise self._unreachable(error, timeout_s) from error
+        self._answered_at = time.monotonic()
         if not response.isclosed():
             self._connection.close()
         return response.status, response.getheader("Content-Type", "").partition(";")[0], answer
