@@ -63,13 +63,13 @@ class Conversation:
         self._sender = sender
         self._hops = hops
         self._proved: list[Hop] = []
-        """Letters have come by them, the last one first."""
+        """News has come by them, the last one first."""
         self._failed: set[Hop] = set()
         self._tried: dict[int, set[Hop]] = {}
         """By the number of an unheard letter."""
         self._correspondence = Correspondence()
         self._timer: Timer | None = None
-        self._closed_at: float | None = None
+        self._is_closed = False
         self._is_stale = False
         """The hops have led nowhere: others are to be found before anything is said again."""
         self._is_seeking = False
@@ -98,7 +98,7 @@ class Conversation:
 
     def send(self, offer: Offer) -> None:
         """Repeated until the other side says that it was heard."""
-        if self._closed_at is not None:
+        if self._is_closed:
             return
         if self._correspondence.is_settled:
             # A new attempt: what did not work long ago may work now.
@@ -142,9 +142,9 @@ class Conversation:
 
     def close(self) -> None:
         """Nothing is told any more. What was said is still repeated for some seconds."""
-        if self._closed_at is not None:
+        if self._is_closed:
             return
-        self._closed_at = self._runtime.now()
+        self._is_closed = True
         self.on_message, self.on_undelivered = _ignore_offer, _ignore_reason
         self._runtime.call_later(LINGER_S, self.end)
 
@@ -152,9 +152,7 @@ class Conversation:
         """At once. May be called twice."""
         if self._is_over:
             return
-        self._is_over = True
-        if self._closed_at is None:
-            self._closed_at = self._runtime.now()
+        self._is_closed = self._is_over = True
         if self._timer is not None:
             self._timer.cancel()
         self._sender.ended(self)
@@ -166,8 +164,7 @@ class Conversation:
             self._transmit(hop, outgoing)
 
     def _choose(self, tried: set[Hop]) -> list[Hop]:
-        """Two that this letter has not taken yet, those that letters have come by first; when it has taken all, from the
-        start."""
+        """Two that this letter has not taken yet, those that news has come by first; when it has taken all, from the start."""
         live = [hop for hop in [*self._proved, *self._hops] if hop not in self._failed]
         live = list(dict.fromkeys(live))
         fresh = [hop for hop in live if hop not in tried]
@@ -205,12 +202,16 @@ class Conversation:
         """Signed by the other side."""
         if self._is_over:
             return
-        self._note_way(Hop(way))
+        ours = self._correspondence
+        known_before = (ours.heard, ours.oldest)
+        offers = ours.take(letter, self._runtime.now())
+        # A copy of what has come already may be handed in by anybody.
+        self._note_way(way, is_news=(ours.heard, ours.oldest) != known_before)
         self._is_stale = False
-        for offer in self._correspondence.take(letter, self._runtime.now()):
+        for offer in offers:
             self._tell(offer)
-        self._tried = {number: hops for number, hops in self._tried.items() if number >= self._correspondence.oldest}
-        if self._correspondence.owes():
+        self._tried = {number: hops for number, hops in self._tried.items() if number >= ours.oldest}
+        if ours.owes():
             self._tell_heard()
         self._arm()
 
@@ -225,14 +226,16 @@ class Conversation:
         for hop in self._choose(set()):
             self._transmit(hop, None)
 
-    def _note_way(self, came_by: Hop) -> None:
-        known = next((hop for hop in self._hops if hop.way == came_by.way), None)
-        if known is None and len(self._hops) < MAX_HOPS_KNOWN:
-            self._hops.append(came_by)
-            known = came_by
-        if known is not None:
-            self._failed.discard(known)
-            self._proved = [known, *[hop for hop in self._proved if hop != known]]
+    def _note_way(self, way: Way, *, is_news: bool) -> None:
+        hop = next((hop for hop in self._hops if hop.way == way), None)
+        if hop is None and len(self._hops) < MAX_HOPS_KNOWN:
+            hop = Hop(way)
+            self._hops.append(hop)
+        if hop is None:
+            return
+        self._failed.discard(hop)
+        if is_news:
+            self._proved = [hop, *[other for other in self._proved if other != hop]]
 
     # -- time ------------------------------------------------------------------------------------------------------
 

@@ -146,7 +146,7 @@ class Rendezvous:
             if peer in passing:
                 self._chosen[peer] = now
             else:
-                log.info("peer %s passes no letters on", peer.node_id.hex())
+                log.debug("peer %s passes no letters on", peer.node_id.hex())
                 self._chosen.pop(peer, None)
                 self._useless[peer] = now + RETRY_S
 
