@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from kodectl.errors import KodectlError, NegativeAnswer
 from kodectl.node.ice import Allocate, Relay
+from kodectl.node.lasting_relay import LastingRelay
 from kodectl.node.peer import Peer
-from kodectl.node.turn_client import TurnServer, allocate
+from kodectl.node.turn_client import Allocation, TurnServer, allocate
 from kodectl.runtime.base import Runtime, Scope
 from kodectl.wire.rpc import Body, Relayed, RelayStatus
 from kodectl.wire.rpc import Relay as RelayQuestion
@@ -29,6 +30,10 @@ ASK_LIMIT_S = 3.0
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 300.0
 """After a refusal, doubling: a node that has just started does not know yet whether it can relay."""
+MIN_LIFETIME_S = 60
+"""Renewed at half life, credentials for less would be asked for all the time."""
+MAX_LIFETIME_S = 3600.0
+"""Of what is said; the relay may have been restarted since, which makes credentials worthless."""
 IPV4 = 4
 
 
@@ -39,6 +44,19 @@ class Grant(NamedTuple):
     relayed: Relayed
     renew_at: float
     ends_at: float
+
+
+def is_usable(answer: Relayed) -> bool:
+    """Whether it lets this node relay for as long as it takes to make a connection."""
+    is_granted = answer.status == RelayStatus.GRANTED and answer.username and answer.password
+    return bool(is_granted) and answer.lifetime_s >= MIN_LIFETIME_S
+
+
+def _server_of(grant: Grant, over_tcp: bool) -> TurnServer:
+    relayed, host = grant.relayed, grant.peer.remote[0]
+    if over_tcp:
+        return TurnServer(host, relayed.tcp_port, "tcp", relayed.username, relayed.password)
+    return TurnServer(host, relayed.udp_port, "udp", relayed.username, relayed.password)
 
 
 class RelayPool:
@@ -71,21 +89,34 @@ class RelayPool:
 
     def allocators(self, *, over_tcp: bool) -> tuple[Allocate, ...]:
         """For `IceTerms.relays`: two peers', and every configured server."""
-        peers = [self._of_peer(grant, over_tcp) for grant in self._usable()[:USED]]
+        count = len(self._servers(over_tcp))
+        peers = [self._of_peer(place, over_tcp) for place in range(min(count, USED))]
         return (*peers, *(self._of_server(server) for server in self._turn))
 
-    def _of_peer(self, grant: Grant, over_tcp: bool) -> Allocate:
-        relayed = grant.relayed
-        host, username, password = grant.peer.remote[0], relayed.username, relayed.password
-        over_udp = TurnServer(host, relayed.udp_port, "udp", username, password)
-        server = TurnServer(host, relayed.tcp_port, "tcp", username, password) if over_tcp else over_udp
+    def _of_peer(self, place: int, over_tcp: bool) -> Allocate:
+        """Which peer it is turns out when it is asked: with credentials of then, and not with what has been lost."""
+        former: TurnServer | None = None
+
+        def next_one() -> Allocation:
+            nonlocal former
+            servers = self._servers(over_tcp)
+            others = [server for server in servers if former is None or server.host != former.host] or servers
+            if not others:
+                raise NegativeAnswer("no peer relays at the moment", code="no_answer")
+            former = others[place % len(others)]
+            return allocate(self._runtime, self._scope, former, family=IPV4)
 
         def allocated(family: int) -> Relay:
             if family != IPV4:
                 raise NegativeAnswer("peers relay IPv4", code="turn_family")
-            return allocate(self._runtime, self._scope, server, family=family)
+            return LastingRelay(self._scope, next_one)
 
         return allocated
+
+    def _servers(self, over_tcp: bool) -> list[TurnServer]:
+        """Of peers."""
+        servers = [_server_of(grant, over_tcp) for grant in self._usable()]
+        return [server for server in servers if server.port]
 
     def _of_server(self, server: TurnServer) -> Allocate:
         return lambda family: allocate(self._runtime, self._scope, server, family=family)
@@ -124,8 +155,8 @@ class RelayPool:
             log.debug("relay of %s: %s", peer.node_id.hex(), error)
         finally:
             self._asking.discard(peer.node_id)
-        if answer is not None and answer.status == RelayStatus.GRANTED and answer.lifetime_s:
-            lifetime_s = float(answer.lifetime_s)
+        if answer is not None and is_usable(answer):
+            lifetime_s = min(answer.lifetime_s, MAX_LIFETIME_S)
             self._grants[peer.node_id] = Grant(peer, answer, now + lifetime_s / 2, now + lifetime_s)
             self._refused.pop(peer.node_id, None)
         else:
