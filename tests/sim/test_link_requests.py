@@ -175,6 +175,20 @@ def test_an_answer_of_another_kind_or_that_nobody_asked_for_is_dropped(two):
     assert one.requests.counters["unsolicited"] == 2
 
 
+def test_nobody_answers_for_somebody_else(two):
+    one, other = two
+    third = Resident(one.world, 3)
+    assert one.world.call(third.runtime, third.peering.connect, one.enode, 10.0).outcome == "connected"
+    other.requests.handlers[rpc.Kind.FIND_NODE] = lambda peer, body: other.scope.sleep(1.0) or NODES
+    outcomes: list[Any] = []
+    one.requests.request(one.peer(other), FIND, outcomes.append, LIMIT_S)
+    for request_id in range(10):
+        third.peer(one).send(MessageKind.ANSWER, rpc.pack_message(request_id, rpc.Nodes(b"false")))
+    assert one.world.run(lambda: bool(outcomes), LIMIT_S)
+    assert outcomes == [NODES]
+    one.world.call(third.runtime, third.stop)
+
+
 def test_silence_ends_with_the_limit(two):
     one, other = two
     other.requests.handlers[rpc.Kind.FIND_NODE] = lambda peer, body: other.scope.sleep(LIMIT_S + 1) or NODES

@@ -247,6 +247,24 @@ def test_who_passes_nothing_on_is_not_chosen(place: Place) -> None:
     assert not set(place.of(far.rendezvous.nodes())) & set(silent)
 
 
+def test_who_no_longer_passes_anything_on_is_replaced(place: Place) -> None:
+    far = place.hidden()
+    place.told(far)
+    turned = place.of(far.rendezvous.nodes())[0]
+    pass_nothing_on(turned)
+    assert place.world.run(lambda: turned not in place.of(far.rendezvous.nodes()), ECHO_EVERY_S + 10.0)
+    assert turned.id in far.node.peering.links
+    assert place.world.run(lambda: len(far.rendezvous.nodes()) == WANTED, 10.0)
+
+
+def test_only_who_was_dialled_is_known_to_be_reachable(place: Place) -> None:
+    one = place.open[0]
+    assert any(not peer.outbound for peer in one.node.peering.links.values())
+    one.rendezvous._is_needed = lambda: True
+    place.world.run_for(10.0)
+    assert all(peer.outbound for peer in one.rendezvous.nodes())
+
+
 def test_the_record_is_withdrawn_when_it_is_not_needed(place: Place) -> None:
     far = place.hidden()
     place.told(far)
@@ -588,6 +606,7 @@ def test_letters_come_back_by_the_way_the_session_came(place: Place) -> None:
     assert sent_to(place, other, middle, one.id, session) is SignalStatus.FORWARDED
     assert sent_to(place, other, middle, one.id, b"session2") is SignalStatus.NOT_THERE
     # Not to where it comes from: two that point at each other would send it to and fro.
+    middle.signalling.post.routes.learn(one.id, session, Way(one.id, (one.runtime.ip, 30301)), place.world.now)
     assert sent_to(place, one, middle, one.id, session) is SignalStatus.NOT_THERE
 
 
