@@ -16,6 +16,7 @@ from kodectl.core.admission import may_begin_handshake
 from kodectl.core.identity import Identity
 from kodectl.core.limits import TokenBucket
 from kodectl.core.peerbook import PeerBook
+from kodectl.core.turn_allocations import network_of
 from kodectl.errors import KodectlError, PeerFault
 from kodectl.node.connecting import Connector
 from kodectl.node.dialling import CONNECTED, Dial, Dialler, Reach, place_of
@@ -47,6 +48,8 @@ HANDSHAKE_BURST = 100.0
 STATIC_SECRET_SIZE = 32
 MAX_STUN_STREAMS = 256
 """Clients of the relay over TCP, and those that only ask where they are seen."""
+MAX_STUN_STREAMS_OF_NETWORK = 32
+"""As many as a relay gives addresses to one: nobody keeps the others out."""
 
 _BULK = frozenset(
     (MessageKind.BLOCK, MessageKind.TRANSACTION, MessageKind.SYNC, MessageKind.REQUEST, MessageKind.ANSWER)
@@ -98,7 +101,8 @@ class Peering:
         """Hears the nonce of each connection that only showed that the port can be reached, and who made it."""
         self.on_stun: Callable[[Stream], None] = lambda stream: None
         """Serves a STUN or TURN client that has come to the listener; waits, in a task of its own."""
-        self._stun_streams = 0
+        self._stun_streams: Counter[str] = Counter()
+        """By network."""
         self.claims: Callable[[Stream], bool] = lambda stream: False
         """Takes a connection to the listener for something else than a link."""
         self.links = self._roster.links
@@ -215,14 +219,17 @@ class Peering:
 
     def _serve_stun(self, stream: Stream) -> None:
         """To its end. It holds no place among the handshakes meanwhile."""
-        if self._stun_streams >= MAX_STUN_STREAMS:
+        streams, network = self._stun_streams, network_of(stream.remote[0])
+        if streams.total() >= MAX_STUN_STREAMS or streams[network] >= MAX_STUN_STREAMS_OF_NETWORK:
             stream.close()
             return
-        self._stun_streams += 1
+        streams[network] += 1
         try:
             self.on_stun(stream)
         finally:
-            self._stun_streams -= 1
+            streams[network] -= 1
+            if not streams[network]:
+                del streams[network]
             stream.close()
 
     # -- links that stand ------------------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ NODE_LIMITS = RelayLimits(
 line of which its operator notices little. Blocks and transactions of one peer need a few kB/s."""
 MAX_BINDING = 512
 """Bytes of attributes of a Binding request over TCP."""
+BINDING_LIMIT_S = 5.0
+"""For all of it, as for a handshake."""
 
 _SCOPES: dict[str, tuple[Network, ...]] = {
     "private": PRIVATE,
@@ -145,9 +147,13 @@ class Relaying:
 
     def _answer_once(self, stream: Stream) -> None:
         """Binding requests are answered by every node."""
-        reply = self._binding.answer(read_framed(stream, MAX_BINDING), stream.remote, self._runtime.now())
-        if reply is not None:
-            stream.write(reply)
+        limit = self._runtime.call_later(BINDING_LIMIT_S, stream.close)
+        try:
+            reply = self._binding.answer(read_framed(stream, MAX_BINDING), stream.remote, self._runtime.now())
+            if reply is not None:
+                stream.write(reply)
+        finally:
+            limit.cancel()
 
     def _key_of(self, username: str, algorithm: int) -> bytes | None:
         return self._credentials.key_of(username, algorithm, self._runtime.now())

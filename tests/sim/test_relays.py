@@ -10,17 +10,17 @@ import pytest
 from kodectl.core.identity import Identity
 from kodectl.core.relay_credentials import HELD_S, SLOT_S
 from kodectl.core.turn_allocations import RelayLimits
-from kodectl.errors import KodectlError
+from kodectl.errors import KodectlError, NegativeAnswer
 from kodectl.node.events import Events
 from kodectl.node.ice_bases import Relay
 from kodectl.node.link_requests import LinkRequests
-from kodectl.node.peering import Peering
+from kodectl.node.peering import MAX_STUN_STREAMS_OF_NETWORK, Peering
 from kodectl.node.persistence import MemoryStore
 from kodectl.node.relay_pool import FIRST_PAUSE_S, KEPT, LONGEST_PAUSE_S, USED, RelayPool
-from kodectl.node.relaying import NODE_LIMITS, Relaying
+from kodectl.node.relaying import BINDING_LIMIT_S, NODE_LIMITS, Relaying
 from kodectl.node.stun_client import ask_over_tcp
-from kodectl.node.turn_server import RelayPlace
-from kodectl.runtime.base import Address
+from kodectl.node.turn_server import UNUSED_LIMIT_S, RelayPlace
+from kodectl.runtime.base import Address, Stream, StreamClosed
 from kodectl.settings import NodeSettings
 from kodectl.sim.runtime import SimRuntime
 from kodectl.sim.suite import SimSuite
@@ -268,3 +268,41 @@ def test_binding_is_answered_over_tcp_with_and_without_a_relay(scene: Scene, rel
     scene.world.call(one.runtime, one.relaying.follow)
     answer = scene.world.call(scene.here.runtime, ask_over_tcp, scene.here.runtime, (one.ip, TCP), LIMIT_S)
     assert answer.mapped[0] == scene.here.ip
+
+
+@pytest.mark.parametrize(("relays", "limit_s"), [(False, BINDING_LIMIT_S), (True, UNUSED_LIMIT_S)])
+def test_connections_that_only_begin_end(scene: Scene, relays: bool, limit_s: float) -> None:
+    one, here = scene.there[0], scene.here.runtime
+    one.place = one.place if relays else None
+    scene.world.call(one.runtime, one.relaying.follow)
+
+    def lasts() -> float:
+        stream = here.connect((one.ip, TCP), LIMIT_S)
+        began = here.now()
+        stream.write(b"\x00\x01")
+        with pytest.raises(StreamClosed):
+            stream.read_exactly(1)
+        return here.now() - began
+
+    assert scene.world.call(here, lasts) == pytest.approx(limit_s, abs=1.0)
+
+
+def test_one_network_does_not_take_all_places_for_connections(scene: Scene) -> None:
+    one, here = scene.there[0], scene.here.runtime
+
+    def begun() -> list[Stream]:
+        streams = []
+        for _ in range(MAX_STUN_STREAMS_OF_NETWORK + 3):
+            streams.append(here.connect((one.ip, TCP), LIMIT_S))
+            streams[-1].write(b"\x00\x03")
+            here.event().wait(0.5)
+        return streams
+
+    streams = scene.world.call(here, begun)
+    with pytest.raises(NegativeAnswer):
+        scene.world.call(here, ask_over_tcp, here, (one.ip, TCP), LIMIT_S)
+    assert scene.world.call(scene.peer, ask_over_tcp, scene.peer, (one.ip, TCP), LIMIT_S).mapped[0] == scene.peer.ip
+    for stream in streams:
+        stream.close()
+    scene.world.run_for(1.0)
+    assert scene.world.call(here, ask_over_tcp, here, (one.ip, TCP), LIMIT_S).mapped[0] == scene.here.ip

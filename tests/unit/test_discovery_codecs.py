@@ -25,7 +25,7 @@ DECODERS = {
     "ip": contacts.unpack_ip,
     "record": record.unpack_record,
     "announcement": announcement.unpack_announcement,
-    **{f"body {kind}": (lambda data, kind=kind: rpc.unpack_body(kind, data)) for kind in range(16)},
+    **{f"body {kind}": (lambda data, kind=kind: rpc.unpack_body(kind, data)) for kind in range(len(rpc.Kind) + 1)},
 }
 
 
