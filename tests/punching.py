@@ -10,6 +10,8 @@ from subprocess import PIPE, Popen
 from threading import Timer
 from typing import Any
 
+from natlab.needs import LIBNICE_PYTHON
+
 TESTS = Path(__file__).parent
 LIMIT_S = 60.0
 """Of one program; then it is killed."""
@@ -23,6 +25,10 @@ def ours(role: str, *options: str) -> list[str]:
 
 def aioice(role: str, count: int, *options: str) -> list[str]:
     return [sys.executable, str(TESTS / "aioice_peer.py"), role, str(count), *options]
+
+
+def libnice(role: str, count: int, *options: str) -> list[str]:
+    return [LIBNICE_PYTHON, str(TESTS / "libnice_peer.py"), role, str(count), *options]
 
 
 class Program:

@@ -1,4 +1,4 @@
-"""`kodectl nat punch` behind real NATs: with itself and with aioice, directly and through coturn, over IPv4 and IPv6."""
+"""`kodectl nat punch` behind real NATs: with itself, aioice and libnice, directly and through coturn, over IPv4 and IPv6."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from conftest import environment
 from natlab import Host, Kind, Lab, skip_without_lab
+from natlab.needs import LIBNICE_PACKAGES, has_libnice
 from natlab.netns import Namespace
 from natlab.servers import Server
-from punching import Program, aioice, event, introduce, ours
+from punching import Program, aioice, event, introduce, libnice, ours
 
 from kodectl.errors import ExitCode
 
@@ -48,6 +49,12 @@ def us(role: str, *options: str) -> list[str]:
 
 def them(role: str, *options: str) -> list[str]:
     return aioice(role, 3, *options)
+
+
+def nice(role: str, *options: str) -> list[str]:
+    if not has_libnice():
+        pytest.skip(f"libnice is not there: {' '.join(LIBNICE_PACKAGES)}")
+    return libnice(role, 3, *options)
 
 
 @pytest.fixture(scope="module")
@@ -107,16 +114,17 @@ def test_two_cones_with_a_stun_server(scene: Scene, kind: Kind, other_kind: Kind
     assert event(ends[0][1], "connected")["remote_type"] != "host"
 
 
+@pytest.mark.parametrize("agent", [them, nice])
 @pytest.mark.parametrize("roles", ROLES)
 @pytest.mark.parametrize("kinds", [(Kind.PORT_RESTRICTED, Kind.RESTRICTED), (Kind.SYMMETRIC, Kind.FULL_CONE)])
-def test_with_aioice(scene: Scene, roles: tuple[str, str], kinds: tuple[Kind, Kind]) -> None:
+def test_with_a_foreign_agent(scene: Scene, agent: Agent, roles: tuple[str, str], kinds: tuple[Kind, Kind]) -> None:
     stun = ("--stun", scene.server)
-    ends = scene.punch(kinds, (us(roles[0], *stun), them(roles[1], *stun)))
+    ends = scene.punch(kinds, (us(roles[0], *stun), agent(roles[1], *stun)))
     assert_connected(ends)
     assert ends[0][0] == ExitCode.OK
 
 
-@pytest.mark.parametrize("agent", [us, them])
+@pytest.mark.parametrize("agent", [us, them, nice])
 @pytest.mark.parametrize("roles", ROLES)
 def test_two_symmetric_ones_through_relays(scene: Scene, agent: Agent, roles: tuple[str, str]) -> None:
     turn = ("--turn", f"{USER}@{scene.server}", "--relay-only")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import subprocess
 
 import pytest
 
@@ -19,6 +20,21 @@ PACKAGES = {
     "stun": "stun-client",
 }
 """Program -> Debian package."""
+
+
+LIBNICE_PYTHON = "/usr/bin/python3"
+"""Which has what Debian packages for Python."""
+LIBNICE_PACKAGES = ["gir1.2-nice-0.1", "python3-gi"]
+
+
+@functools.cache
+def has_libnice() -> bool:
+    """A foreign ICE agent that some tests talk to; without it they are skipped."""
+    program = "import gi; gi.require_version('Nice', '0.1'); from gi.repository import Nice"
+    try:
+        return subprocess.run([LIBNICE_PYTHON, "-c", program], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def missing_packages() -> list[str]:
