@@ -43,8 +43,11 @@ SOURCE_BURST = 60.0
 LETTERS_PER_S = 200.0
 LETTERS_BURST = 600.0
 """Of all; each costs some tens of microseconds, and one packet."""
-BEGUN_PER_S = 4.0
-BEGUN_BURST = 24.0
+SOURCE_BEGUN_PER_S = 0.5
+SOURCE_BEGUN_BURST = 4.0
+"""Sessions of one source with one target: one attempt takes one. Whoever floods a target leaves most of it to others."""
+BEGUN_PER_S = 10.0
+BEGUN_BURST = 40.0
 """Sessions with one target; letters of sessions that are under way are not counted."""
 ALL_BEGUN_PER_S = 50.0
 ALL_BEGUN_BURST = 200.0
@@ -81,6 +84,8 @@ class LetterPost:
         self._has_udp = has_udp
         self._own_id = discovery.identity.node_id
         self._sources = SharedBudget(TokenBucket(LETTERS_PER_S, LETTERS_BURST), SOURCE_PER_S, SOURCE_BURST)
+        all_begun = TokenBucket(ALL_BEGUN_PER_S, ALL_BEGUN_BURST)
+        self._pairs = SharedBudget(all_begun, SOURCE_BEGUN_PER_S, SOURCE_BEGUN_BURST)
         self._targets = SharedBudget(TokenBucket(ALL_BEGUN_PER_S, ALL_BEGUN_BURST), BEGUN_PER_S, BEGUN_BURST)
         self._named = SharedBudget(TokenBucket(ALL_NAMED_PER_S, ALL_NAMED_BURST), NAMED_PER_S, NAMED_BURST)
         discovery.handlers[rpc.Kind.SIGNAL] = self._from_udp
@@ -153,7 +158,9 @@ class LetterPost:
     def _admit(self, way: Way, signal: Signal, now: float) -> bool:
         """Notes the way back; false where too many sessions begin with this target."""
         is_under_way = self.routes.find(signal.sender, signal.session, now) is not None
-        if not is_under_way and not self._targets.take(signal.target.hex(), now):
+        target = signal.target.hex()
+        pair = f"{_source_of(way)} {target}"
+        if not is_under_way and not (self._pairs.take(pair, now) and self._targets.take(target, now)):
             return False
         self.routes.learn(signal.sender, signal.session, way, now)
         return True

@@ -621,17 +621,29 @@ def test_a_way_back_that_leads_nowhere_is_forgotten(place: Place) -> None:
     assert routes.find(one.id, b"session1", place.world.now) is None
 
 
-def test_sessions_that_begin_with_one_target_are_bounded_and_those_under_way_go_on(place: Place) -> None:
+def test_sessions_that_begin_with_one_target_are_bounded_and_those_under_way_go_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     far = place.hidden()
     place.told(far)
     middle = place.of(far.rendezvous.nodes())[0]
-    senders = [one for one in place.open if one is not middle]
-    statuses = [
-        sent_to(place, senders[number % len(senders)], middle, far.id, b"%08d" % number)
-        for number in range(int(letter_post.BEGUN_BURST) + 60)
-    ]
-    assert statuses.count(SignalStatus.BUSY) > 20
-    assert sent_to(place, senders[0], middle, far.id, b"%08d" % 0) is SignalStatus.FORWARDED
+    floods, other = place.open[1], place.open[2]
+    if middle in (floods, other):
+        floods, other = place.open[3], place.open[4]
+
+    def begin(sender: Correspondent, count: int, names: bytes) -> list[SignalStatus]:
+        return [sent_to(place, sender, middle, far.id, names + b"%07d" % number) for number in range(count)]
+
+    flood = begin(floods, 20, b"f")
+    assert letter_post.SOURCE_BEGUN_BURST <= flood.count(SignalStatus.FORWARDED) <= 8
+    # Others have their own share, and what has begun goes on.
+    assert begin(other, 2, b"o") == [SignalStatus.FORWARDED] * 2
+    assert begin(floods, 1, b"f") == [SignalStatus.FORWARDED]
+    # Of many sources together there is an end too.
+    monkeypatch.setattr(letter_post, "_source_of", lambda way: place.world.now.hex())
+    many = begin(floods, 200, b"m")
+    assert many.count(SignalStatus.BUSY) > 20
+    assert many.count(SignalStatus.FORWARDED) >= letter_post.BEGUN_BURST - 10
 
 
 def test_letters_of_one_sender_are_bounded(place: Place) -> None:
