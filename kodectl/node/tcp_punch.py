@@ -9,27 +9,76 @@ So `accepted` is shown what the listener gets.
                        that are under way at the same time get in
 
 The second kind is met by dialling again as soon as the refusal is there: the own box is open for the round trip that a
-dial takes, and so nearly always.
+dial takes, and so nearly always. Near each other, where a round trip is shorter than what lies between two dials, it is
+open only now and then: there both sides dial in bursts, at the same times by the clock (`Bursts`).
+
+A reset that crosses a SYN may leave a connection behind that only one side knows of, or that a box lets through in one
+direction. So each side begins with an empty frame (RFC 4571), answers the other's with a second one, and takes a
+connection for one when both of the other's have come.
 """
 
 from __future__ import annotations
 
+import logging
+import random
 from collections.abc import Sequence
 
-from kodectl.runtime.base import Address, ConnectFailed, Mailbox, Runtime, Scope, Stopped, Stream, TimedOut
+from kodectl.runtime.base import (
+    Address,
+    ConnectFailed,
+    Mailbox,
+    Runtime,
+    Scope,
+    Stopped,
+    Stream,
+    StreamClosed,
+    TimedOut,
+)
+from kodectl.wire.addresses import address_text
+from kodectl.wire.stream_frames import pack_frame
+
+log = logging.getLogger(__name__)
 
 ATTEMPT_S = 3.0
 """Of one dial that nobody answers: the kernel repeats the SYN after a second. Longer than any round trip, since a dial that
 ends while its answer is under way spoils the other side's."""
-LEAST_PERIOD_S = 0.001
-"""From one dial to the next, on average, where refusals come sooner: then the boxes are mostly closed, and it takes as many
-dials as the round trip is shorter than this, and some chance."""
+NEAR_S = 0.002
+"""A refusal that comes sooner is followed by the next burst, or within one: 20 times a second for 5 ms, which are 10 to 50
+dials."""
+BURST_S = 0.005
+BURST_EVERY_S = 0.05
+ALIGNED_SHARE = 0.75
+"""Of the bursts; the others come at any time, for two whose clocks are apart."""
 UNREACHABLE_PAUSE_S = 0.25
 """The machine has no way there at the moment, or these ends are just being connected by the listener."""
-MAX_ATTEMPTS = 3_000
-"""To one target: 3 s of the fastest refusals, all of any time where a round trip takes 3 ms or more."""
+MAX_ATTEMPTS = 5_000
+"""To one target: 5 s and more of the fastest refusals, all of any time where a round trip takes 2 ms or more."""
 MAX_TARGETS = 4
 """The peer's address outside, and those of its own that may be nearer."""
+
+
+GREETING = pack_frame(b"")
+GREETING_LIMIT_S = 1.0
+"""A round trip, and repetitions after a fifth of a second."""
+
+
+class Bursts:
+    """When to dial a near target again. Of two sides that are refused at once, both have their boxes open for a good part
+    of a burst."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._until = 0.0
+
+    def pause_s(self, now: float, unix_time: float) -> float:
+        """Until the next dial."""
+        if now < self._until:
+            return 0.0
+        pause_s = BURST_EVERY_S - unix_time % BURST_EVERY_S
+        if self._rng.random() >= ALIGNED_SHARE:
+            pause_s = self._rng.uniform(0.0, 2.0 * BURST_EVERY_S)
+        self._until = now + pause_s + BURST_S
+        return pause_s
 
 
 class TcpPunch:
@@ -45,6 +94,7 @@ class TcpPunch:
         self._targets = tuple(dict.fromkeys(targets))[:MAX_TARGETS]
         self._streams: Mailbox[Stream] = runtime.mailbox(MAX_TARGETS)
         self._ends_at = 0.0
+        self._met: set[Address] = set()
         self._is_closed = False
         self.attempts = 0
         self.last_failure: ConnectFailed | None = None
@@ -53,11 +103,17 @@ class TcpPunch:
         """Raises Stopped."""
         self._ends_at = self._runtime.now() + limit_s
         for target in self._targets:
-            self._scope.spawn(f"punch {target[0]}:{target[1]}", self._dial, target)
+            self._scope.spawn(f"punch {address_text(*target)}", self._dial, target)
 
     def accepted(self, stream: Stream) -> bool:
         """Whether a connection that the listener has got is the one that is dialled for; it is kept then. In the hub."""
-        return stream.remote in self._targets and self._streams.put(stream)
+        if self._is_closed or stream.remote not in self._targets:
+            return False
+        try:
+            self._scope.spawn(f"punched by {address_text(*stream.remote)}", self._meet, stream)
+        except Stopped:
+            return False
+        return True
 
     def wait(self) -> Stream:
         """The next connection. Raises ConnectFailed when the time is up, or after `close`."""
@@ -77,22 +133,41 @@ class TcpPunch:
             self._streams.get().close()
 
     def _dial(self, target: Address) -> None:
+        bursts = Bursts(self._runtime.rng)
         for _ in range(MAX_ATTEMPTS):
             began = self._runtime.now()
-            if self._is_closed or began >= self._ends_at:
+            if self._is_closed or target in self._met or began >= self._ends_at:
                 return
             self.attempts += 1
             try:
                 stream = self._runtime.connect(target, min(ATTEMPT_S, self._ends_at - began), self._port)
             except ConnectFailed as failure:
                 self.last_failure = failure
-                self._scope.sleep(self._pause_s(failure, self._runtime.now() - began))
+                self._scope.sleep(self._pause_s(failure, began, bursts))
                 continue
-            if not self._streams.put(stream):  # too late
-                stream.close()
-            return
+            self._meet(stream)
 
-    def _pause_s(self, failure: ConnectFailed, took_s: float) -> float:
-        if failure.reason == "refused":
-            return max(0.0, self._runtime.rng.uniform(0.5, 1.5) * LEAST_PERIOD_S - took_s)
-        return UNREACHABLE_PAUSE_S if failure.reason == "unreachable" else 0.0
+    def _meet(self, stream: Stream) -> None:
+        """Waits for the other side's greeting, and its answer to this one's; without them, the dials go on."""
+        limit = self._runtime.call_later(GREETING_LIMIT_S, stream.close)
+        try:
+            stream.write(GREETING)
+            is_met = stream.read_exactly(len(GREETING)) == GREETING
+            stream.write(GREETING)
+            is_met = is_met and stream.read_exactly(len(GREETING)) == GREETING
+        except StreamClosed as error:
+            log.debug("punch: connection to %s was none: %s", address_text(*stream.remote), error)
+            is_met = False
+        finally:
+            limit.cancel()
+        if is_met and self._streams.put(stream):
+            self._met.add(stream.remote)
+        else:
+            stream.close()
+
+    def _pause_s(self, failure: ConnectFailed, began: float, bursts: Bursts) -> float:
+        if failure.reason == "unreachable":
+            return UNREACHABLE_PAUSE_S
+        now = self._runtime.now()
+        is_near = failure.reason == "refused" and now - began < NEAR_S
+        return bursts.pause_s(now, self._runtime.unix_time()) if is_near else 0.0
