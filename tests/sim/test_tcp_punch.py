@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,12 +11,14 @@ import pytest
 from kodectl.core.nat import Behavior
 from kodectl.node.tcp_base import MAX_QUEUED_BYTES, TcpBase
 from kodectl.node.tcp_punch import (
+    ALIGNED_SHARE,
     ATTEMPT_S,
     BURST_EVERY_S,
     BURST_S,
     GREETING,
     GREETING_LIMIT_S,
     MAX_ATTEMPTS,
+    Bursts,
     TcpPunch,
 )
 from kodectl.runtime.base import Address, ConnectFailed, Listener, Runtime, Stream, StreamClosed
@@ -88,6 +91,19 @@ def crosses(world: World, one: Side, other: Side) -> None:
     for here, there in ((one, other), (other, one)):
         here.stream.write(b"over here")
         assert world.call(there.runtime, there.stream.read_exactly, 9) == b"over here"
+
+
+class TestBursts:
+    def test_most_begin_by_the_clock_and_all_last_as_long(self) -> None:
+        bursts, now, aligned = Bursts(random.Random(1)), 100.0, 0
+        for _ in range(1_000):
+            pause_s = bursts.pause_s(now, 7.0 + now)
+            assert 0.0 < pause_s <= 2 * BURST_EVERY_S
+            now += pause_s
+            aligned += abs((7.0 + now + 1e-6) % BURST_EVERY_S) < 1e-5
+            assert bursts.pause_s(now + 0.99 * BURST_S, 0.0) == 0.0
+            now += 1.01 * BURST_S
+        assert aligned / 1_000 == pytest.approx(ALIGNED_SHARE, abs=0.05)
 
 
 class TestPunch:
@@ -177,10 +193,14 @@ class TestPunch:
     def test_what_was_not_taken_is_closed_at_the_end(self, world: World) -> None:
         near, far = Side(world.host(LEFT)), world.host(RIGHT)
         near.punched = TcpPunch(near.runtime, near.scope, TCP_PORT, [(RIGHT, TCP_PORT)])
+        near.punched.start(60.0)
         dialled = world.call(far, far.connect, (LEFT, TCP_PORT), 1.0, TCP_PORT)
         assert not near.others
         dialled.write(2 * GREETING)
         world.run_for(1.0)
+        attempts = near.punched.attempts
+        world.run_for(5.0)
+        assert near.punched.attempts == attempts, "it is met"
         near.punched.close()
         with pytest.raises(StreamClosed):
             world.call(far, dialled.read_exactly, 2 * len(GREETING) + 1)
