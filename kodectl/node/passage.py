@@ -112,6 +112,7 @@ class Passage:
         self.session.on_data = self._data
         self.session.on_path = self._path_changed
         self.session.on_candidate = self._candidate_found
+        self.session.on_base_gone = lambda base: around.paths.forget([base])
         conversation.on_message = self.told
         around.multiplexer.attach(self)
 
@@ -234,6 +235,7 @@ class Passage:
         return self._carried(stream)
 
     def _carried(self, stream: QuicStream) -> IceStream:
+        stream.on_silence = self.session.doubt
         return IceStream(self._runtime, stream, self.route, self.close)
 
     def route(self) -> Route:

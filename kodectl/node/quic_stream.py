@@ -33,6 +33,9 @@ MAX_WAITING = 512
 MIN_PAUSE_S = 0.0002
 """Between two looks at the clock: should a deadline ever stay in the past, the connection fails and the hub lives."""
 
+SILENT_DEADLINES = 3
+"""In a row, at which something was sent again, or asked, and nothing has come: one packet may be lost, another late."""
+
 LINGER_S = 5.0
 """After `close`, for what was written to arrive: a few repetitions on a bad path."""
 
@@ -71,6 +74,9 @@ class QuicStream:
         self._timer: Timer | None = None
         self._timer_at = float("inf")
         self._linger: Timer | None = None
+        self._silent_deadlines = 0
+        self.on_silence: Callable[[], None] = lambda: None
+        """What was sent is not answered: the path may be dead. Runs in the hub."""
 
     @property
     def local(self) -> Address:
@@ -175,6 +181,7 @@ class QuicStream:
 
     def _work(self) -> None:
         self._turn = None
+        self._silent_deadlines = 0
         waiting, self._waiting = self._waiting, []
         now = self._runtime.now()
         start = 0
@@ -184,19 +191,22 @@ class QuicStream:
                 start = end
         self.settle()
 
-    def settle(self, min_pause_s: float = 0.0) -> None:
-        """Does what follows from the last call of the core: tells, sends, and sets the clock."""
+    def settle(self, min_pause_s: float = 0.0) -> bool:
+        """Does what follows from the last call of the core: tells, sends, and sets the clock. Whether anything was sent."""
         for event in self._core.events():
             self._happened(event)
         if self._is_gone:
-            return
+            return False
+        has_sent = False
         for path, datagrams in self._core.datagrams(self._runtime.now()):
+            has_sent = True
             send = self._sends.get(path)
             if send is None:
                 self._owner.reply(datagrams, path)
             else:
                 send(datagrams)
         self._set_timer(min_pause_s)
+        return has_sent
 
     def _happened(self, event: Event) -> None:
         match event:
@@ -237,7 +247,10 @@ class QuicStream:
     def _time_has_come(self) -> None:
         self._timer = None
         self._core.handle_deadline(self._runtime.now())
-        self.settle(MIN_PAUSE_S)
+        if self.settle(MIN_PAUSE_S):
+            self._silent_deadlines += 1
+            if self._silent_deadlines == SILENT_DEADLINES:
+                self.on_silence()
 
     def abort(self) -> None:
         """Closes the connection at once, and says so to the other side."""

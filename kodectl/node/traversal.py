@@ -23,6 +23,7 @@ from kodectl.node.discovery import Discovery
 from kodectl.node.events import Events
 from kodectl.node.ice import IceTerms, new_credentials
 from kodectl.node.ice_stream import PathBook
+from kodectl.node.ice_watch import InterfaceWatch
 from kodectl.node.lookups import enode_of
 from kodectl.node.multiplexer import Multiplexer
 from kodectl.node.passage import Passage, SharedBase
@@ -96,12 +97,14 @@ class Traversal:
         self._links = links
         self._passages: set[Passage] = set()
         self._offers = TokenBucket(OFFERS_PER_S, OFFER_BURST)
+        self._interfaces = InterfaceWatch(runtime, scope)
         signalling.on_offer = self._offered
 
     def start(self) -> None:
         """After discovery is bound."""
         self.endpoint = QuicEndpoint(self.runtime, self.scope, self._opened, self.paths.send)
         self.multiplexer.quic = self.endpoint
+        self._interfaces.start()
 
     # -- this side asks --------------------------------------------------------------------------------------------
 
@@ -260,7 +263,14 @@ class Traversal:
         shared = None if is_blocked else SharedBase(self._discovery, situation.source())
         relays = self._relays.allocators(over_tcp=is_blocked) if needs_relay else ()
         families = (4, 6) if self.runtime.local_network().source6 is not None else (4,)
-        terms = IceTerms(is_controlling, relays=relays, families=families, is_relay_only=is_blocked, shared=shared)
+        terms = IceTerms(
+            is_controlling,
+            relays=relays,
+            families=families,
+            is_relay_only=is_blocked,
+            shared=shared,
+            interfaces=self._interfaces,
+        )
         passage = Passage(self, conversation, terms, shared)
         self._passages.add(passage)
         return passage

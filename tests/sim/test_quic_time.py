@@ -591,3 +591,20 @@ def test_the_course_of_events_repeats_though_the_bytes_do_not() -> None:
 def test_limits_fit_together() -> None:
     assert RETRY_ABOVE < MAX_HALF_OPEN
     assert KEEPALIVE_S < 15.0 <= IDLE_LIMIT_S + KEEPALIVE_S <= 30.0
+
+
+def test_silence_is_told_while_something_waits_for_an_answer_and_only_then(scene: Scene) -> None:
+    near, _ = scene.connected()
+    told: list[float] = []
+    near.on_silence = lambda: told.append(scene.world.now)
+    send = scene.tell(near.write, noise(50_000))
+    scene.let_pass(30.0)
+    assert (send, told) == ([None], []), "an idle connection that keeps itself alive is not silent"
+    scene.world.partition([FAR_IP])
+    cut_at = scene.world.now
+    scene.tell(near.write, b"hello?")
+    scene.let_pass(2.0)
+    assert len(told) == 1, "once for a silence"
+    assert told[0] - cut_at < 1.0
+    scene.world.heal()
+    scene.let_pass(5.0)
