@@ -10,27 +10,25 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from functools import partial
 from itertools import cycle, islice
-from typing import NamedTuple
 
 from kodectl.core.limits import SharedBudget, TokenBucket
 from kodectl.core.signal_routes import Way
-from kodectl.errors import KodectlError, NegativeAnswer, PeerFault
+from kodectl.errors import NegativeAnswer, PeerFault
 from kodectl.node.conversation import SIDE_BY_SIDE, Conversation, Hop
 from kodectl.node.delegation import Delegation
 from kodectl.node.discovery import Discovery
 from kodectl.node.kademlia import Kademlia
 from kodectl.node.letter_post import MAX_VIA, LetterPost
 from kodectl.node.link_requests import LinkRequests
-from kodectl.node.locating import Sought, seek
+from kodectl.node.locating import Located, Locator
 from kodectl.node.peer import Peer
 from kodectl.node.peering import Peering
 from kodectl.node.rendezvous import Rendezvous
 from kodectl.node.values import Values
-from kodectl.runtime.base import Runtime, Scope, TimedOut
+from kodectl.runtime.base import Runtime, Scope
 from kodectl.wire import rpc
-from kodectl.wire.contacts import Contact, pack_contacts, unpack_contacts
+from kodectl.wire.contacts import Contact, pack_contacts
 from kodectl.wire.offers import (
     Correspondents,
     Letter,
@@ -41,8 +39,6 @@ from kodectl.wire.offers import (
     pack_letter,
     unpack_letter,
 )
-from kodectl.wire.presence import is_presence_of, unpack_presence
-from kodectl.wire.record import Record
 from kodectl.wire.rpc import Signal, SignalStatus
 
 __all__ = ["Conversation", "Located", "Signalling"]
@@ -69,23 +65,9 @@ LATE_BURST = 5.0
 """Letters out of their time that are answered: whoever has kept some of another node must not take its share by them."""
 MAX_REMEMBERED = 8192
 """Sessions of MAX_AGE_S at ALL_BEGUN_PER_S."""
-MAX_DELEGATES = 3
-"""Linked peers that are asked to look something up."""
-DELEGATED_LIMIT_S = 8.0
-"""For each to do it."""
 FIND_AGAIN_LIMIT_S = 8.0
 MAX_CARRIERS = 3
 """Linked peers that are asked to hand letters to nodes this one cannot write to."""
-
-
-Seeker = Callable[[bytes], Sought]
-
-
-class Located(NamedTuple):
-    """`contact`: the node, if it was found as a DHT server; `rendezvous`: through whom else it can be written to."""
-
-    contact: Contact | None
-    rendezvous: tuple[Contact, ...]
 
 
 class Signalling:
@@ -108,10 +90,7 @@ class Signalling:
         self._runtime = runtime
         self._scope = scope
         self._identity = discovery.identity
-        self._kademlia = kademlia
-        self._values = values
         self._peering = peering
-        self._link_requests = link_requests
         self._rendezvous = rendezvous
         self._has_udp = has_udp
         self._conversations: dict[tuple[bytes, bytes], Conversation] = {}
@@ -123,68 +102,12 @@ class Signalling:
         self._late = TokenBucket(LATE_PER_S, LATE_BURST)
         self.post = LetterPost(runtime, discovery, peering, link_requests, has_udp)
         self.post.on_arrival = self._arrived
+        self._locator = Locator(runtime, scope, kademlia, values, link_requests, has_udp, self._direct_peers)
         self.delegation = Delegation(runtime, self._identity.suite, kademlia, values, link_requests)
-
-    # -- finding ---------------------------------------------------------------------------------------------------
 
     def locate(self, node_id: bytes, limit_s: float) -> Located:
         """Waits. Raises NegativeAnswer (code not_found), or Stopped."""
-        deadline = self._runtime.now() + limit_s
-        own_lookup: list[Seeker] = [self._seek] if self._has_udp() else []
-        # Whoever has no UDP may not know it yet; its peers do not find what is nowhere either.
-        for seekers in (own_lookup, self._delegates()):
-            located = self._first(node_id, seekers, deadline)
-            if located is not None:
-                return located
-        raise NegativeAnswer("no node of the network knows where it is", code="not_found")
-
-    def _first(self, node_id: bytes, seekers: list[Seeker], deadline: float) -> Located | None:
-        """Of those who seek side by side, what the first to find it has found."""
-        answers = self._runtime.mailbox(MAX_DELEGATES)
-
-        def run(seeker: Seeker) -> None:
-            answers.put(seeker(node_id))
-
-        for seeker in seekers:
-            self._scope.spawn(f"locate {node_id.hex()[:8]}", run, seeker)
-        for _ in seekers:
-            try:
-                located = self._located(node_id, answers.get(max(0.0, deadline - self._runtime.now())))
-            except TimedOut:
-                return None
-            if located is not None:
-                return located
-        return None
-
-    def _seek(self, node_id: bytes) -> Sought:
-        return seek(self._kademlia, self._values, node_id)
-
-    def _delegates(self) -> list[Seeker]:
-        peers = self._direct_peers()
-        chosen = self._runtime.rng.sample(peers, min(MAX_DELEGATES, len(peers)))
-        return [partial(self._ask_to_seek, peer) for peer in chosen]
-
-    def _ask_to_seek(self, peer: Peer, node_id: bytes) -> Sought:
-        found: dict[bytes, Record] = {}
-        try:
-            answer = self._link_requests.ask(peer, rpc.FindValue(node_id, 0, True), DELEGATED_LIMIT_S)
-            contacts = unpack_contacts(answer.contacts, 1)
-        except KodectlError as error:
-            log.debug("%r looks nothing up: %s", peer, error)
-            return Sought(None, [])
-        self._values.merge(found, node_id, answer.records)
-        contact = next((contact for contact in contacts if contact.node_id == node_id), None)
-        return Sought(contact, list(found.values()))
-
-    def _located(self, node_id: bytes, sought: Sought) -> Located | None:
-        presence = max(
-            (record for record in sought.records if is_presence_of(node_id, record)),
-            key=lambda record: record.sequence,
-            default=None,
-        )
-        rendezvous = _rendezvous_of(presence) if presence is not None else ()
-        located = Located(sought.contact, tuple(one for one in rendezvous if one.node_id != self._identity.node_id))
-        return located if located.contact is not None or rendezvous else None
+        return self._locator.locate(node_id, limit_s)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -216,6 +139,7 @@ class Signalling:
         if self.post.linked(node_id) is not None:
             return [Hop(Way(node_id))]
         contacts = [*([located.contact] if located.contact is not None else []), *located.rendezvous]
+        contacts = [contact for contact in contacts if contact.node_id != self._identity.node_id]
         linked = [contact for contact in contacts if self.post.linked(contact.node_id) is not None]
         strangers = [contact for contact in contacts if contact not in linked]
         carried = self._carried(strangers)
@@ -323,14 +247,6 @@ class Signalling:
         self._remembered[name] = now
         while len(self._remembered) > MAX_REMEMBERED or now - next(iter(self._remembered.values())) > 2 * MAX_AGE_S:
             self._remembered.popitem(last=False)
-
-
-def _rendezvous_of(presence: Record) -> tuple[Contact, ...]:
-    try:
-        return unpack_presence(presence.value)
-    except PeerFault as fault:
-        log.debug("presence of %s: %s", presence.key.hex(), fault)
-        return ()
 
 
 def _is_passed(status: SignalStatus | None) -> bool | None:

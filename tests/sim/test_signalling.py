@@ -191,7 +191,7 @@ def test_the_record_names_open_nodes_that_it_is_linked_with(place: Place) -> Non
     named = {contact.node_id for contact in located.rendezvous}
     chosen = {one.id: one.contact for one in place.of(far.rendezvous.nodes())}
     assert len(chosen) == WANTED
-    assert named == set(chosen) - {place.open[0].id}
+    assert named == set(chosen)
     assert all(contact == chosen[contact.node_id] for contact in located.rendezvous)
 
 
@@ -733,3 +733,19 @@ def test_lookups_for_one_peer_are_bounded(place: Place) -> None:
             refused.append(fault.message)
     assert len(refused) >= 5
     assert all("too many lookups" in message for message in refused)
+
+
+@pytest.mark.parametrize("what", ["false address", "nothing"])
+def test_one_delegate_that_lies_is_outvoted(place: Place, what: str) -> None:
+    near, far = place.hidden("blocked"), place.hidden()
+    place.told(near, far)
+    liar, *_ = place.of(near.rendezvous.nodes()[:1])
+    named = Contact(far.id, "23.66.6.6", 30301, 30303).packed if what == "false address" else b""
+    liar.requests.handlers[rpc.Kind.FIND_VALUE] = lambda peer, question: rpc.Values(0, b"", [], named)
+    located = place.locate(near, far)
+    assert len(located.rendezvous) >= LEAST
+    open_node = next(one for one in place.open if one is not liar and one not in place.of(near.rendezvous.nodes()[:3]))
+    if what == "false address":
+        named = Contact(open_node.id, "23.66.6.6", 30301, 30303).packed
+        liar.requests.handlers[rpc.Kind.FIND_VALUE] = lambda peer, question: rpc.Values(0, b"", [], named)
+    assert place.locate(near, open_node).contact == open_node.contact
