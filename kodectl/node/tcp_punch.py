@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kodectl.runtime.base import (
     Address,
@@ -110,7 +110,7 @@ class TcpPunch:
         if self._is_closed or stream.remote not in self._targets:
             return False
         try:
-            self._scope.spawn(f"punched by {address_text(*stream.remote)}", self._meet, stream)
+            self._scope.spawn(f"punched by {address_text(*stream.remote)}", self._meet, stream, stream.close)
         except Stopped:
             return False
         return True
@@ -145,11 +145,12 @@ class TcpPunch:
                 self.last_failure = failure
                 self._scope.sleep(self._pause_s(failure, began, bursts))
                 continue
-            self._meet(stream)
+            # What came to nothing must not linger: its two ends could not be connected again.
+            self._meet(stream, stream.reset)
 
-    def _meet(self, stream: Stream) -> None:
+    def _meet(self, stream: Stream, give_up: Callable[[], None]) -> None:
         """Waits for the other side's greeting, and its answer to this one's; without them, the dials go on."""
-        limit = self._runtime.call_later(GREETING_LIMIT_S, stream.close)
+        limit = self._runtime.call_later(GREETING_LIMIT_S, give_up)
         try:
             stream.write(GREETING)
             is_met = stream.read_exactly(len(GREETING)) == GREETING
@@ -163,7 +164,7 @@ class TcpPunch:
         if is_met and self._streams.put(stream):
             self._met.add(stream.remote)
         else:
-            stream.close()
+            give_up()
 
     def _pause_s(self, failure: ConnectFailed, began: float, bursts: Bursts) -> float:
         if failure.reason == "unreachable":

@@ -168,6 +168,13 @@ class Stream(Protocol):
         ...
 
 
+class DialledStream(Stream, Protocol):
+    def reset(self) -> None:
+        """Closes it without a word more to the other side than a reset: nothing of it is left, and its two ends can be
+        connected anew at once. Does nothing after `close`."""
+        ...
+
+
 class Listener(Protocol):
     @property
     def local(self) -> Address: ...
@@ -211,7 +218,7 @@ class Runtime(Protocol):
         Raises EnvironmentFault."""
         ...
 
-    def connect(self, remote: Address, timeout_s: float, local_port: int | None = None) -> Stream:
+    def connect(self, remote: Address, timeout_s: float, local_port: int | None = None) -> DialledStream:
         """Waits for a TCP connection. Raises ConnectFailed.
 
         With `local_port` it leaves from that port, beside a listener of this runtime that has it. Two that dial each other

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from _socket import socket as KernelSocket
 from collections.abc import Callable
-from socket import IPPROTO_TCP, SO_ERROR, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY
+from socket import IPPROTO_TCP, SO_ERROR, SO_LINGER, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY
 
 from gevent.hub import Hub, Waiter
 
@@ -41,6 +42,9 @@ ACCEPT_PAUSE_S = 0.5
 """Rest after running out of descriptors or memory: accepting again at once would spin."""
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+LINGER_NOT = struct.pack("ii", 1, 0)
+"""struct linger: on, for no time (socket(7))."""
 
 READ, WRITE = 1, 2
 """The event masks of libev."""
@@ -160,6 +164,11 @@ class GreenStream:
         self._writable.close()
         self._discard_input()
         self._sock.close()
+
+    def reset(self) -> None:
+        if not self._closed:
+            self._sock.setsockopt(SOL_SOCKET, SO_LINGER, LINGER_NOT)
+            self.close()
 
     def _discard_input(self) -> None:
         try:

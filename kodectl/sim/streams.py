@@ -218,6 +218,7 @@ class SimStream:
         """Ends the stream as a kernel does whose program gave up on it."""
         self._closed = self._broken = True
         self.lane.send(Kind.RESET)
+        self._wake_all()
 
     def arrived(self, kind: Kind, data: bytes) -> None:
         """Takes what came over the other side's lane."""

@@ -354,6 +354,28 @@ class TestStreams:
         assert refused.value.code == "port_in_use"
         first.close()
 
+    def test_a_reset_ends_both_ends_at_once_and_their_ports_can_meet_again(self, stage: Stage) -> None:
+        def procedure() -> None:
+            accepted = stage.there.mailbox(2)
+            far_listener = stage.there.listen((stage.far_ip, 0), accepted.put)
+            listener = stage.here.listen((stage.ip, 0), ignore)
+            near = stage.here.connect(far_listener.local, 5.0, listener.local[1])
+            far = accepted.get(5.0)
+            near.write(b"unread")
+            stage.here.call_later(0.05, near.reset)
+            with pytest.raises(StreamClosed):
+                near.read_exactly(1)
+            with pytest.raises(StreamClosed, match="reset"):
+                far.read_exactly(7)
+            near.reset()
+            far.close()
+            again = stage.here.connect(far_listener.local, 5.0, listener.local[1])
+            accepted.get(5.0).close()
+            for closable in (again, listener, far_listener):
+                closable.close()
+
+        stage.run(procedure)
+
     def test_a_dial_leaves_from_the_port_that_listens(self, stage: Stage) -> None:
         def procedure() -> None:
             accepted = stage.there.mailbox(1)
