@@ -121,14 +121,18 @@ class Passage:
     def gather(self, kind: OfferKind) -> None:
         """Waits; tells the peer what there is as soon as there is something, and the rest as it comes."""
         session = self.session
-        reflexive = self._around.situation.reflexive()
-        if self._shared is not None and reflexive is not None:
-            session.add_reflexive(self._shared, *reflexive)
+        self._add_reflexive()
         session.gather(0.0, FIRST_CANDIDATE_LIMIT_S)
         self._tell(kind)
         if not session.description.is_complete:
             session.gathered.wait(GATHER_LIMIT_S)
             self._tell(OfferKind.UPDATE)
+
+    def _add_reflexive(self) -> None:
+        """As others see discovery's socket now."""
+        reflexive = self._around.situation.reflexive()
+        if self._shared is not None and reflexive is not None:
+            self.session.add_reflexive(self._shared, *reflexive)
 
     def _tell(self, kind: OfferKind) -> None:
         if self._is_closed:
@@ -179,6 +183,7 @@ class Passage:
         """The peer has lost all paths, or repeats what was lost on the way."""
         if offer.ufrag == self._taken:
             return
+        self._add_reflexive()
         self.session.restart()
         self._around.multiplexer.attach(self)
         try:
@@ -284,10 +289,12 @@ class Passage:
             while not self._is_closed and self.session.path is None and self.stream is not None and self.stream.is_open:
                 self._answered.clear()
                 self.answer = None
+                self._add_reflexive()
                 self.session.restart()
                 self._around.multiplexer.attach(self)
                 self._tell(OfferKind.OFFER)
-                if self._answered.wait(RESTART_PAUSE_S) and self.answer is not None:
+                # The offer is repeated by itself; another one would make its answer worthless.
+                if self._answered.wait(ANSWER_LIMIT_S) and self.answer is not None:
                     self.take(self.answer)
                     self._usable.wait(RESTART_PAUSE_S * 2)
         except WireError as error:
