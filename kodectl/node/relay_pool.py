@@ -109,7 +109,7 @@ class RelayPool:
         def allocated(family: int) -> Relay:
             if family != IPV4:
                 raise NegativeAnswer("peers relay IPv4", code="turn_family")
-            return LastingRelay(self._scope, next_one)
+            return LastingRelay(self._runtime, self._scope, next_one)
 
         return allocated
 

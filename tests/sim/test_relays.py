@@ -13,6 +13,7 @@ from kodectl.core.turn_allocations import RelayLimits
 from kodectl.errors import KodectlError, NegativeAnswer
 from kodectl.node.events import Events
 from kodectl.node.ice_bases import Relay
+from kodectl.node.lasting_relay import LOOK_EVERY_S, SILENT_LOOKS
 from kodectl.node.link_requests import LinkRequests
 from kodectl.node.peering import MAX_STUN_STREAMS_OF_NETWORK, Peering
 from kodectl.node.persistence import MemoryStore
@@ -194,6 +195,56 @@ def test_a_relay_that_goes_is_replaced_by_another_peers(scene: Scene) -> None:
     assert scene.carries(relay)
     assert lost == []
     assert giver.relaying.view().state == "unreachable"
+
+
+def talk(scene: Scene, relay: Relay, seconds: float) -> None:
+    """As ICE does with a path that nothing comes from."""
+    for _ in range(int(seconds)):
+        relay.permit([scene.echo.local[0]])
+        relay.send(b"anybody?", scene.echo.local)
+        scene.world.run_for(1.0)
+
+
+def test_a_relay_that_dies_without_a_word_is_replaced(scene: Scene) -> None:
+    scene.start()
+    relay = scene.here.relays()[0]
+    assert scene.carries(relay)
+    talk(scene, relay, 60)
+    moved: list[Address] = []
+    relay.on_moved = lambda: moved.append(relay.relayed)
+    for one in scene.there:
+        if one.ip == relay.relayed[0]:
+            scene.world.cut(scene.here.ip, one.ip)
+    talk(scene, relay, 4 * LOOK_EVERY_S)
+    assert len(moved) == 1
+    assert scene.carries(relay)
+    talk(scene, relay, 120)
+    assert len(moved) == 1
+    scene.world.heal()
+
+
+def test_where_the_other_side_is_gone_few_relays_are_tried(scene: Scene) -> None:
+    scene.start()
+    relay = scene.here.relays()[0]
+    moved: list[Address] = []
+    relay.on_moved = lambda: moved.append(relay.relayed)
+    scene.world.cut(scene.peer.ip, "20.2.0.1")
+    scene.world.cut(scene.peer.ip, "20.3.0.1")
+    scene.world.cut(scene.peer.ip, "20.4.0.1")
+    talk(scene, relay, 600)
+    assert len(moved) == len(SILENT_LOOKS)
+    assert sum(one.relaying.view().allocations for one in scene.there) == USED
+    scene.world.heal()
+    assert scene.carries(relay)
+
+
+def test_who_says_nothing_need_not_hear_anything(scene: Scene) -> None:
+    scene.start()
+    relay = scene.here.relays()[0]
+    moved: list[Address] = []
+    relay.on_moved = lambda: moved.append(relay.relayed)
+    scene.world.run_for(HOUR)
+    assert moved == []
 
 
 def test_where_nobody_relays_any_more_it_is_told(scene: Scene) -> None:
