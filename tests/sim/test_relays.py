@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kodectl.core.identity import Identity
 from kodectl.core.relay_credentials import HELD_S, SLOT_S
@@ -45,12 +47,12 @@ class Resident:
         self.runtime: SimRuntime = world.host(f"20.{number}.0.1")
         self.ip = self.runtime.ip
         self.scope = self.runtime.scope("resident")
-        settings = NodeSettings(listen_host=self.ip, tcp_port=TCP)
+        told = NodeSettings(listen_host=self.ip, tcp_port=TCP)
         identity = Identity(SUITE, number.to_bytes(32))
         self.node_id = identity.node_id
-        hello = Hello((1,), "kodectl/test", settings.network, (), Ports(TCP, UDP))
+        hello = Hello((1,), "kodectl/test", told.network, (), Ports(TCP, UDP))
         events = Events(self.runtime)
-        self.peering = Peering(self.runtime, settings, identity, lambda: hello, self.scope, events, MemoryStore(), {})
+        self.peering = Peering(self.runtime, told, identity, lambda: hello, self.scope, events, MemoryStore(), {})
         self.requests = LinkRequests(self.runtime, self.scope, self.peering)
         self.place: RelayPlace | None = RelayPlace(self.ip, self.ip)
         self.relaying = Relaying(self.runtime, self.scope, limits, lambda: self.place, lambda: (UDP, TCP))
@@ -356,4 +358,37 @@ def test_one_network_does_not_take_all_places_for_connections(scene: Scene) -> N
     for stream in streams:
         stream.close()
     scene.world.run_for(1.0)
+    assert scene.world.call(here, ask_over_tcp, here, (one.ip, TCP), LIMIT_S).mapped[0] == scene.here.ip
+
+
+SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+KINDS = [b"\x00\x01", b"\x00\x03", b"\x00\x04", b"\x00\x08", b"\x00\x09", b"\x00\x16", b"\x40\x00"]
+
+
+@SETTINGS
+@given(kind=st.sampled_from(KINDS), rest=st.binary(max_size=60), has_cookie=st.booleans())
+def test_any_datagram_of_a_stranger_leaves_nothing(scene: Scene, kind: bytes, rest: bytes, has_cookie: bool) -> None:
+    one = scene.there[0]
+    head = kind + len(rest).to_bytes(2) + b"\x21\x12\xa4\x42" + bytes(12) if has_cookie else kind
+    one.relaying.received(head + rest, ("20.66.0.1", 666))
+    assert one.relaying.view().allocations == 0
+
+
+@SETTINGS
+@given(kind=st.sampled_from([b"\x00\x01", b"\x00\x03"]), rest=st.binary(max_size=60), relays=st.booleans())
+def test_any_bytes_over_tcp_end_at_most_their_own_connection(
+    scene: Scene, kind: bytes, rest: bytes, relays: bool
+) -> None:
+    one, here = scene.there[0], scene.here.runtime
+    one.place = RelayPlace(one.ip, one.ip) if relays else None
+    scene.world.call(one.runtime, one.relaying.follow)
+
+    def talks() -> None:
+        stream = here.connect((one.ip, TCP), LIMIT_S)
+        stream.write(kind + rest)
+        here.event().wait(0.2)
+        stream.close()
+
+    scene.world.call(here, talks)
+    scene.world.run_for(0.5)
     assert scene.world.call(here, ask_over_tcp, here, (one.ip, TCP), LIMIT_S).mapped[0] == scene.here.ip
