@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
+import os
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import PIPE, Popen
@@ -13,6 +19,8 @@ from typing import Any
 from natlab.needs import LIBNICE_PYTHON
 
 TESTS = Path(__file__).parent
+GO_SOURCES = "/usr/share/gocode"
+"""Of Debian's packages."""
 LIMIT_S = 60.0
 """Of one program; then it is killed."""
 
@@ -29,6 +37,30 @@ def aioice(role: str, count: int, *options: str) -> list[str]:
 
 def libnice(role: str, count: int, *options: str) -> list[str]:
     return [LIBNICE_PYTHON, str(TESTS / "libnice_peer.py"), role, str(count), *options]
+
+
+@functools.cache
+def pion_program() -> str | None:
+    """The agent in Go, built once; None where Debian's Go and Pion (golang-go, golang-github-pion-ice.v2-dev) are not there."""
+    if shutil.which("go") is None or not Path(GO_SOURCES, "src/github.com/pion/ice").exists():
+        return None
+    place = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    source = place / "src" / "pion_peer"
+    source.mkdir(parents=True)
+    shutil.copy(TESTS / "pion_peer.go", source / "main.go")
+    settings = {"GO111MODULE": "off", "GOPATH": f"{place}:{GO_SOURCES}", "GOCACHE": str(place / "cache")}
+    subprocess.run(["go", "build", "-o", str(place / "peer"), "."], cwd=source, env=os.environ | settings, check=True)
+    return str(place / "peer")
+
+
+def pion(role: str, count: int, *options: str) -> list[str]:
+    """Of our options, those that it has."""
+    program = pion_program()
+    assert program is not None, "asked for where it is there"
+    given = dict(zip(options[::2], options[1::2], strict=False))
+    relay = ["relay"] if "--relay-only" in options else []
+    return [program, role, str(count), given.get("--stun", "-"), given.get("--turn", "-"), *relay]
 
 
 class Program:

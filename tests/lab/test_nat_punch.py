@@ -1,4 +1,4 @@
-"""`kodectl nat punch` behind real NATs: with itself, aioice and libnice, directly and through coturn, over IPv4 and IPv6."""
+"""`kodectl nat punch` behind real NATs: with itself, aioice, libnice and Pion; directly, through coturn, over IPv4 and IPv6."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from natlab import Host, Kind, Lab, skip_without_lab
 from natlab.needs import LIBNICE_PACKAGES, has_libnice
 from natlab.netns import Namespace
 from natlab.servers import Server
-from punching import Program, aioice, event, introduce, libnice, ours
+from punching import Program, aioice, event, introduce, libnice, ours, pion, pion_program
 
 from kodectl.errors import ExitCode
 
@@ -55,6 +55,12 @@ def nice(role: str, *options: str) -> list[str]:
     if not has_libnice():
         pytest.skip(f"libnice is not there: {' '.join(LIBNICE_PACKAGES)}")
     return libnice(role, 3, *options)
+
+
+def go(role: str, *options: str) -> list[str]:
+    if pion_program() is None:
+        pytest.skip("Pion is not there: golang-go golang-github-pion-ice.v2-dev")
+    return pion(role, 3, *options)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +120,7 @@ def test_two_cones_with_a_stun_server(scene: Scene, kind: Kind, other_kind: Kind
     assert event(ends[0][1], "connected")["remote_type"] != "host"
 
 
-@pytest.mark.parametrize("agent", [them, nice])
+@pytest.mark.parametrize("agent", [them, nice, go])
 @pytest.mark.parametrize("roles", ROLES)
 @pytest.mark.parametrize("kinds", [(Kind.PORT_RESTRICTED, Kind.RESTRICTED), (Kind.SYMMETRIC, Kind.FULL_CONE)])
 def test_with_a_foreign_agent(scene: Scene, agent: Agent, roles: tuple[str, str], kinds: tuple[Kind, Kind]) -> None:
@@ -124,7 +130,7 @@ def test_with_a_foreign_agent(scene: Scene, agent: Agent, roles: tuple[str, str]
     assert ends[0][0] == ExitCode.OK
 
 
-@pytest.mark.parametrize("agent", [us, them, nice])
+@pytest.mark.parametrize("agent", [us, them, nice, go])
 @pytest.mark.parametrize("roles", ROLES)
 def test_two_symmetric_ones_through_relays(scene: Scene, agent: Agent, roles: tuple[str, str]) -> None:
     turn = ("--turn", f"{USER}@{scene.server}", "--relay-only")
