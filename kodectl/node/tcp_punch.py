@@ -42,6 +42,10 @@ log = logging.getLogger(__name__)
 ATTEMPT_S = 3.0
 """Of one dial that nobody answers: the kernel repeats the SYN after a second. Longer than any round trip, since a dial that
 ends while its answer is under way spoils the other side's."""
+LEAST_ATTEMPT_S = 0.25
+ROUND_TRIPS = 4.0
+"""Where dials have been refused, silence for longer than four of the longest refusals, and a quarter of a second, is no NAT's
+way, but a box that has lost the thread: the dial is ended, and the next one begins anew."""
 NEAR_S = 0.002
 """A refusal that comes sooner is followed by the next burst, or within one: 20 times a second for 5 ms, which are 10 to 50
 dials."""
@@ -134,15 +138,18 @@ class TcpPunch:
 
     def _dial(self, target: Address) -> None:
         bursts = Bursts(self._runtime.rng)
+        limit_s = ATTEMPT_S
         for _ in range(MAX_ATTEMPTS):
             began = self._runtime.now()
             if self._is_closed or target in self._met or began >= self._ends_at:
                 return
             self.attempts += 1
             try:
-                stream = self._runtime.connect(target, min(ATTEMPT_S, self._ends_at - began), self._port)
+                stream = self._runtime.connect(target, min(limit_s, self._ends_at - began), self._port)
             except ConnectFailed as failure:
                 self.last_failure = failure
+                if failure.reason == "refused":
+                    limit_s = _limit_after(limit_s, self._runtime.now() - began)
                 self._scope.sleep(self._pause_s(failure, began, bursts))
                 continue
             # What came to nothing must not linger: its two ends could not be connected again.
@@ -172,3 +179,10 @@ class TcpPunch:
         now = self._runtime.now()
         is_near = failure.reason == "refused" and now - began < NEAR_S
         return bursts.pause_s(now, self._runtime.unix_time()) if is_near else 0.0
+
+
+def _limit_after(limit_s: float, refused_after_s: float) -> float:
+    known_s = ROUND_TRIPS * refused_after_s
+    if limit_s < ATTEMPT_S:  # refused before: the longest counts
+        known_s = max(known_s, limit_s)
+    return min(ATTEMPT_S, max(LEAST_ATTEMPT_S, known_s))

@@ -43,8 +43,8 @@ ACCEPT_PAUSE_S = 0.5
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-LINGER_NOT = struct.pack("ii", 1, 0)
-"""struct linger: on, for no time (socket(7))."""
+LINGER_NOT, LINGER = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
+"""struct linger: on, for no time; and off (socket(7))."""
 
 READ, WRITE = 1, 2
 """The event masks of libev."""
@@ -251,6 +251,8 @@ def connect(hub: Hub, remote: Address, timeout_s: float, local_port: int | None 
         sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         if local_port is not None:
             bind_dialling(sock, family, local_port)
+            # Until it is open: half of a simultaneous open would linger, and hold the two ends.
+            sock.setsockopt(SOL_SOCKET, SO_LINGER, LINGER_NOT)
         code = sock.connect_ex(target)
         if code == errno.EINPROGRESS:
             code = _await_connection(hub, sock, timeout_s)
@@ -259,6 +261,7 @@ def connect(hub: Hub, remote: Address, timeout_s: float, local_port: int | None 
             code = errno.ECONNREFUSED
         if code:
             raise ConnectFailed(_reason(code), os.strerror(code))
+        sock.setsockopt(SOL_SOCKET, SO_LINGER, LINGER)
         return GreenStream(hub, sock, remote)
     except OSError as error:
         sock.close()

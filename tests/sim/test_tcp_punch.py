@@ -166,6 +166,17 @@ class TestPunch:
         assert near.punched is not None
         assert near.punched.attempts == 201, "one in each round trip"
 
+    def test_silence_after_refusals_is_not_waited_for(self, world: World) -> None:
+        """A box has lost the thread: it is given four round trips, and not what a silent one gets."""
+        near, far = Side(world.host(OPEN)), world.host(FAR)
+        world.spawn(near.runtime, "punch", near.punch, [(FAR, TCP_PORT)], 0.0, 1_000.0)
+        world.run_for(1.05)
+        assert near.punched is not None
+        before = near.punched.attempts
+        world.cut(near.runtime.name, far.name)
+        world.run_for(8.0)
+        assert near.punched.attempts - before == pytest.approx(8.0 / (4 * 0.1), abs=2)
+
     def test_near_ones_come_in_bursts_and_to_an_end(self, world: World) -> None:
         near, closed = Side(world.host(OPEN)), world.host(FAR)
         world.set_path(near.runtime.name, closed.name, AT_HAND)
