@@ -1,6 +1,6 @@
 """One way through the NATs to one peer: from the offer to the end of the link that runs on it.
 
-Who asks for it controls ICE, opens the QUIC connection and moves it. The other side follows.
+Who asks for it controls ICE and opens the QUIC connection. Each side moves its own end of that to the best path it has.
 """
 
 from __future__ import annotations
@@ -50,6 +50,12 @@ SETTLE_S = 1.0
 """From the first direct path to the end of what was tried beside it: the other side may have seen another one."""
 UNUSED_LIMIT_S = 30.0
 """For the QUIC connection to begin, on the side that waits for it."""
+
+
+_UNDELIVERED = {
+    "not_there": "its rendezvous nodes are not linked with it any more: it has just left, or is changing them",
+    "no_way": "none of its rendezvous nodes can be reached",
+}
 
 
 class SharedBase:
@@ -105,6 +111,8 @@ class Passage:
         self._was_relayed = False
         self._taken = ""
         """Of the peer's descriptions, the one in use, by its ufrag."""
+        self._unheard = ""
+        """Why an offer did not arrive."""
         self._go = self._runtime.event()
         """The other side punches now."""
         self.session = IceSession(around.runtime, around.scope, terms)
@@ -114,6 +122,7 @@ class Passage:
         self.session.on_candidate = self._candidate_found
         self.session.on_base_gone = lambda base: around.paths.forget([base])
         conversation.on_message = self.told
+        conversation.on_undelivered = self._undelivered
         around.multiplexer.attach(self)
 
     # -- what the peer is told, and tells --------------------------------------------------------------------------
@@ -174,6 +183,12 @@ class Passage:
             self.answer = offer
             self._answered.set()
 
+    def _undelivered(self, why: str) -> None:
+        """What was said last does not arrive. In the hub."""
+        if self.answer is None:
+            self._unheard = why
+            self._answered.set()
+
     def take(self, offer: Offer) -> None:
         """The peer's description. Raises WireError."""
         self.session.set_remote(Description(offer.ufrag, offer.password, offer.candidates, offer.is_complete))
@@ -200,9 +215,8 @@ class Passage:
         self._answered.wait(ANSWER_LIMIT_S)
         answer = self.answer
         if answer is None:
-            raise ConnectFailed(
-                "stopped" if self._is_closed else "timeout", "it does not answer through its rendezvous nodes"
-            )
+            why = _UNDELIVERED.get(self._unheard, "it does not answer through its rendezvous nodes")
+            raise ConnectFailed("stopped" if self._is_closed else "timeout", why)
         if answer.kind is OfferKind.REFUSAL:
             raise ConnectFailed("refused", f"it does not want to: {answer.reason}")
         return answer
@@ -268,8 +282,9 @@ class Passage:
         self._around.moved(self)
 
     def _move(self) -> None:
+        """Both sides do: QUIC follows the other side by itself, but not to a path that it has left before."""
         pair, stream = self.session.path, self.stream
-        if not self._is_controlling or pair is None or stream is None or not stream.is_open:
+        if pair is None or stream is None or not stream.is_open:
             return
         path = self._path_of(pair)
         if stream.path != path:
@@ -294,9 +309,10 @@ class Passage:
                 self._around.multiplexer.attach(self)
                 self._tell(OfferKind.OFFER)
                 # The offer is repeated by itself; another one would make its answer worthless.
-                if self._answered.wait(ANSWER_LIMIT_S) and self.answer is not None:
+                self._answered.wait(ANSWER_LIMIT_S)
+                if self.answer is not None:
                     self.take(self.answer)
-                    self._usable.wait(RESTART_PAUSE_S * 2)
+                self._usable.wait(RESTART_PAUSE_S)
         except WireError as error:
             log.debug("%s answers a restart: %s", self.peer_id.hex(), error)
         finally:

@@ -136,7 +136,9 @@ class Signalling:
             conversation.go_on(self._hops(conversation.peer_id, located))
 
     def _hops(self, node_id: bytes, located: Located) -> list[Hop]:
-        if self.post.linked(node_id) is not None:
+        link = self.post.linked(node_id)
+        if link is not None and link.route.transport == "tcp":
+            # A link that runs on what this conversation is about may be dead, and is no way to mend it.
             return [Hop(Way(node_id))]
         contacts = [*([located.contact] if located.contact is not None else []), *located.rendezvous]
         contacts = [contact for contact in contacts if contact.node_id != self._identity.node_id]
