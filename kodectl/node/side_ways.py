@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from kodectl.core.ice.checks import Credentials
 from kodectl.core.ice.local import MAX_LOCAL_PREFERENCE
 from kodectl.core.ice.pairs import PairState
+from kodectl.core.limits import SharedBudget
 from kodectl.core.spray import PREFERENCE, Terms
 from kodectl.core.traversal_plan import Plan, SprayRole
 from kodectl.errors import KodectlError
@@ -40,6 +41,8 @@ class Around(Protocol):
     runtime: Runtime
     scope: Scope
     spray_room: SprayRoom
+    punch_budget: SharedBudget
+    """Of TCP punches, by the address that is aimed at: it is the peer's word."""
 
     def tcp_port(self) -> int: ...
     def source(self) -> str:
@@ -119,6 +122,9 @@ class SideWays:
     # -- TCP -------------------------------------------------------------------------------------------------------
 
     def _punch_tcp(self, target: Address) -> None:
+        if not self._around.punch_budget.take(target[0], self._runtime.now()):
+            log.debug("beside ICE: too many TCP punches at %s", target[0])
+            return
         punch = self._punch = TcpPunch(self._runtime, self._around.scope, self._around.tcp_port(), [target])
         self._closing.append(punch.close)
         punch.start(TCP_PUNCH_S)

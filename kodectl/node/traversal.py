@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NoReturn, Protocol
 
-from kodectl.core.limits import TokenBucket
+from kodectl.core.limits import SharedBudget, TokenBucket
 from kodectl.core.quic_paths import Path
 from kodectl.core.traversal_plan import Side, plan
 from kodectl.errors import NegativeAnswer, WireError
@@ -53,6 +53,11 @@ OFFERS_PER_S = 4.0
 OFFER_BURST = 32.0
 """Answered ones, of all peers together: each may cost a relay's allocation and some checks."""
 
+PUNCHES_PER_S, PUNCH_BURST = 1.0, 20.0
+"""TCP punches of this node."""
+ADDRESS_PUNCHES_PER_S, ADDRESS_PUNCH_BURST = 1 / 30, 3.0
+"""Of them those at one address. A peer may name somebody else's, who gets up to some thousand SYNs then: that is little beside
+what it could send there itself, and has to stay so however often it asks."""
 LINGER_S = 10.0
 """For the last word of a conversation to be taken."""
 
@@ -89,6 +94,8 @@ class Traversal:
         self.situation = situation
         self.paths = PathBook(multiplexer.path_to, discovery.send_many)
         self.spray_room = SprayRoom()
+        total = TokenBucket(PUNCHES_PER_S, PUNCH_BURST)
+        self.punch_budget = SharedBudget(total, ADDRESS_PUNCHES_PER_S, ADDRESS_PUNCH_BURST)
         self.counters: Counter[str] = Counter()
         self._events = events
         self._discovery = discovery
@@ -117,17 +124,26 @@ class Traversal:
 
         now_at("locate")
         located = self._locate(node_id)
+        refused: ConnectFailed | None = None
         if located.contact is not None and located.contact.tcp_port:
             try:
                 return self._reach_over_tcp(located.contact, now_at)
-            except ConnectFailed:
-                if not located.rendezvous:
-                    raise
+            except ConnectFailed as error:
+                refused = error
         now_at("signal")
-        conversation = self._signalling.open(node_id, located)
+        try:
+            return self._reach_through(self._signalling.open(node_id, located), now_at)
+        except ConnectFailed:
+            if refused is None or located.rendezvous:
+                raise
+        # What the table has of a node that has just learnt that it is behind a NAT may be of before; this one was just away.
+        at("tcp")
+        raise refused
+
+    def _reach_through(self, conversation: Conversation, at: Callable[[str], None]) -> Reached:
         passage = self._passage(conversation, self._needs_relay, is_controlling=True)
         try:
-            return self._pass_through(passage, now_at)
+            return self._pass_through(passage, at)
         except BaseException:
             passage.close()
             raise
