@@ -12,6 +12,8 @@ import pytest
 from town import KINDS, Town, town_of
 
 from kodectl.node.node import Node
+from kodectl.node.signalling import Located
+from kodectl.wire.contacts import Contact
 
 USABLE_S = 2.0
 DIRECT_S = 5.0
@@ -66,4 +68,30 @@ def test_everybody_connects_to_everybody(
     if (here, there) not in RELAYED:
         assert town.world.run(lambda: peer.route.path == "direct", DIRECT_S), peer.route
     assert town.world.run(lambda: peer.last_rtt_s is not None, 10.0)
+    part(town, one, other)
+
+
+def test_who_was_punched_at_too_often_stays_on_the_relay(town: Town, pairs: dict[str, tuple[Node, Node]]) -> None:
+    """The address of a TCP punch is the peer's word: nobody has it aimed at somebody else again and again."""
+    one, other = pairs["full_cone"][0], pairs["blocked"][1]
+    traversal = other.connectivity.traversal
+    target = one.connectivity.situation.tcp_seen()
+    assert target is not None
+    now = town.world.now
+    while traversal.punch_budget.take(target[0], now):
+        pass
+    view = town.world.call(one.runtime, one.connect, other.identity.node_id.hex(), 20.0)
+    assert view.outcome == "connected"
+    assert not town.world.run(lambda: one.peering.links[other.identity.node_id].route.path == "direct", 10.0)
+    part(town, one, other)
+
+
+def test_a_port_that_the_table_still_has_is_not_the_end(town: Town, pairs: dict[str, tuple[Node, Node]]) -> None:
+    """A node that has just found out that nobody gets to its TCP port is told over UDP, record or not."""
+    one, other = pairs["restricted"][0], pairs["full_cone"][1]
+    ip = other.nat_traversal.address()
+    stale = Located(Contact(other.identity.node_id, ip, other.udp_port, 9), ())
+    one.connectivity.signalling.locate = lambda node_id, limit_s: stale  # type: ignore[method-assign]
+    view = town.world.call(one.runtime, one.connect, other.identity.node_id.hex(), 20.0)
+    assert view.outcome == "connected", view
     part(town, one, other)
