@@ -23,6 +23,7 @@ CONNECT_LIMIT_S = 20.0
 CUT_S = 5.0
 BACK_LIMIT_S = 10.0
 """After whatever has happened, for a path to be there again."""
+RELAY_LIMIT_S = 5.0
 DIRECT_LIMIT_S = 15.0
 """For a direct path where there is a relayed one: it is looked for again every few seconds."""
 
@@ -137,6 +138,7 @@ def test_nothing_is_lost_over_relay_direct_cut_relay_and_direct(town: Town) -> N
     pair.cut_all(CUT_S)
     pair.cut_direct()
     assert pair.comes_to("relay", BACK_LIMIT_S)
+    assert talk.flows(RELAY_LIMIT_S)
     town.world.run_for(5.0)
     pair.mend_direct()
     assert pair.comes_to("direct", DIRECT_LIMIT_S)
