@@ -132,6 +132,8 @@ class PeerBook:
         if known is None:
             return self._has_room_for_stranger(enode, now) and bool(self._add(enode, now))
         works = known.linked or (known.reached and not known.backoff.failures)
+        # Who was reached by its id alone is found by that wherever it is, and where nobody gets to its port too.
+        works |= known.reached and not known.tcp
         if not works and (known.host, known.tcp) != (enode.host, enode.tcp):
             known.move(enode)
             self._changed[known.node_id] = None

@@ -77,8 +77,8 @@ class Connector:
     def _outcome_view(self, dial: Dial, target: Enode) -> ConnectView:
         node_id = dial.node_id or target.node_id
         peer = self._roster.links.get(node_id)
-        if peer is not None and dial.outcome in (CONNECTED, "duplicate_connection"):
-            # Also when the dial lost against one from the other side: the link stands.
+        if peer is not None and not peer.link.closed:
+            # Whatever came of the dial: the other side may have been quicker, and the link stands.
             self._make_static(peer)
             return self._connect_view("connected", node_id)
         outcome = dial.outcome or "timeout"

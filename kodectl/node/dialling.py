@@ -56,7 +56,8 @@ Reach = Callable[[bytes, Callable[[str], None]], Reached]
 
 class Dial:
     """One attempt. `outcome` is None until it is settled: `connected`, a disconnect reason, or a fault's code. `stage` is what
-    is under way, or has failed. `enode` is where the peer was found in the end."""
+    is under way, or has failed. `enode` is where the peer was found in the end. `done` is set when it is settled, or there
+    is a link that the other side has dialled."""
 
     __slots__ = (
         "detail",
@@ -120,6 +121,7 @@ class Dialler:
         self._scope = scope
         self._serve = serve
         self._stopping = False
+        roster.on_connected.append(self._linked)
 
     def is_dialling(self, node_id: bytes) -> bool:
         return any(dial.node_id == node_id for dial in self.pending.values())
@@ -139,6 +141,12 @@ class Dialler:
                 del self.pending[place]
                 raise
         return dial
+
+    def _linked(self, peer: Peer) -> None:
+        """Whoever waits for a dial need not wait for its end when the other side has been quicker."""
+        for dial in self.pending.values():
+            if dial.node_id == peer.node_id and not peer.outbound:
+                dial.done.set()
 
     def stop(self) -> None:
         """No more dials; those that wait for a handshake end."""

@@ -271,9 +271,10 @@ class Node:
         if enode.node_id == self.identity.node_id:
             return ConnectView("self", enode.node_id.hex(), None, "that is this node itself")
         begun = self.runtime.now()
-        view = self.peering.connect(enode if enode.host else self._as_known(enode.node_id), timeout_s)
+        place = enode if enode.host else self._as_known(enode.node_id)
+        view = self.peering.connect(place, timeout_s)
         left_s = timeout_s - (self.runtime.now() - begun)
-        if not enode.host or not enode.id_known or view.outcome not in NOT_THERE or left_s < MIN_LEFT_S:
+        if not place.host or not enode.id_known or view.outcome not in NOT_THERE or left_s < MIN_LEFT_S:
             return view
         # What it was said to be at may be the outside of its NAT.
         by_id = self.peering.connect(Enode(enode.node_id, "", 0, 0), left_s)

@@ -57,6 +57,15 @@ class TestHearsay:
         book.hear_of(enode(1, ip="10.9.9.9"), 4.0)
         assert known.host == "10.9.9.9"
 
+    def test_who_was_reached_by_id_is_not_looked_for_at_a_port(self, book: PeerBook) -> None:
+        known = book.link_up(enode(1, tcp=0), 0.0, dialled=True)
+        book.set_static(known.node_id, True)
+        book.link_down(known.node_id, 1000.0, 1.0, lost=True)
+        book.dial_failed(known.node_id, 2.0, blame=True)
+        book.hear_of(enode(1), 3.0)
+        assert known.tcp == 0
+        assert known.is_dialable
+
     def test_invented_ids_crowd_out_nobody(self, book: PeerBook) -> None:
         for number in range(100):
             was_linked(book, number)
