@@ -89,22 +89,24 @@ class RelayPool:
 
     def allocators(self, *, over_tcp: bool) -> tuple[Allocate, ...]:
         """For `IceTerms.relays`: two peers', and every configured server."""
-        count = len(self._servers(over_tcp))
-        peers = [self._of_peer(place, over_tcp) for place in range(min(count, USED))]
+        count = min(len(self._servers(over_tcp)), USED)
+        hosts: list[str | None] = [None] * count
+        peers = [self._of_peer(hosts, place, over_tcp) for place in range(count)]
         return (*peers, *(self._of_server(server) for server in self._turn))
 
-    def _of_peer(self, place: int, over_tcp: bool) -> Allocate:
-        """Which peer it is turns out when it is asked: with credentials of then, and not with what has been lost."""
-        former: TurnServer | None = None
+    def _of_peer(self, hosts: list[str | None], place: int, over_tcp: bool) -> Allocate:
+        """Which peer it is turns out when it is asked: with credentials of then, not with what has been lost, and not with
+        what stands in another place of `hosts`, as long as there are others."""
 
         def next_one() -> Allocation:
-            nonlocal former
             servers = self._servers(over_tcp)
-            others = [server for server in servers if former is None or server.host != former.host] or servers
-            if not others:
+            if not servers:
                 raise NegativeAnswer("no peer relays at the moment", code="no_answer")
-            former = others[place % len(others)]
-            return allocate(self._runtime, self._scope, former, family=IPV4)
+            unused = [server for server in servers if server.host not in hosts]
+            others = [server for server in servers if server.host != hosts[place]]
+            chosen = (unused or others or servers)[0]
+            hosts[place] = chosen.host
+            return allocate(self._runtime, self._scope, chosen, family=IPV4)
 
         def allocated(family: int) -> Relay:
             if family != IPV4:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ipaddress import ip_network
 
 from kodectl.core.relay_credentials import RelayCredentials
-from kodectl.core.stun_answers import BindingResponder
+from kodectl.core.stun_answers import BindingResponder, node_budget
 from kodectl.core.turn_access import SECRET_SIZE
 from kodectl.core.turn_allocations import RelayLimits
 from kodectl.core.turn_reach import PRIVATE, Network
@@ -100,6 +100,7 @@ class Relaying:
                 self._limits,
                 neighbours=_SCOPES.get(scope_of(place.external_ip), ()),
                 to_relays=True,
+                budget=node_budget,  # senders can be forged, and what a stranger is told is larger than what he asked
                 held_key_of=self._held_key_of,
                 account_of=self._credentials.account_of,
             )

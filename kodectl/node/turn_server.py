@@ -172,7 +172,8 @@ class TurnService:
         return True
 
     def serve(self, stream: Stream, answer: Answer) -> None:
-        """Waits until the client's connection ends; `answer` is asked about what is not TURN, and ends it with None.
+        """Waits until the client's connection ends; `answer` is asked about what is not TURN, and ends it with None, unless it
+        relays: keepalives have no answer, and those of a crowded network none left.
 
         Raises StreamClosed, and WireError."""
         client = (*stream.remote, "tcp")
@@ -186,9 +187,10 @@ class TurnService:
                     self._perform(self._responder.from_client(data, client, self._now()))
                     continue
                 reply = answer(data, stream.remote, self._now())
-                if reply is None:
+                if reply is not None:
+                    connection.answer(reply)
+                elif self._responder.allocation_of(client) is None:
                     return
-                connection.answer(reply)
         except Stopped:
             pass
         finally:
