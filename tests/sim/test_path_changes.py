@@ -193,3 +193,16 @@ def test_mappings_of_thirty_seconds_are_kept_alive(town: Town, rules: dict[str, 
     assert pair.is_the_first_link()
     talk = Talk(town, pair.one, pair.other)
     talk.end()
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_another_outer_address_is_survived(town: Town, side: int) -> None:
+    """Nothing that either side knows of the other is true any more: they write to each other through rendezvous nodes."""
+    pair = Pair(town, {}, {})
+    assert pair.comes_to("direct", DIRECT_LIMIT_S)
+    talk = Talk(town, pair.one, pair.other)
+    town.world.run_for(3.0)
+    pair.boxes[side].change_address("29.9.9.9")
+    assert talk.flows(15.0)
+    talk.end()
+    assert pair.is_the_first_link()
