@@ -1,36 +1,36 @@
-"""A running node as others' relay: `kodectl node run` on loopback, coturn's client and our own on its discovery and TCP ports.
-
-Credentials are asked for as nodes do, over a session of discovery.
-"""
+"""A running node's relay on loopback, as coturn's client and abusers see it."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import subprocess
+import socket as plain_socket
 from collections.abc import Iterator
-from typing import Any, Literal
+from contextlib import suppress
 
+import gevent
 import pytest
+from gevent import socket, subprocess
 
 from kodectl.core.identity import Identity
-from kodectl.errors import KodectlError, NotAuthorised, PeerFault
-from kodectl.node.discovery import Discovery
-from kodectl.node.stun_client import ask_over_tcp
+from kodectl.core.stun_answers import NETWORK_BURST
+from kodectl.errors import NotAuthorised
+from kodectl.node.errand import Terms, errand
+from kodectl.node.node import Node
+from kodectl.node.peering import MAX_STUN_STREAMS_OF_NETWORK
+from kodectl.node.pinging import ping_target
 from kodectl.node.turn_client import Allocation, TurnServer, allocate
-from kodectl.runtime.base import Mailbox, TimedOut
 from kodectl.runtime.green import GreenRuntime
+from kodectl.settings import NodeSettings
+from kodectl.wire import rpc
 from kodectl.wire.enode import parse_enode
-from kodectl.wire.rpc import Relay, Relayed, RelayStatus
+from kodectl.wire.rpc import Relayed, RelayStatus
+from kodectl.wire.stun import Attribute, Message, MessageClass, Method, decode, encode
 from kodectl.wire.suite import RealSuite
 
 HOST = "127.0.0.1"
 JUDGE_LIMIT_S = 40.0
 LIMIT_S = 10.0
-ATTEMPTS = 20
-FLOOD = 3000
-Transport = Literal["udp", "tcp"]
 
 needs_coturn = pytest.mark.skipif(
     shutil.which("turnutils_uclient") is None, reason="turnutils_uclient is missing: apt-get install coturn"
@@ -44,193 +44,205 @@ def runtime() -> Iterator[GreenRuntime]:
     one.close()
 
 
+def start(runtime: GreenRuntime, seed: bytes, *bootstrap: Node) -> Node:
+    settings = NodeSettings(
+        listen_host=HOST,
+        tcp_port=0,
+        udp_port=0,
+        lan=False,
+        nat=f"extip:{HOST}",
+        bootstrap=tuple(node.enode for node in bootstrap),
+    )
+    node = Node(runtime, settings, Identity(RealSuite(), seed.ljust(32, b".")))
+    node.start()
+    return node
+
+
 @pytest.fixture(scope="module")
-def relay(shared_nodes: Any) -> Any:
-    return shared_nodes.start("relay", "--nat", f"extip:{HOST}")
+def node(runtime: GreenRuntime) -> Iterator[Node]:
+    one = start(runtime, b"node relay")
+    yield one
+    one.stop()
 
 
-def granted(runtime: GreenRuntime, relay: Any, name: bytes = b"asker") -> Relayed:
-    """To a node of that name, over a session."""
-    discovery = Discovery(runtime, Identity(RealSuite(), name.ljust(32, b".")))
-    discovery.open((HOST, 0))
-    enode = parse_enode(relay.enode)
-    answer = discovery.ask(enode.node_id, (HOST, enode.udp), Relay(), LIMIT_S).body
-    discovery.close()
+@pytest.fixture(scope="module")
+def other(runtime: GreenRuntime, node: Node) -> Iterator[Node]:
+    """Linked with `node`."""
+    one = start(runtime, b"node relay 2", node)
+    with gevent.Timeout(LIMIT_S):
+        while node.identity.node_id not in one.peering.links:
+            gevent.sleep(0.02)
+    yield one
+    one.stop()
+
+
+def terms_of(node: Node) -> Terms:
+    return Terms(bootstrap=(parse_enode(node.enode),), network="kodechain", timeout_s=3.0, deadline_s=LIMIT_S)
+
+
+def ask(runtime: GreenRuntime, node: Node) -> Relayed:
+    """Credentials for somebody who has just come."""
+    with errand(runtime, terms_of(node)) as this:
+        answer = this.discovery.ask(node.identity.node_id, (HOST, node.udp_port), rpc.Relay()).body
     assert isinstance(answer, Relayed)
+    assert answer.status == RelayStatus.GRANTED
+    assert (answer.udp_port, answer.tcp_port) == (node.udp_port, node.peering.tcp_port)
     return answer
 
 
-def server_of(grant: Relayed, transport: Transport = "udp", **changed: str) -> TurnServer:
-    credentials = {"username": grant.username, "password": grant.password, **changed}
-    return TurnServer(HOST, grant.udp_port if transport == "udp" else grant.tcp_port, transport, **credentials)
-
-
-def allocated(runtime: GreenRuntime, server: TurnServer) -> Allocation:
+def allocated(runtime: GreenRuntime, granted: Relayed, *, over_tcp: bool = False, name: str = "") -> Allocation:
+    port, transport = (granted.tcp_port, "tcp") if over_tcp else (granted.udp_port, "udp")
+    server = TurnServer(HOST, port, transport, name or granted.username, granted.password)
     return allocate(runtime, runtime.scope("turn client"), server)
 
 
-def meets(sender: Allocation, receiver: Allocation, heard: Mailbox[bytes]) -> bool:
-    """Until the receiver's permission is there, what comes to it is lost."""
-    receiver.permit([sender.relayed[0]])
-    for _ in range(ATTEMPTS):
-        sender.send(b"opens", receiver.relayed)
-        try:
-            return heard.get(LIMIT_S / ATTEMPTS) == b"opens"
-        except TimedOut:
-            continue
-    return False
+def carries(runtime: GreenRuntime, near: Allocation, far: Allocation) -> bool:
+    heard = runtime.mailbox(10)
+    far.on_data = lambda data, peer: heard.put(data)
+    far.permit([HOST])
+    near.permit([HOST])
+    for number in range(20):  # indications at first, then a channel
+        near.send(b"%d" % number, far.relayed)
+        if heard.get(LIMIT_S) != b"%d" % number:
+            return False
+    return True
 
 
-def told_of_relay(nodes: Any, relay: Any) -> dict[str, Any]:
-    done = nodes.kodectl("node", "status", "--json", "--datadir", str(relay.datadir))
-    told: dict[str, Any] = json.loads(done.stdout)["data"]["nat"]["relay"]
-    return told
+def binding(number: int = 1) -> bytes:
+    return encode(Message(MessageClass.REQUEST, Method.BINDING, number.to_bytes(12), ()))
 
 
-def test_credentials_are_for_who_asks(runtime: GreenRuntime, relay: Any) -> None:
-    first, again, other = granted(runtime, relay), granted(runtime, relay), granted(runtime, relay, b"other")
-    assert first.status == RelayStatus.GRANTED
-    assert (first.username.partition(":")[2], first.lifetime_s > 1800) == (again.username.partition(":")[2], True)
-    assert other.username.partition(":")[2] != first.username.partition(":")[2]
-    assert (first.udp_port, first.tcp_port) == (parse_enode(relay.enode).udp, parse_enode(relay.enode).tcp)
+def allocating(number: int) -> bytes:
+    transport = ((Attribute.REQUESTED_TRANSPORT, 17),)
+    return encode(Message(MessageClass.REQUEST, Method.ALLOCATE, number.to_bytes(12), transport))
+
+
+def is_linked_and_answers(runtime: GreenRuntime, node: Node, other: Node) -> bool:
+    """New links over TCP come about, and the one that stands goes on."""
+    told = terms_of(node)
+    view = ping_target(
+        runtime, told, parse_enode(node.enode), mode="handshake", count=1, interval_s=0.01, report=lambda pong: None
+    )
+    return view.received == 1 and node.identity.node_id in other.peering.links
 
 
 @needs_coturn
-class TestCoturn:
-    """Its exit code is 0 whatever is lost. It sends indications here: three of four of the channel numbers that it draws are
-    QUIC's (RFC 9443), and a node has both on one port."""
-
-    @staticmethod
-    def lost(grant: Relayed, *options: str, password: str | None = None) -> tuple[int, int, str]:
-        """Sent, received, and all that was said."""
-        port = grant.tcp_port if "-t" in options else grant.udp_port
-        credentials = ("-u", grant.username, "-w", password or grant.password, "-p", str(port))
-        command = ["turnutils_uclient", "-y", "-n", "10", "-z", "5", *credentials, *options, HOST]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=JUDGE_LIMIT_S)
-        said = done.stdout + done.stderr
-        sent, received = re.findall(r"tot_send_msgs=(\d+)", said), re.findall(r"tot_recv_msgs=(\d+)", said)
-        return int(sent[-1]) if sent else 0, int(received[-1]) if received else 0, said
-
-    @pytest.mark.parametrize("options", [("-s",), ("-t", "-s", "-m", "2")], ids=" ".join)
-    def test_loses_nothing(self, runtime: GreenRuntime, relay: Any, options: tuple[str, ...]) -> None:
-        grant = granted(runtime, relay, b"coturn " + "".join(options).encode())
-        sent, received, said = self.lost(grant, *options)
-        assert sent >= 20, said
-        assert received == sent, said
-
-    def test_gets_nothing_with_a_wrong_password(self, runtime: GreenRuntime, relay: Any) -> None:
-        sent, _, said = self.lost(granted(runtime, relay), password="wrong")
-        assert sent == 0
-        assert "Cannot complete Allocation" in said
+@pytest.mark.parametrize("options", [("-c",), ("-c", "-t"), ("-c", "-m", "4"), ("-c", "-m", "3", "-t")])
+def test_coturns_client_loses_nothing(runtime: GreenRuntime, node: Node, options: tuple[str, ...]) -> None:
+    """Its exit code is 0 whatever is lost. It sends indications: its channels have numbers up to 0x7FFF, as in RFC 5766, and
+    those above 0x4FFF are QUIC's here. Our own client uses channels."""
+    granted = ask(runtime, node)
+    port = granted.tcp_port if "-t" in options else granted.udp_port
+    credentials = ("-u", granted.username, "-w", granted.password, "-p", str(port))
+    command = ["turnutils_uclient", "-y", "-s", "-n", "10", "-z", "5", *credentials, *options, HOST]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=JUDGE_LIMIT_S)
+    said = done.stdout + done.stderr
+    sent, received = re.findall(r"tot_send_msgs=(\d+)", said), re.findall(r"tot_recv_msgs=(\d+)", said)
+    assert sent, said
+    assert int(sent[-1]) >= 20, said
+    assert received[-1] == sent[-1], said
+    assert "Total lost packets 0 (0.000000%)" in said
 
 
-@pytest.mark.parametrize("transports", [("udp", "udp"), ("tcp", "udp"), ("tcp", "tcp")], ids="-".join)
-def test_two_nodes_meet_at_their_relayed_addresses(
-    runtime: GreenRuntime, relay: Any, transports: tuple[Transport, Transport]
-) -> None:
-    heard: Mailbox[bytes] = runtime.mailbox(200)
-    one, other = (
-        allocated(runtime, server_of(granted(runtime, relay, f"meets {number}".encode()), transport))
-        for number, transport in enumerate(transports)
-    )
-    other.on_data = lambda data, peer: other.send(data, peer)
-    one.on_data = lambda data, peer: heard.put(data) and None
-    other.permit([one.relayed[0]])
-    assert meets(other, one, heard)
-    for number in range(100):
-        one.send(b"%d" % number, other.relayed)
-        assert heard.get(LIMIT_S) == b"%d" % number
-    one.close()
-    other.close()
+@pytest.mark.parametrize("over_tcp", [False, True])
+def test_relays_between_two_of_its_relayed_addresses(runtime: GreenRuntime, node: Node, over_tcp: bool) -> None:
+    granted = ask(runtime, node)
+    near, far = (allocated(runtime, granted, over_tcp=over_tcp) for _ in range(2))
+    assert carries(runtime, near, far)
+    near.close()
+    far.close()
 
 
-class TestAbuse:
-    @pytest.mark.parametrize("transport", ["udp", "tcp"])
-    def test_forged_and_foreign_credentials(self, runtime: GreenRuntime, relay: Any, transport: Transport) -> None:
-        grant, other = granted(runtime, relay), granted(runtime, relay, b"other")
-        later = "9" + grant.username
-        expired = "1:" + grant.username.partition(":")[2]
-        for changed in (
-            {"username": other.username},
-            {"password": other.password},
-            {"username": later},
-            {"username": expired},
-            {"username": "ann", "password": "secret"},
-        ):
-            with pytest.raises(NotAuthorised):
-                allocated(runtime, server_of(grant, transport, **changed))
+def test_forged_and_foreign_credentials_are_worth_nothing(runtime: GreenRuntime, node: Node, other: Node) -> None:
+    granted, foreign = ask(runtime, node), ask(runtime, other)
+    expiry, _, account = granted.username.partition(":")
+    later = f"{int(expiry) + 3600}:{account}"
+    for name in (later, f"{expiry}:{'ab' * 16}", foreign.username):
+        with pytest.raises(NotAuthorised):
+            allocated(runtime, granted, name=name)
 
-    def test_a_node_has_its_quota_and_others_have_theirs(self, runtime: GreenRuntime, shared_nodes: Any) -> None:
-        small = shared_nodes.start("small", "--nat", f"extip:{HOST}", "--relay", "user=2,allocations=3")
-        grant = granted(runtime, small)
-        held = [allocated(runtime, server_of(grant)), allocated(runtime, server_of(grant, "tcp"))]
-        with pytest.raises(PeerFault) as refused:
-            allocated(runtime, server_of(granted(runtime, small)))
-        assert refused.value.code == "turn_quota"
-        held.append(allocated(runtime, server_of(granted(runtime, small, b"other"))))
-        assert granted(runtime, small, b"third").status == RelayStatus.FULL
-        for allocation in held:
-            allocation.close()
-        told = told_of_relay(shared_nodes, small)
-        assert (told["state"], told["max_allocations"]) == ("on", 3)
-        assert small.leave() == 0
 
-    def test_nobody_gets_through_to_the_machine_itself(self, runtime: GreenRuntime, relay: Any) -> None:
-        heard: Mailbox[bytes] = runtime.mailbox(10)
-        service = runtime.open_datagram((HOST, 0), lambda data, sender: heard.put(data) and None)
-        allocation = allocated(runtime, server_of(granted(runtime, relay, b"curious")))
-        other = allocated(runtime, server_of(granted(runtime, relay, b"friend")))
-        allocation.permit([HOST])
-        for _ in range(5):
-            allocation.send(b"to a service of the relay's machine", service.local)
-        arrived: Mailbox[bytes] = runtime.mailbox(10)
-        other.on_data = lambda data, peer: arrived.put(data) and None
-        assert meets(allocation, other, arrived)
-        allocation.send(b"to a friend", other.relayed)  # over the same line, so what went before it has been judged
-        assert arrived.get(LIMIT_S) == b"to a friend"
-        assert len(heard) == 0
-        for one in (allocation, other, service):
+def test_a_link_and_binding_requests_share_the_tcp_port(runtime: GreenRuntime, node: Node, other: Node) -> None:
+    with socket.create_connection((HOST, node.peering.tcp_port), LIMIT_S) as client:
+        for number in (1, 2, 3):
+            client.sendall(binding(number))
+            answer = decode(client.recv(2048))
+            assert answer.get(Attribute.XOR_MAPPED_ADDRESS) == client.getsockname()
+    assert is_linked_and_answers(runtime, node, other)
+
+
+def test_nothing_on_the_relays_machine_but_relayed_ports_is_reached(runtime: GreenRuntime, node: Node) -> None:
+    """The node's own sockets, a service beside it, and one that listens on another loopback address."""
+    heard: list[bytes] = []
+    services = [runtime.open_datagram((ip, 0), lambda data, sender: heard.append(data)) for ip in (HOST, "127.0.0.2")]
+    client = allocated(runtime, ask(runtime, node))
+    before = node.connectivity.relaying.view().relayed_packets
+    for service in services:
+        client.permit([service.local[0]])
+        client.send(b"x", service.local)
+    client.send(b"x", (HOST, node.udp_port))
+    near = allocated(runtime, ask(runtime, node))
+    assert carries(runtime, near, client)  # what was sent before has arrived, or never will
+    assert heard == []
+    assert node.connectivity.relaying.view().relayed_packets - before <= 2 * 20
+    for one in (client, near, *services):
+        one.close()
+
+
+def test_a_flood_of_allocate_requests_is_answered_to_a_bound(runtime: GreenRuntime, node: Node, other: Node) -> None:
+    with plain_socket.socket(plain_socket.AF_INET, plain_socket.SOCK_DGRAM) as flooder:
+        flooder.bind(("127.9.0.1", 0))
+        flooder.settimeout(0.5)
+        for number in range(2000):
+            flooder.sendto(allocating(number), (HOST, node.udp_port))
+            if number % 50 == 0:
+                gevent.sleep(0)
+        near, far = (allocated(runtime, ask(runtime, node)) for _ in range(2))
+        assert carries(runtime, near, far)
+        flooder.setblocking(False)
+        answers = 0
+        with suppress(BlockingIOError):
+            while answers < 2000:
+                flooder.recv(2048)
+                answers += 1
+    assert 0 < answers < 4 * NETWORK_BURST
+    assert is_linked_and_answers(runtime, node, other)
+    near.close()
+    far.close()
+
+
+def test_connections_that_only_begin_as_stun_are_few(runtime: GreenRuntime, node: Node, other: Node) -> None:
+    idle = []
+    for _ in range(MAX_STUN_STREAMS_OF_NETWORK + 20):
+        client = socket.socket()
+        client.bind(("127.8.0.1", 0))
+        client.connect((HOST, node.peering.tcp_port))
+        client.sendall(binding()[:2])
+        idle.append(client)
+
+    def open_ones() -> int:
+        """Of those that were not closed on the other side."""
+        count = 0
+        for one in idle:
+            one.settimeout(0.005)
+            try:
+                count += one.recv(1) != b""
+            except TimeoutError:
+                count += 1
+            except ConnectionResetError:
+                pass
+        return count
+
+    try:
+        with gevent.Timeout(LIMIT_S):
+            while open_ones() > MAX_STUN_STREAMS_OF_NETWORK:
+                gevent.sleep(0.02)
+        assert open_ones() == MAX_STUN_STREAMS_OF_NETWORK
+        assert is_linked_and_answers(runtime, node, other)
+        near, far = (allocated(runtime, ask(runtime, node), over_tcp=True) for _ in range(2))
+        assert carries(runtime, near, far)
+        near.close()
+        far.close()
+    finally:
+        for one in idle:
             one.close()
-
-    def test_a_flood_of_strangers_holds_up_nobody_who_has_an_allocation(
-        self, runtime: GreenRuntime, relay: Any
-    ) -> None:
-        heard: Mailbox[bytes] = runtime.mailbox(10)
-        one, other = (allocated(runtime, server_of(granted(runtime, relay, name))) for name in (b"one", b"two"))
-        one.on_data = lambda data, peer: heard.put(data) and None
-        assert meets(other, one, heard)
-        stranger = runtime.open_datagram((HOST, 0), lambda data, sender: None)
-        port = parse_enode(relay.enode).udp
-        allocate_request = bytes.fromhex("000300002112a442") + bytes(12)
-        for number in range(FLOOD):
-            stranger.send(allocate_request, (HOST, port))
-            stranger.send(b"\x40\x00\x00\x04flood", (HOST, port))
-            if number % 300 == 0:
-                other.send(b"%d" % number, one.relayed)
-                assert heard.get(LIMIT_S) == b"%d" % number
-        for allocation in (one, other):
-            allocation.close()
-        stranger.close()
-
-    def test_connections_that_only_begin_cost_others_nothing(self, runtime: GreenRuntime, relay: Any) -> None:
-        port = parse_enode(relay.enode).tcp
-        began = [runtime.connect((HOST, port), LIMIT_S) for _ in range(8)]
-        for stream in began:
-            stream.write(b"\x00\x03")
-        assert ask_over_tcp(runtime, (HOST, port), LIMIT_S).mapped[0] == HOST
-        for stream in began:
-            stream.close()
-
-
-def test_binding_over_tcp_tells_the_outer_address(runtime: GreenRuntime, shared_nodes: Any) -> None:
-    """Of nodes that relay for nobody too, and links are made at the same port."""
-    node = shared_nodes.start("off", "--nat", f"extip:{HOST}", "--relay", "off")
-    enode = parse_enode(node.enode)
-    assert ask_over_tcp(runtime, (HOST, enode.tcp), LIMIT_S).mapped[0] == HOST
-    assert granted(runtime, node).status == RelayStatus.OFF
-    assert told_of_relay(shared_nodes, node)["state"] == "off"
-    with pytest.raises(KodectlError):
-        allocated(runtime, TurnServer(HOST, enode.tcp, "tcp", "1:x", "y"))
-    verified = shared_nodes.kodectl("enode", "verify", node.enode)
-    assert verified.returncode == 0, verified.stderr
-    assert node.leave() == 0
