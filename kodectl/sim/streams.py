@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -38,6 +38,13 @@ class End(NamedTuple):
     sender: Address
 
 
+class Piece(NamedTuple):
+    number: int
+    """From 1; of the lane."""
+    kind: Kind
+    data: bytes
+
+
 class Lane:
     """One direction of a stream: in order and complete, late where the way loses packets or is cut.
 
@@ -57,15 +64,22 @@ class Lane:
         self._direct: Way | None = None
         self._sent_until = 0.0
         self._arrived_until = 0.0
-        self._waiting: deque[tuple[Kind, bytes]] = deque()
+        self._pieces = 0
+        self._waiting: list[Piece] = []
+        """In order: what was on its way when the way was cut comes before what was never sent, though it is held later."""
 
     def send(self, kind: Kind, data: bytes = b"") -> None:
+        self._pieces += 1
+        self._send(Piece(self._pieces, kind, data))
+
+    def _send(self, piece: Piece) -> None:
         if not self._source.alive:
             return
         way = self._way()
         if way is None or self._waiting:
-            self._hold(kind, data)
+            self._hold(piece)
             return
+        _, kind, data = piece
         now, path = self._schedule.now, way.path
         self._arrived_until = max(self._arrived_until, self._departure(path, len(data)) + self._delay(path))
         self._network.trace.record(
@@ -78,7 +92,7 @@ class Lane:
             way.port,
             data,
         )
-        self._schedule.at(self._arrived_until, self._arrive, kind, data)
+        self._schedule.at(self._arrived_until, self._arrive, piece)
 
     def _way(self) -> Way | None:
         direct = self._direct
@@ -104,12 +118,12 @@ class Lane:
             losses += 1
         return delay + losses * (RETRANSMISSION_S + 2 * path.latency_s)
 
-    def _arrive(self, kind: Kind, data: bytes) -> None:
+    def _arrive(self, piece: Piece) -> None:
         way = self._way()
         if self._waiting or way is None or not way.target.alive:
-            self._hold(kind, data)  # the sender's kernel repeats it until the way is back
+            self._hold(piece)  # the sender's kernel repeats it until the way is back
         elif (way.target, way.port, way.sender) == self._end:
-            self.receiver.arrived(kind, data)
+            self.receiver.arrived(piece.kind, piece.data)
             back = self.receiver.lane
             if back._waiting:  # what came in may have opened the way out again, at a box that had closed it
                 self._network.waiting_lanes.pop(back, None)
@@ -121,15 +135,15 @@ class Lane:
         if self._source.alive:
             self.sender.arrived(Kind.RESET, b"")
 
-    def _hold(self, kind: Kind, data: bytes) -> None:
-        self._waiting.append((kind, data))
+    def _hold(self, piece: Piece) -> None:
+        insort(self._waiting, piece)
         self._network.waiting_lanes[self] = None
 
     def try_again(self) -> None:
         """The ways have changed: sends again what could not get through."""
-        waiting, self._waiting = self._waiting, deque()
-        for kind, data in waiting:
-            self.send(kind, data)
+        waiting, self._waiting = self._waiting, []
+        for piece in waiting:
+            self._send(piece)
 
 
 class SimStream:

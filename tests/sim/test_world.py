@@ -280,6 +280,18 @@ class TestSeparation:
             world.run_for(1.0)
             assert got == [b"x"]
 
+    def test_what_was_on_its_way_at_a_cut_is_not_overtaken(self) -> None:
+        with World(1, STEADY) as world:
+            here, there = world.host(A), world.host(B)
+            near, far = connected(world, here, there)
+            world.spawn(here, "write", near.write, b"ab")
+            world.run_for(0.01)
+            world.cut(A, B)
+            world.spawn(here, "write", near.write, b"cd")  # held at once, before what is on its way gets nowhere
+            world.run_for(1.0)
+            world.mend(A, B)
+            assert world.call(there, far.read_exactly, 4) == b"abcd"
+
     def test_a_dial_goes_through_once_the_way_is_back(self) -> None:
         with World(1, STEADY) as world:
             here, there = world.host(A), world.host(B)
