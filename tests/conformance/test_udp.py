@@ -22,6 +22,8 @@ from kodectl.settings import NodeSettings
 from kodectl.wire.suite import RealSuite
 
 SIGNAL, SIGNALLED = 11, 12
+RELAY, RELAYED = 15, 16
+RELAY_OFF = 1
 PROBE, PROBED = 13, 14
 FORWARDED, DELIVERED, NOT_LINKED = 0, 1, 2
 KNOCKING, NOT_THERE = 0, 2
@@ -45,9 +47,9 @@ class SettableClock(GreenRuntime):
 
 
 class Target:
-    def __init__(self, name: bytes = b"target") -> None:
+    def __init__(self, name: bytes = b"target", nat: str = "none") -> None:
         self.runtime = SettableClock()
-        settings = NodeSettings(listen_host="127.0.0.1", tcp_port=0, udp_port=0, lan=False, nat="none")
+        settings = NodeSettings(listen_host="127.0.0.1", tcp_port=0, udp_port=0, lan=False, nat=nat)
         self.node = Node(self.runtime, settings, Identity(RealSuite(), name.ljust(32)))
         self.node.start()
         self.id = self.node.identity.node_id
@@ -909,6 +911,32 @@ def test_who_is_not_linked_names_nobody_to_write_to(peer, linked):
 
 BINDING_REQUEST = b"\0\1\0\0"
 COOKIE = b"\x21\x12\xa4\x42"
+
+
+def test_who_is_not_known_to_be_reached_says_that_it_relays_for_nobody(peer):
+    kind, answer = peer.ask(RELAY, msgpack([]))
+    assert (kind, answer[0]) == (RELAYED, RELAY_OFF)
+
+
+def test_who_is_reached_gives_credentials_that_stay_the_same_for_one_node():
+    one = Target(b"relay", nat="extip:127.0.0.1")
+    try:
+        peer, other = Peer(one).connect(), Peer(one).connect()
+        (kind, answer), again = peer.ask(RELAY, msgpack([])), peer.ask(RELAY, msgpack([]))
+        status, name, password, lifetime_s, udp, tcp = answer
+        assert (kind, status, udp, tcp) == (RELAYED, 0, one.node.udp_port, one.node.peering.tcp_port)
+        assert lifetime_s >= 60
+        assert again[1][1:3] == [name, password]
+        assert other.ask(RELAY, msgpack([]))[1][1] != name
+    finally:
+        one.node.stop()
+        one.runtime.close()
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc0", b"\x01"])
+def test_malformed_relay_is_an_error(peer, body):
+    kind, answer = peer.ask(RELAY, body)
+    assert (kind, answer[0]) == (ERROR, MALFORMED)
 
 
 def test_a_binding_request_is_answered_with_the_address_it_came_from(stranger):
