@@ -306,9 +306,7 @@ class TestAbuse:
         assert 0 < len(served.answers) <= NETWORK_BURST + 20
         served.client("26.2.0.1", ANN)
 
-    @pytest.mark.parametrize(
-        "ip", ["127.0.0.1", "127.0.0.53", "10.0.0.1", "192.168.1.1", "169.254.169.254", "224.0.0.1"]
-    )
+    @pytest.mark.parametrize("ip", ["127.0.0.1", "127.0.0.53", "10.0.0.1", "192.168.1.1", "169.254.169.254"])
     def test_nobody_gets_into_the_relays_own_networks(self, served: Served, ip: str) -> None:
         allocation = served.client("26.1.0.1", ANN)
         refused: list[Any] = []
