@@ -24,6 +24,9 @@ from kodectl.wire.quic import is_initial
 
 MAX_STUN_FIRST_BYTE = 3
 MIN_QUIC_FIRST_BYTE = 64
+MAX_NAMES = 8
+"""Of one session: checks to the one of before its restarts go on until there is a new path. QUIC gives up before as many have
+failed."""
 
 
 class IceTaker(Protocol):
@@ -58,6 +61,9 @@ class Multiplexer:
 
     def attach(self, session: IceTaker) -> None:
         self._sessions[session.ufrag] = session
+        names = [ufrag for ufrag, other in self._sessions.items() if other is session]
+        for ufrag in names[:-MAX_NAMES]:
+            del self._sessions[ufrag]
 
     def detach(self, session: IceTaker) -> None:
         """Under all the names that it has had."""

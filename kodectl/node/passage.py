@@ -11,6 +11,7 @@ from typing import Protocol
 
 from kodectl.core.ice.checks import Credentials
 from kodectl.core.ice.pairs import Pair
+from kodectl.core.limits import TokenBucket
 from kodectl.core.quic_paths import Path
 from kodectl.core.traversal_plan import Plan
 from kodectl.errors import WireError
@@ -48,6 +49,12 @@ GO_LIMIT_S = 2.0
 """For the word that the other side punches; without it, this side begins all the same."""
 SETTLE_S = 1.0
 """From the first direct path to the end of what was tried beside it: the other side may have seen another one."""
+RESTARTS_PER_S = 0.25
+RESTART_BURST = 4.0
+"""That the peer may ask for: one in ANSWER_LIMIT_S is what an honest one does. Each has checks sent to all addresses that it
+names."""
+LOOK_EVERY_S = 2.0
+"""While there is only a relayed path: whether others see discovery's socket at another address, which the peer has to know."""
 UNUSED_LIMIT_S = 30.0
 """For the QUIC connection to begin, on the side that waits for it."""
 
@@ -109,10 +116,12 @@ class Passage:
         self._is_closed = False
         self._is_restarting = False
         self._was_relayed = False
+        self._is_looking = False
         self._taken = ""
         """Of the peer's descriptions, the one in use, by its ufrag."""
         self._unheard = ""
         """Why an offer did not arrive."""
+        self._restarts = TokenBucket(RESTARTS_PER_S, RESTART_BURST)
         self._go = self._runtime.event()
         """The other side punches now."""
         self.session = IceSession(around.runtime, around.scope, terms)
@@ -124,6 +133,7 @@ class Passage:
         conversation.on_message = self.told
         conversation.on_undelivered = self._undelivered
         around.multiplexer.attach(self)
+        self._closer = around.scope.on_close(self.close)
 
     # -- what the peer is told, and tells --------------------------------------------------------------------------
 
@@ -198,6 +208,9 @@ class Passage:
         """The peer has lost all paths, or repeats what was lost on the way."""
         if offer.ufrag == self._taken:
             return
+        if not self._restarts.take(self._runtime.now()):
+            log.debug("%s offers again too often", self.peer_id.hex())
+            return
         self._add_reflexive()
         self.session.restart()
         self._around.multiplexer.attach(self)
@@ -248,10 +261,14 @@ class Passage:
 
     def carry(self, stream: QuicStream) -> IceStream | None:
         """A connection that the peer has opened; None where it is not its to open, or one too many."""
-        if self._is_controlling or (self.stream is not None and self.stream.is_open):
+        if not self.may_carry:
             return None
         self.stream = stream
         return self._carried(stream)
+
+    @property
+    def may_carry(self) -> bool:
+        return not self._is_controlling and (self.stream is None or not self.stream.is_open)
 
     def _carried(self, stream: QuicStream) -> IceStream:
         stream.on_silence = self.session.doubt
@@ -277,9 +294,20 @@ class Passage:
         self._was_relayed = pair.is_relayed
         if not pair.is_relayed:
             self._runtime.call_later(SETTLE_S, self.side_ways.close)
+        elif not self._is_looking:
+            self._is_looking = True
+            self._runtime.call_later(LOOK_EVERY_S, self._look)
         self._usable.set()
         self._move()
         self._around.moved(self)
+
+    def _look(self) -> None:
+        """A box that has lost its mappings gives others; those that worked get nowhere then."""
+        path = self.session.path
+        self._is_looking = not self._is_closed and path is not None and path.is_relayed
+        if self._is_looking:
+            self._add_reflexive()
+            self._runtime.call_later(LOOK_EVERY_S, self._look)
 
     def _move(self) -> None:
         """Both sides do: QUIC follows the other side by itself, but not to a path that it has left before."""
@@ -373,6 +401,7 @@ class Passage:
         if self._is_closed:
             return
         self._is_closed = True
+        self._closer.cancel()
         self._around.multiplexer.detach(self)
         self._around.paths.forget(self.session.bases)
         self._conversation.close()

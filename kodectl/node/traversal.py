@@ -242,8 +242,11 @@ class Traversal:
             self._links.accept(carried)
 
     def _passage_of(self, path: Path) -> Passage | None:
+        """Where both sides have asked at once there are two, with the same peer, from the same address."""
         base = self.paths.base_of(path)
         for passage in self._passages:
+            if not passage.may_carry:
+                continue
             if base in passage.session.bases if base is not None else passage.knows_source(path.remote):
                 return passage
         return None
