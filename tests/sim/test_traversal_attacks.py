@@ -1,0 +1,101 @@
+"""What a peer that means harm, or a moment that comes at the wrong time, does to a node behind a NAT, on virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from town import KINDS, Town, town_of
+
+from kodectl.node.node import Node
+from kodectl.node.passage import Passage
+from kodectl.wire.enode import Enode
+from kodectl.wire.offers import Offer, OfferKind
+
+SETTLE_LIMIT_S = 60.0
+STOP_LIMIT_S = 1.0
+"""Goodbyes to peers, and what is saved: nobody waits for a peer that does not answer."""
+PASSWORD = "p" * 24
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Town, Node, Node]]:
+    """Two behind boxes that need a relay first."""
+    with town_of() as town:
+        nodes = [town.behind(town.box(number, **KINDS["port_restricted"])) for number in (1, 2)]
+        assert town.world.run(lambda: town.settled(*nodes), SETTLE_LIMIT_S)
+        assert town.world.run(lambda: all(node.connectivity.rendezvous.is_told for node in nodes), SETTLE_LIMIT_S)
+        town.world.run_for(5.0)
+        yield town, nodes[0], nodes[1]
+
+
+def passages(node: Node) -> set[Passage]:
+    return node.connectivity.traversal._passages
+
+
+def begin(one: Node, other: Node) -> None:
+    one.peering.dial(Enode(other.identity.node_id, "", 0, 0))
+
+
+def stopped_in(town: Town, node: Node) -> float:
+    began = town.world.now
+    town.world.call(node.runtime, node.stop)
+    return town.world.now - began
+
+
+def test_a_node_stops_at_once_while_it_waits_for_an_answer(pair: tuple[Town, Node, Node]) -> None:
+    town, one, other = pair
+    other.connectivity.signalling.on_offer = lambda conversation, offer: None
+    begin(one, other)
+    assert town.world.run(lambda: bool(passages(one)), 5.0)
+    town.world.run_for(1.0)
+    assert stopped_in(town, one) <= STOP_LIMIT_S
+    assert not passages(one)
+
+
+def test_offers_without_end_add_no_names_and_few_restarts(pair: tuple[Town, Node, Node]) -> None:
+    """Of one conversation: each makes the other side check sixteen addresses anew."""
+    town, one, other = pair
+    begin(one, other)
+    assert town.world.run(lambda: bool(passages(other)), 5.0)
+    (passage,) = passages(other)
+    restarts = 0
+    restart = passage.session.restart
+
+    def counted() -> object:
+        nonlocal restarts
+        restarts += 1
+        return restart()
+
+    passage.session.restart = counted  # type: ignore[method-assign,assignment]
+    for number in range(200):
+        passage.told(Offer(OfferKind.OFFER, f"evil{number}", PASSWORD))
+    assert len(passage._around.multiplexer._sessions) <= 8
+    assert restarts <= 8
+
+
+def test_a_connection_that_has_ended_leaves_nothing(pair: tuple[Town, Node, Node]) -> None:
+    town, one, other = pair
+    ids = one.identity.node_id, other.identity.node_id
+    begin(one, other)
+    assert town.world.run(lambda: ids[1] in one.peering.links, 10.0)
+    town.world.call(one.runtime, one.disconnect, ids[1].hex())
+    assert town.world.run(lambda: not passages(one) and not passages(other), 30.0)
+    town.world.run_for(30.0)
+    for node in (one, other):
+        assert not node.connectivity.signalling._conversations
+        assert not node.connectivity.traversal.paths._names
+        assert not node.connectivity.traversal.endpoint.connections
+        assert not node.connectivity.traversal.multiplexer._sessions
+
+
+def test_both_that_ask_at_once_take_each_others_connections(pair: tuple[Town, Node, Node]) -> None:
+    """Two passages between the same two addresses: a connection belongs to the one that waits for it."""
+    town, one, other = pair
+    begin(one, other)
+    begin(other, one)
+    town.world.run_for(8.0)
+    assert other.identity.node_id in one.peering.links
+    assert one.identity.node_id in other.peering.links
+    for node in (one, other):
+        assert not node.connectivity.traversal.counters["stray_connections"]
