@@ -93,6 +93,8 @@ class SideWays:
     def run(self, errand: Errand) -> None:
         """Waits until something has come of it, or nothing will."""
         agreed = errand.agreed
+        if self._is_closed:
+            return
         try:
             if agreed.punches_tcp and errand.tcp_seen is not None:
                 self._punch_tcp(errand.tcp_seen)
@@ -201,6 +203,9 @@ class SideWays:
         way = Way(terms, self._around.source(), outer_ip, peer)
         foretold = foretell(self._runtime, observers, way, self._adopt, self._session.received, is_verified=True)
         if foretold is not None:
+            if self._is_closed:  # meanwhile
+                foretold.close()
+                return
             self._closing.append(foretold.close)
             self._tell(foretold.candidates)
 

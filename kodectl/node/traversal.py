@@ -35,7 +35,7 @@ from kodectl.node.signalling import Conversation, Located, Signalling
 from kodectl.node.situation import Situation
 from kodectl.node.spraying import SprayRoom
 from kodectl.runtime.base import Address, ConnectFailed, Runtime, Scope, Stopped, Stream
-from kodectl.wire.addresses import address_text
+from kodectl.wire.addresses import address_text, scope_of
 from kodectl.wire.contacts import Contact
 from kodectl.wire.enode import Enode
 from kodectl.wire.offers import Offer, OfferKind
@@ -58,6 +58,8 @@ PUNCHES_PER_S, PUNCH_BURST = 1.0, 20.0
 ADDRESS_PUNCHES_PER_S, ADDRESS_PUNCH_BURST = 1 / 30, 3.0
 """Of them those at one address. A peer may name somebody else's, who gets up to some thousand SYNs then: that is little beside
 what it could send there itself, and has to stay so however often it asks."""
+_NOWHERE = ("unspecified", "loopback", "multicast")
+
 LINGER_S = 10.0
 """For the last word of a conversation to be taken."""
 
@@ -308,7 +310,12 @@ class Traversal:
 
 
 def side_of(offer: Offer) -> Side:
-    return Side(offer.hint, offer.tcp, offer.tcp_seen)
+    return Side(offer.hint, _elsewhere(offer.tcp), _elsewhere(offer.tcp_seen))
+
+
+def _elsewhere(address: Address | None) -> Address | None:
+    """What a peer says is dialled: no service of this machine, and nothing that is no place of a node."""
+    return address if address is not None and address[1] and scope_of(address[0]) not in _NOWHERE else None
 
 
 def described(route: Route) -> dict[str, str | None]:

@@ -7,10 +7,14 @@ from collections.abc import Iterator
 import pytest
 from town import KINDS, Town, town_of
 
+from kodectl.core.ice.checks import Credentials
+from kodectl.core.traversal_plan import Plan, Side, plan
 from kodectl.node.node import Node
 from kodectl.node.passage import Passage
+from kodectl.node.side_ways import Errand
+from kodectl.node.traversal import side_of
 from kodectl.wire.enode import Enode
-from kodectl.wire.offers import Offer, OfferKind
+from kodectl.wire.offers import NatHint, Offer, OfferKind
 
 SETTLE_LIMIT_S = 60.0
 STOP_LIMIT_S = 1.0
@@ -99,3 +103,26 @@ def test_both_that_ask_at_once_take_each_others_connections(pair: tuple[Town, No
     assert one.identity.node_id in other.peering.links
     for node in (one, other):
         assert not node.connectivity.traversal.counters["stray_connections"]
+
+
+@pytest.mark.parametrize("target", [("127.0.0.1", 22), ("::1", 22), ("0.0.0.0", 22), ("224.0.0.1", 22), ("9.9.9.9", 0)])
+def test_nobody_is_made_to_dial_its_own_machine(target: tuple[str, int]) -> None:
+    """Nor port 0: the dial would look for the peer by its id, at a stranger's word."""
+    blocked = Side(NatHint(is_udp_blocked=True), None, ("23.1.0.1", 30_000))
+    assert plan(blocked, side_of(Offer(OfferKind.OFFER, tcp=target)), is_initiator=False) == Plan()
+    assert plan(blocked, side_of(Offer(OfferKind.OFFER, tcp_seen=target)), is_initiator=False) == Plan()
+
+
+def test_side_ways_do_not_begin_after_their_end(pair: tuple[Town, Node, Node]) -> None:
+    """The word of the other side is waited for, and the passage may be closed meanwhile."""
+    town, one, other = pair
+    begin(one, other)
+    assert town.world.run(lambda: bool(passages(other)), 5.0)
+    (passage,) = passages(other)
+    agreed = Plan(punches_tcp=True)
+    passage.close()
+    theirs = Credentials("evil", PASSWORD)
+    errand = Errand(agreed, theirs, None, ("9.9.9.9", 80))
+    town.world.spawn(other.runtime, "late", passage.side_ways.run, errand)  # type: ignore[arg-type]
+    town.world.run_for(1.0)
+    assert passage.side_ways._punch is None
