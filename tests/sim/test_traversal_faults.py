@@ -18,6 +18,8 @@ LINKED_LIMIT_S = 5.0
 BACK_LIMIT_S = 15.0
 """After whatever has happened, for a path to be there again."""
 DIRECT_LIMIT_S = 15.0
+DIRECT_AGAIN_LIMIT_S = 90.0
+"""Pairs that have failed are tried again every 30 s, by each side in its own time."""
 REPLACED_LIMIT_S = 60.0
 """For another rendezvous node to be chosen, and the record that names it to be published."""
 CRASHES = 3
@@ -96,6 +98,20 @@ def test_both_sides_tell_each_change_of_the_path(town: Town) -> None:
         assert all(
             "relay" in (change["local_type"], change["remote_type"]) for change in changes if change["path"] == "relay"
         )
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_boxes_that_give_other_ports_after_they_forgot_are_passed_directly_again(town: Town, side: int) -> None:
+    """The mappings that worked get nowhere; the peer has to hear of the new one."""
+    rules = {"ports": PortRule.RANDOM}
+    one, other = hidden(town, rules, rules)
+    connect(town, one, other)
+    world, route = town.world, one.peering.links[other.identity.node_id]
+    assert world.run(lambda: route.route.path == "direct", DIRECT_LIMIT_S)
+    (one, other)[side].runtime.host.realm.gateway.forget()
+    assert world.run(lambda: route.route.path == "relay", BACK_LIMIT_S)
+    assert world.run(lambda: route.route.path == "direct", DIRECT_AGAIN_LIMIT_S)
+    assert one.peering.links[other.identity.node_id] is route
 
 
 # -- both at once --------------------------------------------------------------------------------------------------------
