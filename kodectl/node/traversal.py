@@ -279,6 +279,9 @@ class Traversal:
         return not self.situation.is_open
 
     def _passage(self, conversation: Conversation, needs_relay: bool, *, is_controlling: bool) -> Passage:
+        if self.scope.closed:  # while it was located, or asked
+            conversation.end()
+            raise Stopped
         situation = self.situation
         is_blocked = situation.is_udp_blocked
         shared = None if is_blocked else SharedBase(self._discovery, situation.source())

@@ -12,7 +12,9 @@ from kodectl.core.traversal_plan import Plan, Side, plan
 from kodectl.node.node import Node
 from kodectl.node.passage import Passage
 from kodectl.node.side_ways import Errand
+from kodectl.node.signalling import Located
 from kodectl.node.traversal import side_of
+from kodectl.runtime.base import Stopped
 from kodectl.wire.enode import Enode
 from kodectl.wire.offers import NatHint, Offer, OfferKind
 
@@ -55,6 +57,17 @@ def test_a_node_stops_at_once_while_it_waits_for_an_answer(pair: tuple[Town, Nod
     town.world.run_for(1.0)
     assert stopped_in(town, one) <= STOP_LIMIT_S
     assert not passages(one)
+
+
+def test_a_node_that_stopped_meanwhile_opens_no_passage(pair: tuple[Town, Node, Node]) -> None:
+    town, one, other = pair
+    traversal, signalling = one.connectivity.traversal, one.connectivity.signalling
+    conversation = signalling.open(other.identity.node_id, Located(None, ()))
+    assert stopped_in(town, one) <= STOP_LIMIT_S
+    with pytest.raises(Stopped):
+        traversal._passage(conversation, False, is_controlling=True)
+    assert not passages(one)
+    assert not signalling._conversations
 
 
 def test_offers_without_end_add_no_names_and_few_restarts(pair: tuple[Town, Node, Node]) -> None:
