@@ -47,6 +47,9 @@ RESTART_PAUSE_S = 2.0
 """Between two attempts to find a way again, once all have died."""
 GO_LIMIT_S = 2.0
 """For the word that the other side punches; without it, this side begins all the same."""
+LATER_GO_LIMIT_S = 5.0
+"""For the next one: the other side is not through with the last one yet."""
+TCP_PUNCHES = 4
 SETTLE_S = 1.0
 """From the first direct path to the end of what was tried beside it: the other side may have seen another one."""
 RESTARTS_PER_S = 0.25
@@ -377,13 +380,23 @@ class Passage:
         self._around.scope.spawn(f"side ways to {self.peer_id.hex()[:8]}", self._go_side_ways, errand)
 
     def _go_side_ways(self, errand: Errand) -> None:
-        """Both sides begin at the same time: half a round trip lies between telling and hearing."""
-        if errand.agreed.punches_tcp and self._is_controlling:
+        """A punch over TCP may leave boxes that have lost the thread; another one begins anew."""
+        for attempt in range(TCP_PUNCHES if errand.agreed.punches_tcp else 1):
+            if errand.agreed.punches_tcp:
+                self._begin_together(GO_LIMIT_S if attempt == 0 else LATER_GO_LIMIT_S)
+            path = self.session.path
+            if self._is_closed or (path is not None and not path.is_relayed):
+                return
+            self.side_ways.run(errand)
+
+    def _begin_together(self, limit_s: float) -> None:
+        """Half a round trip lies between telling and hearing."""
+        if self._is_controlling:
             self._conversation.send(Offer(OfferKind.GO))
             self._around.scope.sleep((self._conversation.rtt_s or 0.0) / 2)
-        elif errand.agreed.punches_tcp:
-            self._go.wait(GO_LIMIT_S)
-        self.side_ways.run(errand)
+        else:
+            self._go.wait(limit_s)
+            self._go.clear()
 
     def _tell_more(self, candidates: Sequence[Candidate]) -> None:
         ours = self.session.description

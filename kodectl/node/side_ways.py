@@ -26,7 +26,7 @@ from kodectl.wire.candidates import Candidate, CandidateType
 
 log = logging.getLogger(__name__)
 
-TCP_PUNCH_S = 8.0
+TCP_PUNCH_S = 2.5
 """SYNs and their repetitions, for two sides of which one has heard of the plan a second later."""
 DIRECT_PATIENCE_S = 0.7
 """For the checks that ICE makes anyway, once any path works: they take a round trip, and a repetition."""
@@ -124,13 +124,18 @@ class SideWays:
     # -- TCP -------------------------------------------------------------------------------------------------------
 
     def _punch_tcp(self, target: Address) -> None:
-        if not self._around.punch_budget.take(target[0], self._runtime.now()):
+        is_asked = not self._session.agent.role.is_controlling
+        if is_asked and not self._around.punch_budget.take(target[0], self._runtime.now()):
             log.debug("beside ICE: too many TCP punches at %s", target[0])
             return
         punch = self._punch = TcpPunch(self._runtime, self._around.scope, self._around.tcp_port(), [target])
         self._closing.append(punch.close)
         punch.start(TCP_PUNCH_S)
-        stream = punch.wait()
+        try:
+            stream = punch.wait()
+        except ConnectFailed:
+            punch.close()
+            raise
         base = TcpBase(self._runtime, self._around.scope, stream, self._session.received)
         base.on_closed = lambda: self._session.dismiss(base)
         kind = CandidateType.HOST

@@ -54,12 +54,10 @@ OFFER_BURST = 32.0
 """Answered ones, of all peers together: each may cost a relay's allocation and some checks."""
 
 PUNCHES_PER_S, PUNCH_BURST = 1.0, 20.0
-"""TCP punches of this node."""
-ADDRESS_PUNCHES_PER_S, ADDRESS_PUNCH_BURST = 1 / 30, 3.0
-"""Of them those at one address. A peer may name somebody else's, who gets up to some thousand SYNs then: that is little beside
-what it could send there itself, and has to stay so however often it asks."""
-_NOWHERE = ("unspecified", "loopback", "multicast")
-
+"""TCP punches that peers ask of this node."""
+ADDRESS_PUNCHES_PER_S, ADDRESS_PUNCH_BURST = 0.1, 8.0
+"""Of them those at one address: two connections' worth, and one every 10 s. A peer may name somebody else's, who gets up to
+a thousand SYNs then: little beside what it could send there itself, and it has to stay so however often it asks."""
 LINGER_S = 10.0
 """For the last word of a conversation to be taken."""
 
