@@ -106,13 +106,15 @@ class IceSession:
         self._timer: Timer | None = None
         self._due_at: float | None = None
         self._closed = False
+        self._closer: Timer | None = None
+        """Takes `close` back from the scope, which outlives this session."""
 
     # Gathering
 
     def gather(self, patience_s: float = PATIENCE_S, limit_s: float = PATIENCE_S) -> Description:
         """Waits until all candidates are there, at most `patience_s`; without any, until the first one, at most `limit_s`.
         Those that come later are used all the same."""
-        self._scope.on_close(self.close)
+        self._closer = self._scope.on_close(self.close)
         self.gathering.start()
         self.gathered.wait(patience_s)
         if limit_s > patience_s:
@@ -286,6 +288,8 @@ class IceSession:
         if self._closed:
             return
         self._closed = True
+        if self._closer is not None:
+            self._closer.cancel()
         if self._timer is not None:
             self._timer.cancel()
         self.gathering.close()

@@ -165,8 +165,9 @@ class Peering:
         if not self.claims(stream):
             self.accept(stream)
 
-    def accept(self, stream: Stream) -> None:
-        """A stream that somebody else has opened. Runs in the hub: refuses, without cryptography, what is too much."""
+    def accept(self, stream: Stream, expected_id: bytes | None = None) -> None:
+        """A stream that somebody else has opened: `expected_id`, where that is known. Runs in the hub: refuses, without
+        cryptography, what is too much."""
         ip = stream.remote[0]
         if not may_begin_handshake(ip, self._handshakes.values()) or not self._handshake_rate.take(self._runtime.now()):
             self._inbound["turned_away"] += 1
@@ -174,14 +175,20 @@ class Peering:
             return
         self._handshakes[stream] = ip
         try:
-            self._scope.spawn(f"inbound {ip}", self._serve_inbound, stream)
+            self._scope.spawn(f"inbound {ip}", self._serve_inbound, stream, expected_id)
         except Stopped:
             del self._handshakes[stream]
             stream.close()
 
-    def _serve_inbound(self, stream: Stream) -> None:
+    def _serve_inbound(self, stream: Stream, expected_id: bytes | None) -> None:
         link = self._shake_hands(stream)
         if link is None:
+            return
+        if expected_id not in (None, link.node_id):
+            # A relay in between, for one, that takes the place of who was let in.
+            self._inbound["another_identity"] += 1
+            log.info("inbound from %s: %s in the place of %s", stream.remote[0], link.node_id.hex(), expected_id.hex())
+            stream.close()
             return
         peer = Peer(link, static=self._book.is_static(link.node_id))
         refused = self._roster.enter(peer, wanted=self._dialler.is_dialling(link.node_id))

@@ -58,6 +58,8 @@ PUNCHES_PER_S, PUNCH_BURST = 1.0, 20.0
 ADDRESS_PUNCHES_PER_S, ADDRESS_PUNCH_BURST = 0.1, 8.0
 """Of them those at one address: two connections' worth, and one every 10 s. A peer may name somebody else's, who gets up to
 a thousand SYNs then: little beside what it could send there itself, and it has to stay so however often it asks."""
+_NOWHERE = ("unspecified", "loopback", "multicast")
+
 LINGER_S = 10.0
 """For the last word of a conversation to be taken."""
 
@@ -65,7 +67,7 @@ LINGER_S = 10.0
 class Links(Protocol):
     """What is done with streams, and with peers that are told to come. Only `await_link` waits."""
 
-    def accept(self, stream: Stream) -> None: ...
+    def accept(self, stream: Stream, expected_id: bytes | None = None) -> None: ...
     def dial(self, target: Enode) -> None: ...
     def await_link(self, node_id: bytes, limit_s: float) -> bool: ...
     def is_banned(self, node_id: bytes) -> bool: ...
@@ -235,11 +237,11 @@ class Traversal:
         """A QUIC connection of somebody whom ICE has heard."""
         passage = self._passage_of(stream.path)
         carried = passage.carry(stream) if passage is not None else None
-        if carried is None:
+        if passage is None or carried is None:
             self.counters["stray_connections"] += 1
             stream.close()
         else:
-            self._links.accept(carried)
+            self._links.accept(carried, passage.peer_id)
 
     def _passage_of(self, path: Path) -> Passage | None:
         """Where both sides have asked at once there are two, with the same peer, from the same address."""

@@ -94,6 +94,7 @@ def test_offers_without_end_add_no_names_and_few_restarts(pair: tuple[Town, Node
 def test_a_connection_that_has_ended_leaves_nothing(pair: tuple[Town, Node, Node]) -> None:
     town, one, other = pair
     ids = one.identity.node_id, other.identity.node_id
+    closers = [len(node.scope._closers) for node in (one, other)]
     begin(one, other)
     assert town.world.run(lambda: ids[1] in one.peering.links, 10.0)
     town.world.call(one.runtime, one.disconnect, ids[1].hex())
@@ -104,6 +105,20 @@ def test_a_connection_that_has_ended_leaves_nothing(pair: tuple[Town, Node, Node
         assert not node.connectivity.traversal.paths._names
         assert not node.connectivity.traversal.endpoint.connections
         assert not node.connectivity.traversal.multiplexer._sessions
+    assert [len(node.scope._closers) for node in (one, other)] == closers
+
+
+def test_whoever_comes_in_the_place_of_the_peer_is_no_peer(pair: tuple[Town, Node, Node]) -> None:
+    """A relay that carries a connection may begin one of its own on it."""
+    town, one, other = pair
+    traversal = other.connectivity.traversal
+    accept = other.peering.accept
+    other.peering.accept = lambda stream, expected_id=None: accept(stream, b"x" * 32)  # type: ignore[method-assign]
+    begin(one, other)
+    assert town.world.run(lambda: bool(other.peering.dials.get("inbound_another_identity")), 20.0)
+    town.world.run_for(5.0)
+    assert one.identity.node_id not in other.peering.links
+    assert not traversal.counters["stray_connections"]
 
 
 def test_both_that_ask_at_once_take_each_others_connections(pair: tuple[Town, Node, Node]) -> None:
