@@ -19,11 +19,11 @@ from kodectl.wire.record import unpack_record
 from kodectl.wire.rpc import MAX_RECORDS_IN_ANSWER, StoreStatus
 from kodectl.wire.suite import Suite, node_id_of
 
-PER_S = 0.2
-BURST = 10.0
-"""Of one peer: each costs this node some 25 messages. Who connects somewhere looks up once."""
-ALL_PER_S = 2.0
-ALL_BURST = 40.0
+PER_S = 0.5
+BURST = 40.0
+"""Of one peer: each costs this node some 25 messages. Who connects somewhere looks up once, and a script may connect to many."""
+ALL_PER_S = 4.0
+ALL_BURST = 80.0
 
 
 class Delegation:

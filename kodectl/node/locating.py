@@ -115,14 +115,16 @@ class Locator:
         for seeker in seekers:
             self._scope.spawn(f"locate {node_id.hex()[:8]}", run, seeker)
         found: list[Sought] = []
-        for _ in seekers:
-            try:
-                sought = answers.get(max(0.0, deadline - self._runtime.now()))
-            except TimedOut:
-                break
-            found.append(sought)
-            if sought != NOTHING:
-                deadline = min(deadline, self._runtime.now() + GRACE_S)
+        closer = self._scope.on_close(answers.close)
+        try:
+            for _ in seekers:
+                found.append(answers.get(max(0.0, deadline - self._runtime.now())))
+                if found[-1] != NOTHING:
+                    deadline = min(deadline, self._runtime.now() + GRACE_S)
+        except TimedOut:
+            pass
+        finally:
+            closer.cancel()
         return found
 
     def _ask(self, peer: Peer, node_id: bytes) -> Sought:

@@ -285,7 +285,7 @@ class Peering:
             self._dialler.dial(target)
 
     def await_link(self, node_id: bytes, limit_s: float) -> bool:
-        """Waits for a link that the other side makes; false when the limit passed."""
+        """Waits for a link that the other side makes; false when the limit passed. Raises Stopped."""
         linked = self._runtime.event()
 
         def look(peer: Peer) -> None:
@@ -293,10 +293,16 @@ class Peering:
                 linked.set()
 
         self.on_connected.append(look)
+        closer = self._scope.on_close(linked.set)
         try:
-            return node_id in self.links or linked.wait(limit_s)
+            if node_id not in self.links:
+                linked.wait(limit_s)
         finally:
+            closer.cancel()
             self.on_connected.remove(look)
+        if self._scope.closed:
+            raise Stopped
+        return node_id in self.links
 
     def is_banned(self, node_id: bytes) -> bool:
         return self._book.bans.until(node_id, self._runtime.now()) is not None

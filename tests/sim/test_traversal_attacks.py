@@ -25,6 +25,12 @@ PASSWORD = "p" * 24
 
 
 @pytest.fixture
+def town() -> Iterator[Town]:
+    with town_of() as town:
+        yield town
+
+
+@pytest.fixture
 def pair() -> Iterator[tuple[Town, Node, Node]]:
     """Two behind boxes that need a relay first."""
     with town_of() as town:
@@ -57,6 +63,32 @@ def test_a_node_stops_at_once_while_it_waits_for_an_answer(pair: tuple[Town, Nod
     town.world.run_for(1.0)
     assert stopped_in(town, one) <= STOP_LIMIT_S
     assert not passages(one)
+
+
+def test_a_node_stops_at_once_while_its_peers_look_for_another(town: Town) -> None:
+    node = town.behind(town.box(1, **KINDS["blocked"]))
+    assert town.world.run(lambda: town.settled(node), SETTLE_LIMIT_S)
+    town.world.partition([other.runtime.name for other in town.open])
+    node.peering.dial(Enode(b"x" * 32, "", 0, 0))
+    town.world.run_for(0.5)
+    assert stopped_in(town, node) <= STOP_LIMIT_S
+
+
+def test_a_node_stops_at_once_while_it_waits_to_be_dialled(town: Town) -> None:
+    node = town.open[0]
+    outcome: list[str] = []
+
+    def wait() -> None:
+        try:
+            node.peering.await_link(b"x" * 32, 60.0)
+        except Stopped:
+            outcome.append("stopped")
+
+    town.world.spawn(node.runtime, "wait", wait)
+    town.world.run_for(0.5)
+    assert stopped_in(town, node) <= STOP_LIMIT_S
+    town.world.run_for(0.1)
+    assert outcome == ["stopped"]
 
 
 def test_a_node_that_stopped_meanwhile_opens_no_passage(pair: tuple[Town, Node, Node]) -> None:
