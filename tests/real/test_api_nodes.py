@@ -13,7 +13,7 @@ import pytest
 
 PEER_FIELDS = {
     "id", "enode", "client", "direction", "path", "transport", "addr", "ip", "port", "since", "connected_s", "latency_ms",
-    "bytes_sent", "bytes_received", "messages_sent", "messages_received", "trust", "priority", "static",
+    "bytes_sent", "bytes_received", "messages_sent", "messages_received", "trust", "priority", "static", "pair",
 }  # fmt: skip
 STATS_FIELDS = {
     "total_peers", "inbound", "outbound", "bytes_sent", "bytes_received", "messages_per_second", "average_latency_ms",
