@@ -28,6 +28,7 @@ def cases() -> dict[str, tuple[list[str], dict[str, str]]]:
         "-m kodectl enode parse": ([*module, "enode", "parse", ENODE], {}),
         "-m kodectl <TAB>": ([*module, ""], completing),
         "-m kodectl key gen --<TAB>": ([*module, "key", "gen", "--"], completing),
+        "-m kodectl node ban <TAB>": ([*module, "node", "ban", ""], completing),
     }
     script = shutil.which("kodectl", path=str(Path(sys.executable).parent))
     if script:

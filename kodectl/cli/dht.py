@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kodectl.cli.command import command, examples
+from kodectl.cli.known_ids import TABLE_ID
 from kodectl.cli.options import Parsed, Seconds, read_input, setting, time_limits
 from kodectl.cli.output import Format, Outcome, Output, pairs, table
 from kodectl.cli.wording import milliseconds, short_id
@@ -33,7 +34,7 @@ def parse_publisher(text: str) -> str:
     "find-node",
     epilog=examples("kodectl dht find-node ID --trace --bootstrap 'enode://...'", "kodectl dht find-node ID --json"),
 )
-@click.argument("target", metavar="ID")
+@click.argument("target", metavar="ID", type=TABLE_ID)
 @click.option("--trace", is_flag=True, help="Show every question: whom, at which distance, what came back.")
 @setting("bootstrap", "network")
 @time_limits(timeout_s=2, deadline_s=30)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kodectl.cli.command import command, examples
+from kodectl.cli.known_ids import CONNECTED_ID, TABLE_ID
 from kodectl.cli.node_target import on_node
 from kodectl.cli.options import Seconds, read_input, read_targets
 from kodectl.cli.output import Outcome, Output
@@ -39,7 +40,7 @@ MAX_PAYLOAD = 4 * 1024 * 1024
         "kodectl dht find-node ID --json | jq -r .data.closest[].enode | kodectl node connect -",
     ),
 )
-@click.argument("targets", nargs=-1, metavar="TARGET...")
+@click.argument("targets", nargs=-1, metavar="TARGET...", type=TABLE_ID)
 @on_node(timeout_s=10, deadline_s=60)
 def connect(output: Output, client: NodeClient, targets: tuple[str, ...]) -> Outcome | None:
     """Connect to nodes, and say why not.
@@ -123,7 +124,7 @@ def _mend_of(view: ConnectView) -> str | None:
 
 
 @command("disconnect", epilog=examples("kodectl node disconnect 1f2e3d4c"))
-@click.argument("peer_id", metavar="ID")
+@click.argument("peer_id", metavar="ID", type=CONNECTED_ID)
 @on_node()
 def disconnect(output: Output, client: NodeClient, peer_id: str) -> Outcome:
     """Disconnect a peer.
@@ -137,7 +138,7 @@ def disconnect(output: Output, client: NodeClient, peer_id: str) -> Outcome:
 
 
 @command("ban", epilog=examples("kodectl node ban 1f2e3d4c", "kodectl node ban 1f2e3d4c --for 3600"))
-@click.argument("peer_id", metavar="ID")
+@click.argument("peer_id", metavar="ID", type=CONNECTED_ID)
 @click.option(
     "--for",
     "seconds",
