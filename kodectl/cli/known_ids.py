@@ -6,9 +6,7 @@ answer in time, no configuration: then there is nothing to offer, and nothing is
 
 from __future__ import annotations
 
-import json
 import re
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +58,11 @@ TABLE_ID = KnownId("/api/network/routing", table)
 def ask(datadir: Path, path: str) -> Any:
     """The decoded answer to a GET. Raises OSError (nobody there, too slow) and ValueError (an answer that is none)."""
     from kodectl.api.files import SOCKET_FILE, socket_address
+
+    if not (datadir / SOCKET_FILE).exists():
+        raise FileNotFoundError(datadir)  # Without paying for the imports below.
+    import json
+    import socket
 
     until = time.monotonic() + LIMIT_S
     answer = bytearray()
