@@ -11,12 +11,9 @@ from falcon.request import Request
 from falcon.response import Response
 
 from kodectl.api.access import AccessRules, check_host, check_origin, check_token
-from kodectl.api.dht import KeyResource, NodesResource
-from kodectl.api.events import EventsResource
-from kodectl.api.lifecycle import ProbeResource, StopResource
-from kodectl.api.network import add_network_routes
 from kodectl.api.problems import PROBLEM_TYPE, encode, internal_fault, problem_of
-from kodectl.api.requests import Gate
+from kodectl.api.routes import ROUTES
+from kodectl.api.routing import Service, add_routes
 from kodectl.errors import KodectlError, LocalMisuse, NodeUnreachable
 from kodectl.runtime.base import Stopped
 
@@ -24,9 +21,6 @@ if TYPE_CHECKING:
     from kodectl.node.node import Node
 
 log = logging.getLogger("kodectl.api")
-
-MAX_WAITING = 32
-"""Requests that wait for the network (connect, lookups, puts) at a time: each costs a greenlet and some datagrams."""
 
 CODE_OF_STATUS = {
     400: "malformed_request",
@@ -46,15 +40,7 @@ def make_app(node: Node, rules: AccessRules, stop: Callable[[], None]) -> Any:
     app.add_error_handler(falcon.HTTPError, answer_http_error)
     app.add_error_handler(KodectlError, answer_error)
     app.add_error_handler(Stopped, answer_stopped)
-    waiting = Gate("requests that wait for the network", MAX_WAITING)
-    add_network_routes(app, node, waiting)
-    app.add_route("/api/dht/{key}", KeyResource(node, waiting))
-    app.add_route("/api/dht/nodes/{node_id}", NodesResource(node, waiting))
-    app.add_route("/api/events", EventsResource(node))
-    app.add_route("/api/node/stop", StopResource(stop))
-    app.add_route("/livez", ProbeResource(node, "live"))
-    app.add_route("/readyz", ProbeResource(node, "ready"))
-    app.add_route("/startupz", ProbeResource(node, "startup"))
+    add_routes(app, ROUTES, Service(node, stop))
     return app
 
 

@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import msgspec
-from falcon.request import Request
-from falcon.response import Response
 
-from kodectl.api.problems import encode
-from kodectl.api.requests import Gate, check_seconds, read_json
+from kodectl.api.network import WAITING, base64_of
+from kodectl.api.routing import Call, Route, Service
 from kodectl.errors import LocalMisuse
+from kodectl.node.views import LookupView, PutView, ValueView
 from kodectl.settings import DEFAULT_VALUE_TTL_S, MAX_VALUE_TTL_S
-
-if TYPE_CHECKING:
-    from kodectl.node.node import Node
+from kodectl.wire.record import MAX_VALUE
 
 
 class PutBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    value: bytes
-    ttl_s: float = DEFAULT_VALUE_TTL_S
+    """A value, and how long it is to be kept."""
+
+    value: Annotated[bytes, base64_of(MAX_VALUE)]
+    ttl_s: Annotated[float, msgspec.Meta(ge=1, le=MAX_VALUE_TTL_S)] = DEFAULT_VALUE_TTL_S
 
 
-class KeyResource:
-    """PUT and GET of the values under a key; the key is the text of the path, hashed by the node."""
+def put(service: Service, call: Call) -> PutView:
+    """Signs a value and stores it at the nodes closest to its key, which is the hash of the text in the path."""
+    body: PutBody = call.body
+    return service.node.dht_put(_key_of(call.path["key"]), body.value, body.ttl_s)
 
-    def __init__(self, node: Node, waiting: Gate) -> None:
-        self._node = node
-        self._waiting = waiting
 
-    def on_put(self, request: Request, response: Response, key: str) -> None:
-        body = read_json(request, PutBody)
-        ttl_s = check_seconds(body.ttl_s, "ttl_s", MAX_VALUE_TTL_S)
-        with self._waiting.enter():
-            response.data = encode(self._node.dht_put(_key_of(key), body.value, ttl_s))
+def get(service: Service, call: Call) -> ValueView:
+    """The values under a key, one for each publisher."""
+    return service.node.dht_get(_key_of(call.path["key"]))
 
-    def on_get(self, request: Request, response: Response, key: str) -> None:
-        with self._waiting.enter():
-            response.data = encode(self._node.dht_get(_key_of(key)))
+
+def find_node(service: Service, call: Call) -> LookupView:
+    """A lookup of a node id, with its trace. `found` says whether the node itself was found."""
+    node_id = call.path["node_id"]
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", node_id):
+        raise LocalMisuse(f"a node id has 64 hex digits, not {node_id!r}", code="malformed_id")
+    return service.node.dht_find_node(node_id.lower())
 
 
 def _key_of(text: str) -> bytes:
@@ -49,15 +49,30 @@ def _key_of(text: str) -> bytes:
     return text.encode()
 
 
-class NodesResource:
-    """A lookup of a node id, with its trace. `found` says whether the node itself was found."""
-
-    def __init__(self, node: Node, waiting: Gate) -> None:
-        self._node = node
-        self._waiting = waiting
-
-    def on_get(self, request: Request, response: Response, node_id: str) -> None:
-        if not re.fullmatch(r"[0-9a-fA-F]{64}", node_id):
-            raise LocalMisuse(f"a node id has 64 hex digits, not {node_id!r}", code="malformed_id")
-        with self._waiting.enter():
-            response.data = encode(self._node.dht_find_node(node_id.lower()))
+ROUTES = (
+    Route(
+        "PUT",
+        "/api/dht/{key}",
+        put,
+        {200: PutView},
+        body=PutBody,
+        problems={400: ("malformed_key", "value_too_large"), 404: ("not_stored",)},
+        limit=WAITING,
+    ),
+    Route(
+        "GET",
+        "/api/dht/{key}",
+        get,
+        {200: ValueView},
+        problems={400: ("malformed_key",), 404: ("value_not_found",)},
+        limit=WAITING,
+    ),
+    Route(
+        "GET",
+        "/api/dht/nodes/{node_id}",
+        find_node,
+        {200: LookupView},
+        problems={400: ("malformed_id",)},
+        limit=WAITING,
+    ),
+)

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from falcon.request import Request
-from falcon.response import Response
-
-from kodectl.api.problems import encode
-from kodectl.api.requests import Gate, seconds, whole_number
-
-if TYPE_CHECKING:
-    from kodectl.node.node import Node
+from kodectl.api.requests import seconds, whole_number
+from kodectl.api.routing import Call, Limit, Route, Service
+from kodectl.node.views import EventsView
 
 MAX_SEQ = 2**63 - 1
 POLL_TIMEOUT_S = 0.0
@@ -19,18 +12,27 @@ POLL_TIMEOUT_S = 0.0
 MAX_POLL_TIMEOUT_S = 60.0
 PAGE = 500
 """Events in one answer, unless `limit` asks for fewer; some 150 kB."""
-MAX_POLLERS = 32
-"""Long polls at a time: a quarter of the connections, so that they never shut out other requests."""
+POLLS = Limit("long polls", 32)
+"""A quarter of the connections, so that they never shut out other requests."""
 
 
-class EventsResource:
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._pollers = Gate("long polls", MAX_POLLERS)
+def events(service: Service, call: Call) -> EventsView:
+    """What happened after an event number. With a timeout it waits for the first one."""
+    query = call.query
+    return service.node.events.wait(query["since"], query["timeout"], query["limit"])
 
-    def on_get(self, request: Request, response: Response) -> None:
-        since = whole_number(request, "since", 0, 0, MAX_SEQ)
-        limit = whole_number(request, "limit", PAGE, 1, PAGE)
-        timeout_s = seconds(request, "timeout", POLL_TIMEOUT_S, MAX_POLL_TIMEOUT_S)
-        with self._pollers.enter():
-            response.data = encode(self._node.events.wait(since, timeout_s, limit))
+
+ROUTES = (
+    Route(
+        "GET",
+        "/api/events",
+        events,
+        {200: EventsView},
+        query=(
+            whole_number("since", 0, 0, MAX_SEQ, "The number of the last event that is known; go on with `next`."),
+            whole_number("limit", PAGE, 1, PAGE, "How many events at most."),
+            seconds("timeout", POLL_TIMEOUT_S, MAX_POLL_TIMEOUT_S, "How long to wait for the first one."),
+        ),
+        limit=POLLS,
+    ),
+)

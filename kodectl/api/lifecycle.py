@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from falcon.request import Request
-from falcon.response import Response
-
-from kodectl.api.problems import encode
+from kodectl.api.routing import Call, Route, Service
 from kodectl.api.views import StopView
-
-if TYPE_CHECKING:
-    from kodectl.node.node import Node
-
-Probe = Literal["live", "ready", "startup"]
+from kodectl.node.views import HealthView
 
 
-class ProbeResource:
+def live(service: Service, call: Call) -> HealthView:
+    """Whether the node's tasks run."""
+    return probed(service, call, "live")
+
+
+def ready(service: Service, call: Call) -> HealthView:
+    """Whether the node takes part in the network."""
+    return probed(service, call, "ready")
+
+
+def startup(service: Service, call: Call) -> HealthView:
+    """Whether the node has begun."""
+    return probed(service, call, "startup")
+
+
+def probed(service: Service, call: Call, probe: Literal["live", "ready", "startup"]) -> HealthView:
     """200 or 503, with the checks in the body either way."""
-
-    def __init__(self, node: Node, probe: Probe) -> None:
-        self._node = node
-        self._probe = probe
-
-    def on_get(self, request: Request, response: Response) -> None:
-        health = self._node.health(self._probe)
-        response.status = 200 if health.ok else 503
-        response.data = encode(health)
+    health = service.node.health(probe)
+    if not health.ok:
+        call.response.status = 503
+    return health
 
 
-class StopResource:
-    def __init__(self, stop: Callable[[], None]) -> None:
-        self._stop = stop
+def stop(service: Service, call: Call) -> StopView:
+    """Asks the node to leave. It says goodbye to its peers, saves, and ends."""
+    service.stop()
+    return StopView(stopping=True)
 
-    def on_post(self, request: Request, response: Response) -> None:
-        self._stop()
-        response.status = 202
-        response.data = encode(StopView(stopping=True))
+
+ROUTES = (
+    Route("GET", "/livez", live, {200: HealthView, 503: HealthView}),
+    Route("GET", "/readyz", ready, {200: HealthView, 503: HealthView}),
+    Route("GET", "/startupz", startup, {200: HealthView, 503: HealthView}),
+    Route("POST", "/api/node/stop", stop, {202: StopView}),
+)

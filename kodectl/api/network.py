@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import falcon
 import msgspec
-from falcon.request import Request
-from falcon.response import Response
 
-from kodectl.api.problems import encode
-from kodectl.api.requests import Gate, check_seconds, one_of, read_json
+from kodectl.api.requests import one_of
+from kodectl.api.routing import Call, Limit, Route, Service
 from kodectl.api.views import EnodeView
 from kodectl.errors import LocalMisuse, NegativeAnswer
+from kodectl.node.views import (
+    BanView,
+    BootstrapView,
+    BroadcastView,
+    ConnectView,
+    DisconnectView,
+    LatencyView,
+    NatView,
+    PeersView,
+    RediscoverView,
+    StatsView,
+    StatusView,
+    TableView,
+)
 from kodectl.settings import MAX_BAN_S
 from kodectl.wire.messages import MAX_BLOCK
 
@@ -31,132 +41,122 @@ MIN_PREFIX = 8
 
 MAX_BROADCAST_BODY = (MAX_BLOCK + 2) // 3 * 4 + 4096
 """A block in base64, and the JSON around it."""
-MAX_LARGE_BODIES = 4
-"""Broadcasts being read at a time: 6 MB of body and 4 MB of payload each."""
 
 CONNECT_TIMEOUT_S = 10.0
 MAX_CONNECT_TIMEOUT_S = 60.0
 """The API's longest wait; clients and proxies give up around there."""
 
-Text = Annotated[str, msgspec.Meta(max_length=1024)]
+WAITING = Limit("requests that wait for the network", 32)
+"""Connect, lookups, puts: each costs a greenlet and some datagrams."""
+LARGE_BODIES = Limit("broadcasts", 4, covers_body=True)
+"""Being read: 6 MB of body and 4 MB of payload each."""
+
+BASE64_TEXT = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+
+
+def base64_of(max_bytes: int) -> msgspec.Meta:
+    """Described only: the node itself says what is too large, and for which kind of thing."""
+    return msgspec.Meta(extra_json_schema={"pattern": BASE64_TEXT, "maxLength": (max_bytes + 2) // 3 * 4})
 
 
 class ConnectBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    target: Text
-    timeout_s: float = CONNECT_TIMEOUT_S
+    """Whom to connect to, and how long to try."""
+
+    target: Annotated[
+        str, msgspec.Meta(max_length=1024, description="An enode, a node id (64 hex digits), or ip:port.")
+    ]
+    timeout_s: Annotated[float, msgspec.Meta(ge=0, le=MAX_CONNECT_TIMEOUT_S)] = CONNECT_TIMEOUT_S
 
 
 class BanBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    seconds: float | None = None
+    """How long; without it until the ban is lifted."""
+
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=MAX_BAN_S)] | None = None
 
 
 class BroadcastBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to send to the whole network, and how."""
+
     type: Literal["block", "transaction"]
-    payload: bytes
+    payload: Annotated[bytes, base64_of(MAX_BLOCK)]
     mode: Literal["flood", "gossip"] = "gossip"
 
 
-def add_network_routes(app: falcon.App, node: Node, waiting: Gate) -> None:
-    views: dict[str, Callable[[], object]] = {
-        "stats": node.stats,
-        "latency": node.latency,
-        "bootstrap": node.bootstrap,
-        "routing": node.table,
-        "enode": lambda: EnodeView(node.enode),
-        "nat": node.nat,
-        "status": node.status,
-    }
-    for name, view in views.items():
-        app.add_route(f"/api/network/{name}", ViewResource(view))
-    app.add_route("/api/network/peers", PeersResource(node))
-    app.add_route("/api/network/rediscover", RediscoverResource(node))
-    app.add_route("/api/network/connect", ConnectResource(node, waiting))
-    app.add_route("/api/network/broadcast", BroadcastResource(node))
-    app.add_route("/api/network/disconnect/{peer_id}", DisconnectResource(node))
-    app.add_route("/api/network/ban/{peer_id}", BanResource(node))
-    app.add_route("/api/network/unban/{peer_id}", UnbanResource(node))
+def peers(service: Service, call: Call) -> PeersView:
+    """The connected peers."""
+    return service.node.peers(call.query["sort"], call.query["direction"])
 
 
-class ViewResource:
-    """GET of a value that takes no parameters."""
-
-    def __init__(self, view: Callable[[], object]) -> None:
-        self._view = view
-
-    def on_get(self, request: Request, response: Response) -> None:
-        response.data = encode(self._view())
+def stats(service: Service, call: Call) -> StatsView:
+    """Counters of peers, traffic, discovery, messages and values, since the start."""
+    return service.node.stats()
 
 
-class PeersResource:
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    def on_get(self, request: Request, response: Response) -> None:
-        sort, direction = one_of(request, "sort", SORTS), one_of(request, "direction", DIRECTIONS)
-        response.data = encode(self._node.peers(sort, direction))
+def latency(service: Service, call: Call) -> LatencyView:
+    """Round trips to each peer, and what was lost of them."""
+    return service.node.latency()
 
 
-class RediscoverResource:
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    def on_post(self, request: Request, response: Response) -> None:
-        response.status = 202
-        response.data = encode(self._node.rediscover())
+def bootstrap(service: Service, call: Call) -> BootstrapView:
+    """The bootstrap nodes, and what came of asking each."""
+    return service.node.bootstrap()
 
 
-class ConnectResource:
-    def __init__(self, node: Node, waiting: Gate) -> None:
-        self._node = node
-        self._waiting = waiting
-
-    def on_post(self, request: Request, response: Response) -> None:
-        body = read_json(request, ConnectBody)
-        timeout_s = check_seconds(body.timeout_s, "timeout_s", MAX_CONNECT_TIMEOUT_S)
-        with self._waiting.enter():
-            response.data = encode(self._node.connect(body.target, timeout_s))
+def routing(service: Service, call: Call) -> TableView:
+    """The routing table, bucket by bucket. A bucket's index is the number of leading bits shared with the node's id."""
+    return service.node.table()
 
 
-class BroadcastResource:
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._large = Gate("broadcasts", MAX_LARGE_BODIES)
-
-    def on_post(self, request: Request, response: Response) -> None:
-        with self._large.enter():
-            body = read_json(request, BroadcastBody, MAX_BROADCAST_BODY)
-            response.data = encode(self._node.broadcast(body.type, body.payload, body.mode))
+def enode(service: Service, call: Call) -> EnodeView:
+    """The node's own enode, as others are to use it."""
+    return EnodeView(service.node.enode)
 
 
-class DisconnectResource:
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    def on_post(self, request: Request, response: Response, peer_id: str) -> None:
-        node_id_hex = whole_id(self._node, peer_id)
-        outcome = self._node.disconnect(node_id_hex)
-        if not outcome.disconnected:
-            raise not_connected(node_id_hex)
-        response.data = encode(outcome)
+def nat(service: Service, call: Call) -> NatView:
+    """How the node is seen from outside."""
+    return service.node.nat()
 
 
-class BanResource:
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    def on_post(self, request: Request, response: Response, peer_id: str) -> None:
-        seconds = read_json(request, BanBody).seconds
-        if seconds is not None:
-            check_seconds(seconds, "seconds", MAX_BAN_S)
-        response.data = encode(self._node.ban(whole_id(self._node, peer_id), seconds))
+def status(service: Service, call: Call) -> StatusView:
+    """Who the node is, where it listens, and how it does."""
+    return service.node.status()
 
 
-class UnbanResource:
-    def __init__(self, node: Node) -> None:
-        self._node = node
+def rediscover(service: Service, call: Call) -> RediscoverView:
+    """Looks for other nodes now. It goes on in the background: bootstrap nodes, the LAN, the routing table."""
+    return service.node.rediscover()
 
-    def on_post(self, request: Request, response: Response, peer_id: str) -> None:
-        response.data = encode(self._node.unban(whole_id(self._node, peer_id)))
+
+def connect(service: Service, call: Call) -> ConnectView:
+    """Connects to a node, waits, and answers what came of it. The node keeps redialling what it connected to so."""
+    body: ConnectBody = call.body
+    return service.node.connect(body.target, body.timeout_s)
+
+
+def broadcast(service: Service, call: Call) -> BroadcastView:
+    """Signs a block or a transaction and sends it to the network."""
+    body: BroadcastBody = call.body
+    return service.node.broadcast(body.type, body.payload, body.mode)
+
+
+def disconnect(service: Service, call: Call) -> DisconnectView:
+    """Disconnects a peer."""
+    node_id_hex = whole_id(service.node, call.path["peer_id"])
+    outcome = service.node.disconnect(node_id_hex)
+    if not outcome.disconnected:
+        raise not_connected(node_id_hex)
+    return outcome
+
+
+def ban(service: Service, call: Call) -> BanView:
+    """Disconnects a node and refuses it from now on."""
+    body: BanBody = call.body
+    return service.node.ban(whole_id(service.node, call.path["peer_id"]), body.seconds)
+
+
+def unban(service: Service, call: Call) -> BanView:
+    """Lifts the ban of a node."""
+    return service.node.unban(whole_id(service.node, call.path["peer_id"]))
 
 
 def whole_id(node: Node, text: str) -> str:
@@ -183,3 +183,56 @@ def not_connected(peer_id: str) -> NegativeAnswer:
     return NegativeAnswer(
         f"no peer {peer_id} is connected", code="peer_not_connected", hint="kodectl node peers lists those that are"
     )
+
+
+PEER_PROBLEMS = {400: ("malformed_id", "ambiguous_id"), 404: ("peer_not_connected",)}
+
+ROUTES = (
+    Route(
+        "GET",
+        "/api/network/peers",
+        peers,
+        {200: PeersView},
+        query=(
+            one_of("sort", SORTS, "Order of the peers: the lowest latency, else the highest, first."),
+            one_of("direction", DIRECTIONS, "Only these."),
+        ),
+    ),
+    Route("GET", "/api/network/stats", stats, {200: StatsView}),
+    Route("GET", "/api/network/latency", latency, {200: LatencyView}),
+    Route("GET", "/api/network/bootstrap", bootstrap, {200: BootstrapView}),
+    Route("GET", "/api/network/routing", routing, {200: TableView}),
+    Route("GET", "/api/network/enode", enode, {200: EnodeView}),
+    Route("GET", "/api/network/nat", nat, {200: NatView}),
+    Route("GET", "/api/network/status", status, {200: StatusView}),
+    Route("POST", "/api/network/rediscover", rediscover, {202: RediscoverView}),
+    Route(
+        "POST",
+        "/api/network/connect",
+        connect,
+        {200: ConnectView},
+        body=ConnectBody,
+        problems={400: ("bad_target", "bad_node_id")},
+        limit=WAITING,
+    ),
+    Route(
+        "POST",
+        "/api/network/broadcast",
+        broadcast,
+        {200: BroadcastView},
+        body=BroadcastBody,
+        body_limit=MAX_BROADCAST_BODY,
+        problems={400: ("payload_too_large",), 504: ("deadline",)},
+        limit=LARGE_BODIES,
+    ),
+    Route("POST", "/api/network/disconnect/{peer_id}", disconnect, {200: DisconnectView}, problems=PEER_PROBLEMS),
+    Route(
+        "POST",
+        "/api/network/ban/{peer_id}",
+        ban,
+        {200: BanView},
+        body=BanBody,
+        problems={400: ("malformed_id", "ambiguous_id", "self"), 404: ("peer_not_connected",)},
+    ),
+    Route("POST", "/api/network/unban/{peer_id}", unban, {200: BanView}, problems=PEER_PROBLEMS),
+)

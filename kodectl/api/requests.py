@@ -2,19 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl
 
-import falcon
 import msgspec
 
 from kodectl.errors import EnvironmentFault, LocalMisuse
+
+if TYPE_CHECKING:
+    import falcon
 
 T = TypeVar("T")
 
 MAX_SMALL_BODY = 16 * 1024
 """Everything but a broadcast: an enode, or a DHT value of 1,000 bytes in base64, with room."""
+MAX_PARAMETERS = 16
+"""In one query; no route has half as many."""
+MAX_DIGITS = 20
+"""Of a whole number: every one of 64 bits, and none that takes long to convert."""
+
+
+class Parameter(NamedTuple):
+    """A query parameter: what its text becomes, what it is when left out, and how it is described."""
+
+    name: str
+    parse: Callable[[str], Any]
+    """Raises LocalMisuse."""
+    default: Any
+    schema: Mapping[str, Any]
+    """JSON Schema of the text as a value."""
+    description: str
+
+
+def one_of(name: str, allowed: tuple[str, ...], description: str) -> Parameter:
+    """A word out of a list; None when left out."""
+
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise LocalMisuse(f"{name} is one of {', '.join(allowed)}, not {text!r}")
+        return text
+
+    return Parameter(name, parse, None, {"type": "string", "enum": list(allowed)}, description)
+
+
+def whole_number(name: str, default: int, low: int, high: int, description: str) -> Parameter:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and low <= int(text) <= high):
+            raise LocalMisuse(f"{name} is a whole number from {low} to {high}, not {text!r}")
+        return int(text)
+
+    schema = {"type": "integer", "minimum": low, "maximum": high, "default": default}
+    return Parameter(name, parse, default, schema, description)
+
+
+def seconds(name: str, default: float, high: float, description: str) -> Parameter:
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = -1.0
+        # Written so that NaN, which is not at least anything, is refused too.
+        if not 0 <= number <= high:
+            raise LocalMisuse(f"{name} is a number of seconds from 0 to {high:g}, not {text!r}")
+        return number
+
+    schema = {"type": "number", "minimum": 0, "maximum": high, "default": default}
+    return Parameter(name, parse, default, schema, description)
+
+
+def read_query(query: str, parameters: tuple[Parameter, ...]) -> dict[str, Any]:
+    """The value of every parameter. Raises LocalMisuse (usage) for one that does not exist or is given twice."""
+    values = {parameter.name: parameter.default for parameter in parameters}
+    if not query:
+        return values
+    known = {parameter.name: parameter for parameter in parameters}
+    try:
+        given = parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
+    except ValueError as error:
+        raise LocalMisuse(f"more than {MAX_PARAMETERS} query parameters") from error
+    for name, text in given:
+        parameter = known.pop(name, None)
+        if parameter is None:
+            raise LocalMisuse(_unknown(name, parameters))
+        values[name] = parameter.parse(text)
+    return values
+
+
+def _unknown(name: str, parameters: tuple[Parameter, ...]) -> str:
+    names = [parameter.name for parameter in parameters]
+    if name in names:
+        return f"the parameter {name} is given twice"
+    return f"there is no parameter {name!r} here; there {'is ' + ', '.join(names) if names else 'are none'}"
 
 
 def read_json(request: falcon.Request, shape: type[T], limit: int = MAX_SMALL_BODY) -> T:
@@ -48,39 +128,6 @@ def too_large(limit: int) -> LocalMisuse:
 def _plain(message: str) -> str:
     """msgspec's message without the decoder's own words for the place."""
     return message.replace(" - at `$", " at `").replace("`.", "`")
-
-
-def one_of(request: falcon.Request, name: str, allowed: tuple[str, ...]) -> str | None:
-    """A query parameter out of a list."""
-    value: str | None = request.get_param(name)
-    if value is not None and value not in allowed:
-        raise LocalMisuse(f"{name} is one of {', '.join(allowed)}, not {value!r}")
-    return value
-
-
-def whole_number(request: falcon.Request, name: str, default: int, low: int, high: int) -> int:
-    text = request.get_param(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 20 and low <= int(text) <= high):
-        raise LocalMisuse(f"{name} is a whole number from {low} to {high}, not {text!r}")
-    return int(text)
-
-
-def seconds(request: falcon.Request, name: str, default: float, high: float) -> float:
-    text = request.get_param(name)
-    return default if text is None else check_seconds(text, name, high)
-
-
-def check_seconds(value: str | float, name: str, high: float) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1.0
-    # Written so that NaN, which is not at least anything, is refused too.
-    if not 0 <= number <= high:
-        raise LocalMisuse(f"{name} is a number of seconds from 0 to {high:g}, not {value!r}")
-    return number
 
 
 class Gate:
