@@ -49,6 +49,12 @@ class BootstrapNode:
         return BootstrapEntry(str(self.enode), self.state, self.last_error, rtt_ms)  # type: ignore[arg-type]
 
 
+def _state_of(trouble: KodectlError) -> str:
+    if isinstance(trouble, NegativeAnswer):
+        return "silent"
+    return "clock_skew" if trouble.code == "clock_skew" else "wrong_identity"
+
+
 class Bootstrap:
     """Asks each bootstrap node in a task of its own, so that dead ones delay nobody."""
 
@@ -113,8 +119,8 @@ class Bootstrap:
                 return
             except (NegativeAnswer, PeerFault) as error:
                 trouble = error
-        state = "silent" if isinstance(trouble, NegativeAnswer) else "wrong_identity"
-        self._trouble(node, before, state, trouble or NegativeAnswer("no address"))
+        trouble = trouble or NegativeAnswer("no address")
+        self._trouble(node, before, _state_of(trouble), trouble)
 
     def _ask_at(self, node: BootstrapNode, ip: str) -> None:
         node_id = node.enode.node_id if node.enode.id_known else ANY_ID

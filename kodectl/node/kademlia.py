@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from kodectl.core.exchange import is_worth_telling, reach_of
 from kodectl.core.lookup import Lookup
+from kodectl.core.peer_clocks import PeerClocks
 from kodectl.core.requests import Notice
 from kodectl.core.sessions import Session
 from kodectl.core.table import Change, K, RoutingTable
@@ -71,6 +72,7 @@ class Kademlia:
         self.on_new: list[Callable[[Contact], object]] = []
         self.on_observed: Callable[[bytes, str, Address], object] = _ignore_observation
         """Hears from each pong who (id and IP) saw us at which address; what that means is decided elsewhere."""
+        self.clocks = PeerClocks()
         self.heard_at: float | None = None
         """When anybody was last heard over UDP."""
         self._checking: set[Contact] = set()
@@ -88,7 +90,8 @@ class Kademlia:
         session.flags, session.tcp_port = ping.flags, ping.tcp_port
         ip, port = session.address
         sessions = self._discovery.sessions
-        return rpc.Pong(sessions.flags, sessions.tcp_port, pack_ip(ip), port)
+        time_ms = max(0, int(self._runtime.unix_time() * 1000))
+        return rpc.Pong(sessions.flags, sessions.tcp_port, pack_ip(ip), port, time_ms)
 
     def _serve_find_node(self, session: Session, question: rpc.FindNode) -> rpc.Nodes:
         return rpc.Nodes(self.closest_packed(question.target))
@@ -171,6 +174,8 @@ class Kademlia:
             raise WireError(f"nobody is seen at {ip}")
         observer.flags, observer.tcp_port = pong.flags, pong.tcp_port
         self._heard(observer)
+        if pong.time_ms:
+            self.clocks.hear(observer.address[0], pong.time_ms / 1000, self._runtime.now())
         self.on_observed(observer.node_id, observer.address[0], (ip, pong.observed_port))
 
     def check_known(self, node_id: bytes) -> None:

@@ -32,6 +32,7 @@ PEER_SORTS = {
 def status(node: Node) -> StatusView:
     connected = node.peering.peers()
     inbound = sum(peer.direction == "inbound" for peer in connected)
+    clock = node.kademlia.clocks.belief(node.runtime.now(), node.runtime.unix_time())
     return StatusView(
         id=node.identity.node_id.hex(),
         enode=node.enode,
@@ -52,6 +53,8 @@ def status(node: Node) -> StatusView:
         lan=node.settings.lan,
         nat=node.nat(),
         warnings=list(node.warnings.values()),
+        clock_ahead_s=None if clock.ahead_s is None else round(clock.ahead_s, 3),
+        clock_voices=clock.voices,
     )
 
 

@@ -89,7 +89,7 @@ class LatencyView(msgspec.Struct, frozen=True):
 
 class BootstrapEntry(msgspec.Struct, frozen=True):
     enode: str
-    state: Literal["unknown", "resolving", "answered", "silent", "not_resolved", "wrong_identity"]
+    state: Literal["unknown", "resolving", "answered", "silent", "not_resolved", "wrong_identity", "clock_skew"]
     last_error: str | None
     rtt_ms: float | None
 
@@ -275,6 +275,10 @@ class StatusView(msgspec.Struct, frozen=True):
     lan: bool
     nat: NatView
     warnings: list[str]
+    clock_ahead_s: float | None = None
+    """By how much this machine's clock is ahead of other nodes' (negative: behind), within a round trip."""
+    clock_voices: int = 0
+    """Networks that have said what time it is."""
 
 
 class BroadcastView(msgspec.Struct, frozen=True):

@@ -31,6 +31,7 @@ Id = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+UnixMs = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 
 class Kind(IntEnum):
@@ -90,6 +91,8 @@ class Pong(_Body, frozen=True):
     tcp_port: Port
     observed_ip: Annotated[bytes, msgspec.Meta(min_length=4, max_length=16)]
     observed_port: Port
+    time_ms: UnixMs = 0
+    """0: not told."""
 
 
 class FindNode(_Body, frozen=True):

@@ -393,7 +393,11 @@ def test_packet_of_no_known_type_gets_nothing(stranger, packet):
 
 def test_ping_says_where_it_was_seen(peer, target):
     kind, body = peer.ask(PING, PING_BODY)
-    assert (kind, body) == (PONG, [0, target.node.tcp_port, bytes((127, 0, 0, 1)), peer.socket.getsockname()[1]])
+    assert (kind, body[:4]) == (PONG, [0, target.node.tcp_port, bytes((127, 0, 0, 1)), peer.socket.getsockname()[1]])
+
+
+def test_ping_says_what_time_it_is(peer):
+    assert abs(peer.ask(PING, PING_BODY)[1][4] / 1000 - time.time()) < 5.0
 
 
 def test_elements_of_later_versions_are_passed_over(peer):
