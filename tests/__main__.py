@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from natlab.needs import LIBNICE_PACKAGES, has_libnice, missing_packages
+from natlab.needs import LIBNICE_PACKAGES, OTHER_PACKAGES, has_libnice, missing_packages
 
 ROOT = Path(__file__).parent.parent
 CHECKS = {
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def install_for_lab() -> None:
-    packages = missing_packages() + ([] if has_libnice() else LIBNICE_PACKAGES)
+    packages = missing_packages() + missing_packages(OTHER_PACKAGES) + ([] if has_libnice() else LIBNICE_PACKAGES)
     if not packages or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
     print(f"== installing {' '.join(packages)}", flush=True)

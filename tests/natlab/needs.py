@@ -21,6 +21,11 @@ PACKAGES = {
 }
 """Program -> Debian package."""
 
+OTHER_PACKAGES = {
+    "curl": "curl",
+    "jq": "jq",
+}
+"""The same, for tests without a lab; each is skipped where its program is not."""
 
 LIBNICE_PYTHON = "/usr/bin/python3"
 """Which has what Debian packages for Python."""
@@ -37,8 +42,8 @@ def has_libnice() -> bool:
         return False
 
 
-def missing_packages() -> list[str]:
-    return [package for program, package in PACKAGES.items() if shutil.which(program) is None]
+def missing_packages(wanted: dict[str, str] = PACKAGES) -> list[str]:
+    return [package for program, package in wanted.items() if shutil.which(program) is None]
 
 
 _TRIAL = """
