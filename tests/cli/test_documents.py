@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
-from console_sessions import ROOT, blocks, run_session, session
+from console_sessions import ROOT, run_session, session
 
 from kodectl.cli.command import PROGRAM
 from kodectl.cli.main import cli
