@@ -31,11 +31,14 @@ TEST = [
     "aioice>=0.9",
     "aioquic>=1.2",
     "hypothesis>=6.100",
+    "jsonschema>=4.20",
     "mypy>=1.10",
     "noiseprotocol>=0.3.1",
+    "openapi-spec-validator>=0.7",
     "pytest>=8.2",
     "pytest-timeout>=2.3",
     "ruff>=0.6",
+    "schemathesis>=4.0",
 ]
 
 setup(

@@ -51,6 +51,8 @@ WAITING = Limit("requests that wait for the network", 32)
 LARGE_BODIES = Limit("broadcasts", 4, covers_body=True)
 """Being read: 6 MB of body and 4 MB of payload each."""
 
+TARGET_TEXT = r"^(enode://[0-9a-fA-F]{64}@.+:\d{1,5}(\?discport=\d{1,5})?|[0-9a-fA-F]{64}|.+:\d{1,5})$"
+"""Described only: the node says what is wrong with one."""
 BASE64_TEXT = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 
@@ -63,7 +65,12 @@ class ConnectBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whom to connect to, and how long to try."""
 
     target: Annotated[
-        str, msgspec.Meta(max_length=1024, description="An enode, a node id (64 hex digits), or ip:port.")
+        str,
+        msgspec.Meta(
+            max_length=1024,
+            description="An enode, a node id (64 hex digits), or ip:port.",
+            extra_json_schema={"pattern": TARGET_TEXT},
+        ),
     ]
     timeout_s: Annotated[float, msgspec.Meta(ge=0, le=MAX_CONNECT_TIMEOUT_S)] = CONNECT_TIMEOUT_S
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kodectl.api import dht, events, lifecycle, network
+from kodectl.api import dht, events, lifecycle, network, openapi
 from kodectl.api.routing import Route
 
-ROUTES: tuple[Route, ...] = (*network.ROUTES, *dht.ROUTES, *events.ROUTES, *lifecycle.ROUTES)
+ROUTES: tuple[Route, ...] = (*network.ROUTES, *dht.ROUTES, *events.ROUTES, *lifecycle.ROUTES, *openapi.ROUTES)

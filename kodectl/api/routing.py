@@ -91,7 +91,9 @@ def add_routes(app: falcon.App, routes: Iterable[Route], service: Service) -> No
     by_path: dict[str, SimpleNamespace] = {}
     for route in routes:
         resource = by_path.setdefault(route.path, SimpleNamespace())
-        setattr(resource, f"on_{route.method.lower()}", responder(route, service))
+        setattr(resource, f"on_{route.method.lower()}", respond := responder(route, service))
+        if route.method == "GET":
+            resource.on_head = respond  # RFC 9110, section 9.3.2; falcon leaves the body out.
     for path, resource in by_path.items():
         app.add_route(path, resource)
 
