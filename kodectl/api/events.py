@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from kodectl.api.requests import seconds, whole_number
+from kodectl.api.requests import Parameter, seconds, whole_number
 from kodectl.api.routing import Call, Limit, Route, Service
+from kodectl.errors import LocalMisuse
+from kodectl.node.topics import ALL_TYPES, types_of
 from kodectl.node.views import EventsView
 
-MAX_SEQ = 2**63 - 1
+MAX_SEQ = 2**53 - 1
+"""The last whole number that every JSON reader takes."""
 POLL_TIMEOUT_S = 0.0
 """Without `timeout` the answer comes at once, as from any other GET."""
 MAX_POLL_TIMEOUT_S = 60.0
 PAGE = 500
-"""Events in one answer, unless `limit` asks for fewer; some 150 kB."""
+"""Events in one answer, unless `limit` asks for fewer; some 150 kB without large payloads."""
 POLLS = Limit("long polls", 32)
 """A quarter of the connections, so that they never shut out other requests."""
+MAX_RUN = 40
+"""Characters of a time."""
 
 
 def events(service: Service, call: Call) -> EventsView:
     """What happened after an event number. With a timeout it waits for the first one."""
     query = call.query
-    return service.node.events.wait(query["since"], query["timeout"], query["limit"])
+    return service.node.events.wait(query["since"], query["timeout"], query["limit"], query["topics"], query["run"])
+
+
+def _types(text: str) -> frozenset[str]:
+    return types_of(name for name in text.split(",") if name)
+
+
+def _run(text: str) -> str:
+    if len(text) > MAX_RUN:
+        raise LocalMisuse(f"run is what an answer said, at most {MAX_RUN} characters")
+    return text
 
 
 ROUTES = (
@@ -32,6 +47,20 @@ ROUTES = (
             whole_number("since", 0, 0, MAX_SEQ, "The number of the last event that is known; go on with `next`."),
             whole_number("limit", PAGE, 1, PAGE, "How many events at most."),
             seconds("timeout", POLL_TIMEOUT_S, MAX_POLL_TIMEOUT_S, "How long to wait for the first one."),
+            Parameter(
+                "topics",
+                _types,
+                ALL_TYPES,
+                {"type": "string"},
+                "Topics (node, peer, nat, dht, message) or event types, with commas between; all if left out.",
+            ),
+            Parameter(
+                "run",
+                _run,
+                None,
+                {"type": "string", "maxLength": MAX_RUN},
+                "The `run` of an earlier answer: numbers of another run of the node are not taken for this one's.",
+            ),
         ),
         limit=POLLS,
     ),

@@ -45,6 +45,12 @@ _GENERAL = {
         "Read the command's help.",
         "kodectl COMMAND --help",
     ),
+    "unknown_topic": Explanation(
+        "There is no topic or type of events by this name.",
+        "It is none of the topics (node, peer, nat, dht, message), nor one of the types that belong to them.",
+        "Name a topic, or a type such as block, transaction or peer_connected; docs/api.md has them all.",
+        "kodectl node events --topic message",
+    ),
     "negative_answer": Explanation(
         "The question was asked properly, and the answer is no.",
         "Every step worked, and the last one said no.",

@@ -24,7 +24,7 @@ from kodectl.cli.output import Output, PipeClosed, pairs
 from kodectl.core.identity import Identity
 from kodectl.errors import EnvironmentFault, ExitCode
 from kodectl.node.node import Node
-from kodectl.node.views import ListenerView, NatView
+from kodectl.node.views import EventView, ListenerView, NatView
 from kodectl.runtime.base import Scope
 from kodectl.runtime.green import GreenRuntime
 from kodectl.settings import NodeSettings
@@ -40,6 +40,8 @@ STORE_FILE = "node.db"
 LOOK_AGAIN_S = 1.0
 """How soon a node whose tasks have failed is noticed."""
 EVENTS_WAIT_S = 60.0
+PRINTED_PAYLOAD_BYTES = 1024
+"""Of a block or transaction among the events of `node run --json`."""
 PCP_NONCE_CONTEXT = b"kodechain pcp nonce v1"
 JOIN_LIMIT_S = 2.0
 
@@ -194,10 +196,18 @@ class EventPrinter:
             for event in page.events:
                 # `ready` has been printed, with more in it.
                 if event.type != "ready":
-                    self._emit(event)
+                    self._emit(_without_large_payload(event))
                 if event.type == "stopping":
                     return
             seq = page.next
 
     def _emit(self, record: object) -> None:
         self._runtime.in_thread(self._output.emit, record, "")
+
+
+def _without_large_payload(event: EventView) -> EventView:
+    """A log of what happens is no place for blocks; /ws and /api/events have them whole."""
+    payload = event.data.get("payload")
+    if not isinstance(payload, bytes) or len(payload) <= PRINTED_PAYLOAD_BYTES:
+        return event
+    return msgspec.structs.replace(event, data={**event.data, "payload": None})

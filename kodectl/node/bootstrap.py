@@ -12,6 +12,7 @@ from kodectl.node.events import Events
 from kodectl.node.kademlia import Kademlia, contact_of
 from kodectl.node.views import BootstrapEntry
 from kodectl.runtime.base import Runtime, Scope
+from kodectl.wire.addresses import address_text
 from kodectl.wire.contacts import Contact
 from kodectl.wire.enode import Enode, parse_enode
 
@@ -125,10 +126,19 @@ class Bootstrap:
     def _ask_at(self, node: BootstrapNode, ip: str) -> None:
         node_id = node.enode.node_id if node.enode.id_known else ANY_ID
         answer = self._discovery.ask(node_id, (ip, node.enode.udp), self._kademlia.ping_body())
+        before = node.state
         node.state, node.last_error, node.rtt_s = "answered", None, answer.rtt_s
         node.node_id = answer.session.node_id
         self._kademlia.take_pong(answer.session, answer.body)
         contact = contact_of(answer.session)
+        if before != "answered":
+            self._events.emit(
+                "bootstrap_answered",
+                enode=str(node.enode),
+                id=contact.node_id.hex(),
+                addr=address_text(ip, node.enode.udp),
+                rtt_ms=node.view().rtt_ms,
+            )
         self.on_answer(Enode(contact.node_id, ip, contact.tcp_port, node.enode.udp))
 
     def _trouble(self, node: BootstrapNode, before: str, state: str, error: KodectlError) -> None:

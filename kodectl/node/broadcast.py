@@ -7,7 +7,6 @@ due by time; everything else happens in the tasks that read the links.
 from __future__ import annotations
 
 import logging
-from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -55,8 +54,6 @@ PUBLISH_LIMIT_S = 10.0
 """A publisher waits no longer for its turn; the rate of one origin alone asks for half a second a block."""
 LEAST_WAIT_S = 0.001
 """Shorter waits may round to none, and then come round for ever."""
-EVENT_PAYLOAD_BYTES = 1024
-"""Payloads up to here are in the event; a full ring of them is 6 MB."""
 LARGE_BYTES = 256 << 10
 """From here on a copy is recognised by its head, before its payload is hashed. So a block of 4 MiB takes 3 ms of the hub
 once and 16 us for each further copy; in a thread it would take longer, and its link's messages would wait for it."""
@@ -131,7 +128,7 @@ class Broadcast:
         now = self._runtime.now()
         relay = self._gossip.publish(envelope.id, envelope.time_ms, message, now, flood=flood)
         self._relay(relay)
-        self._deliver(envelope)
+        self._deliver(envelope, None)
         self._rouse()
         return envelope
 
@@ -168,7 +165,7 @@ class Broadcast:
         self._relay(gossip.accept(peer.node_id, message_id, origin, time_ms, message, now, flood=flood))
         if len(body) >= LARGE_BYTES:
             self._remember_large(body, message_id)
-        self._deliver(envelope)
+        self._deliver(envelope, peer)
         self._rouse()
 
     def handle_sync(self, peer: Peer, body: bytes) -> None:
@@ -236,7 +233,7 @@ class Broadcast:
         if peer is not None:
             peer.link.send(MessageKind.SYNC, pack_sync(sync))
 
-    def _deliver(self, envelope: Envelope) -> None:
+    def _deliver(self, envelope: Envelope, received_from: Peer | None) -> None:
         self._counts["delivered"] += 1
         for receive in self._subscribers:
             try:
@@ -245,13 +242,16 @@ class Broadcast:
                 # The boundary of faults: a subscriber's bug is neither the peer's fault nor the others' loss.
                 self._counts["subscriber_failures"] += 1
                 log.exception("a subscriber failed on %s", envelope.id.hex())
-        payload = envelope.payload
+        kind = "block" if envelope.kind is MessageKind.BLOCK else "transaction"
         self._events.emit(
-            "block" if envelope.kind is MessageKind.BLOCK else "transaction",
+            kind,
             id=envelope.id.hex(),
+            type=kind,
             origin=node_id_of(envelope.origin).hex(),
-            size=len(payload),
-            payload=b64encode(payload).decode() if len(payload) <= EVENT_PAYLOAD_BYTES else None,
+            received_from=received_from.node_id.hex() if received_from is not None else None,
+            mode=envelope.mode.name.lower(),
+            size=len(envelope.payload),
+            payload=envelope.payload,
         )
 
     # Time

@@ -70,6 +70,8 @@ class Kademlia:
         self._scope = scope
         self.table = RoutingTable(discovery.identity.node_id)
         self.on_new: list[Callable[[Contact], object]] = []
+        self.on_change: Callable[[Contact, str | None], object] = _ignore_change
+        """Hears of each node that enters the table (None), and why one leaves it: silent, client or banned."""
         self.on_observed: Callable[[bytes, str, Address], object] = _ignore_observation
         """Hears from each pong who (id and IP) saw us at which address; what that means is decided elsewhere."""
         self.clocks = PeerClocks()
@@ -112,6 +114,7 @@ class Kademlia:
         contact = contact_of(session)
         change = self.table.heard(contact, now)
         if change is Change.ADDED:
+            self.on_change(contact, None)
             for listener in self.on_new:
                 listener(contact)
         elif change is Change.WAITING:
@@ -124,7 +127,7 @@ class Kademlia:
         client too, and says nothing about the node."""
         known = self.table.contact(client.node_id)
         if known is not None and known.address == client.address:
-            self._ask_replacement(self.table.remove(client.node_id))
+            self.remove(client.node_id, "client")
 
     def _check_oldest(self, newcomer: Contact) -> None:
         """Test before evict: the newcomer waits while the one heard longest ago is asked."""
@@ -133,12 +136,24 @@ class Kademlia:
         if oldest is not None:
             self.check(oldest)
 
-    def _failed(self, node_id: bytes, address: Address) -> None:
-        self._ask_replacement(self.table.failed(node_id, address))
+    def remove(self, node_id: bytes, why: str) -> None:
+        """Takes a node out of the table at once."""
+        known = self.table.contact(node_id)
+        self._left(known, self.table.remove(node_id), why)
 
-    def _ask_replacement(self, replacement: Contact | None) -> None:
-        if replacement is not None:
-            self.check(replacement)
+    def _failed(self, node_id: bytes, address: Address) -> None:
+        known = self.table.contact(node_id)
+        self._left(known, self.table.failed(node_id, address), "silent")
+
+    def _left(self, known: Contact | None, replacement: Contact | None, why: str) -> None:
+        """`known`: who was there before; `replacement`: who has its place now, if anybody, and is to be asked."""
+        if known is not None and known.node_id not in self.table:
+            self.on_change(known, why)
+        if replacement is None:
+            return
+        if known is None or replacement.node_id != known.node_id:
+            self.on_change(replacement, None)
+        self.check(replacement)
 
     def check(self, contact: Contact) -> None:
         """Pings without waiting; what comes of it reaches the table by `_heard` and `_failed`."""
@@ -321,6 +336,10 @@ def _report(
 
 def _report_notice(put: Callable[[Any], bool], contact: Contact, notice: Notice | PeerFault) -> None:
     put((contact, notice, None))
+
+
+def _ignore_change(contact: Contact, why: str | None) -> None:
+    pass
 
 
 def _ignore_observation(node_id: bytes, observer_ip: str, seen: Address) -> None:

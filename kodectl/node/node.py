@@ -48,6 +48,7 @@ from kodectl.node.views import (
 from kodectl.runtime.base import Runtime, Scope
 from kodectl.settings import NodeSettings
 from kodectl.wire import packets, rpc
+from kodectl.wire.addresses import address_text
 from kodectl.wire.announcement import Ports
 from kodectl.wire.contacts import Contact
 from kodectl.wire.enode import Enode
@@ -134,6 +135,7 @@ class Node:
         self.discovery.handlers[rpc.Kind.PEER_REQUEST] = self._serve_peer_request
         self.bootstrapping.on_answer = lambda enode: self.peering.add_candidate(enode, "bootstrap")
         self.peering.on_disconnected.append(lambda peer: self.kademlia.check_known(peer.node_id))
+        self.kademlia.on_change = self._table_changed
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -193,13 +195,21 @@ class Node:
     def _warn(self, subject: str, text: str | None) -> None:
         """`text` None: it is over."""
         if text is None:
-            self.warnings.pop(subject, None)
+            if self.warnings.pop(subject, None) is not None:
+                self.events.emit("warning_over", subject=subject)
         elif self.warnings.get(subject) != text:
             log.warning("%s", text)
             self.warnings[subject] = text
             self.events.emit("warning", subject=subject, message=text)
 
     # -- between the parts -----------------------------------------------------------------------------------------
+
+    def _table_changed(self, contact: Contact, why: str | None) -> None:
+        place = {"id": contact.node_id.hex(), "addr": address_text(*contact.address)}
+        if why is None:
+            self.events.emit("node_added", **place, table_size=len(self.kademlia.table))
+        else:
+            self.events.emit("node_removed", **place, reason=why, table_size=len(self.kademlia.table))
 
     def _hello(self) -> Hello:
         ports = self.nat_traversal.hello_ports()
@@ -293,11 +303,15 @@ class Node:
         node_id = parse_node_id(node_id_hex)
         if node_id == self.identity.node_id:
             raise LocalMisuse("a node cannot ban itself", code="self")
-        self.kademlia.table.remove(node_id)
-        return self.peering.ban(node_id, seconds)
+        self.kademlia.remove(node_id, "banned")
+        view = self.peering.ban(node_id, seconds)
+        self.events.emit("peer_banned", id=view.id, until=view.until)
+        return view
 
     def unban(self, node_id_hex: str) -> BanView:
-        return self.peering.unban(parse_node_id(node_id_hex))
+        view = self.peering.unban(parse_node_id(node_id_hex))
+        self.events.emit("peer_unbanned", id=view.id)
+        return view
 
     def broadcast(
         self, kind: Literal["block", "transaction"], payload: bytes, mode: Literal["flood", "gossip"]

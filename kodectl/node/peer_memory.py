@@ -63,7 +63,10 @@ class PeerMemory:
             self._book.bans.changed |= bans_changed
             self._trouble(error)
             return False
-        self._in_trouble = False
+        if self._in_trouble:
+            self._in_trouble = False
+            log.info("peers are saved again")
+            self._events.emit("warning_over", subject="peers")
         return True
 
     def keep_saved(self) -> None:
@@ -87,7 +90,7 @@ class PeerMemory:
     def _trouble(self, error: EnvironmentFault) -> None:
         if not self._in_trouble:
             log.warning("peers are not saved: %s", error.message)
-            self._events.emit("warning", subject="store", code=error.code, message=error.message)
+            self._events.emit("warning", subject="peers", code=error.code, message=error.message)
         self._in_trouble = True
 
 

@@ -19,7 +19,7 @@ from kodectl.core.peerbook import PeerBook
 from kodectl.core.turn_allocations import network_of
 from kodectl.errors import KodectlError, PeerFault
 from kodectl.node.connecting import Connector
-from kodectl.node.dialling import CONNECTED, Dial, Dialler, Reach, place_of
+from kodectl.node.dialling import CONNECTED, STOPPED, Dial, Dialler, Reach, place_of
 from kodectl.node.events import Events, rfc3339
 from kodectl.node.handshake import Knocked, LocalEnd, StunBegun
 from kodectl.node.heartbeat import Heartbeats
@@ -35,6 +35,7 @@ from kodectl.node.roster import Roster
 from kodectl.node.views import BanView, ConnectView, LatencyView, PeerView
 from kodectl.runtime.base import Listener, Runtime, Scope, Stopped, Stream, TimedOut
 from kodectl.settings import NodeSettings
+from kodectl.wire.addresses import address_text
 from kodectl.wire.enode import Enode, parse_enode
 from kodectl.wire.messages import DisconnectReason, Hello, MessageKind
 
@@ -83,6 +84,7 @@ class Peering:
         self._own_id = identity.node_id
         self._hello_of = hello_of
         self._scope = scope
+        self._events = events
         self._local = LocalEnd(identity, runtime.random_bytes(STATIC_SECRET_SIZE))
         self._bootstrap = [parse_enode(text) for text in settings.bootstrap]
         self._book = PeerBook(self._own_id, self._privileged(), runtime.rng)
@@ -318,7 +320,21 @@ class Peering:
             peer = self.links.get(dial.node_id)
             if dial.feeler and peer is not None:
                 self._roster.end(peer, DisconnectReason.TOO_MANY_PEERS, "only looked whether it is there")
+        elif dial.outcome not in (CONNECTED, STOPPED):
+            self._tell_failure(dial)
         self._keeper.wake()
+
+    def _tell_failure(self, dial: Dial) -> None:
+        target = dial.target
+        self._events.emit(
+            "connect_failed",
+            id=dial.node_id.hex() if dial.node_id is not None else None,
+            addr=address_text(target.host, target.tcp) if target.tcp else None,
+            outcome=dial.outcome,
+            stage=dial.stage,
+            detail=dial.detail or None,
+            static=dial.static,
+        )
 
     # -- orders ----------------------------------------------------------------------------------------------------
 

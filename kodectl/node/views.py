@@ -338,13 +338,20 @@ class LookupView(msgspec.Struct, frozen=True):
 
 
 class EventView(msgspec.Struct, frozen=True):
+    """`topic` as in node.topics. Bytes in `data` are base64 in JSON."""
+
     seq: int
     ts: str
     type: str
+    topic: str
     data: dict[str, object]
 
 
 class EventsView(msgspec.Struct, frozen=True):
+    """`missed`: how many events of the asked types before `next` are gone already, at most; None when it is not known, since
+    the number that was asked for is of another `run`."""
+
     events: list[EventView]
     next: int
-    missed: int
+    missed: int | None
+    run: str

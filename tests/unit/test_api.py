@@ -14,6 +14,7 @@ from kodectl.api.network import MAX_BROADCAST_BODY
 from kodectl.api.requests import MAX_SMALL_BODY
 from kodectl.api.routes import ROUTES
 from kodectl.errors import DeadlineReached, NegativeAnswer, NodeUnreachable
+from kodectl.node.topics import ALL_TYPES
 from kodectl.node.views import (
     UNKNOWN_NAT,
     BanView,
@@ -23,6 +24,7 @@ from kodectl.node.views import (
     ConnectView,
     DisconnectView,
     EventsView,
+    EventView,
     HealthView,
     LatencyView,
     ListenerView,
@@ -68,8 +70,8 @@ def peer(node_id: str) -> PeerView:
 
 
 class FixedEvents:
-    def wait(self, seq: int, timeout_s: float, limit: int) -> EventsView:
-        return EventsView([], seq, limit)
+    def wait(self, seq: int, timeout_s: float, limit: int, types: frozenset[str], run: str | None) -> EventsView:
+        return EventsView([EventView(1, "", type_, "", {}) for type_ in sorted(types)], seq, limit, run or "now")
 
 
 class FixedNode:
@@ -308,14 +310,14 @@ def test_lookups_take_a_whole_id(client, node):
     problem(client.simulate_get("/api/dht/nodes/abcd"), 400, "malformed_id")
 
 
-def test_events_take_a_number_and_a_limit(client):
-    assert client.simulate_get("/api/events", query_string="since=7&limit=5").json == {
-        "events": [],
-        "next": 7,
-        "missed": 5,
-    }
-    for query in ("since=-1", "since=x", "since=1_0", "since=" + "9" * 5000, "limit=0", "limit=501"):
+def test_events_take_a_number_a_limit_topics_and_a_run(client):
+    result = client.simulate_get("/api/events", query_string="since=7&limit=5&topics=message,joined&run=then").json
+    assert [event["type"] for event in result["events"]] == ["block", "joined", "transaction"]
+    assert (result["next"], result["missed"], result["run"]) == (7, 5, "then")
+    assert len(client.simulate_get("/api/events").json["events"]) == len(ALL_TYPES)
+    for query in ("since=-1", "since=x", "since=1_0", "since=" + "9" * 5000, "limit=0", "limit=501", "run=" + "x" * 41):
         problem(client.simulate_get("/api/events", query_string=query), 400, "usage")
+    problem(client.simulate_get("/api/events", query_string="topics=blocks"), 400, "unknown_topic")
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/startupz"])
