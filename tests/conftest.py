@@ -1,6 +1,5 @@
 """Nodes as processes of their own, on loopback, for the tests of the API and of the command line."""
 
-import json
 import logging
 import os
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from published import check_documents
 
 REPOSITORY = Path(__file__).parents[1]
 START_LIMIT_S = 20.0
@@ -48,7 +48,7 @@ class NodeProcess:
         return self.ready["listeners"]["api"][0]
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line)["data"] for line in self.output.read_text().splitlines()]
+        return [document["data"] for document in check_documents(self.output.read_text())]
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + START_LIMIT_S
@@ -112,8 +112,8 @@ class Nodes:
         return [first, *others]
 
     def kodectl(self, *arguments: str, input: bytes = b"") -> subprocess.CompletedProcess:
-        """A command, with its streams as bytes."""
-        return subprocess.run(
+        """A command, with its streams as bytes; what it prints as JSON must be as published."""
+        done = subprocess.run(
             [sys.executable, "-m", "kodectl", *arguments],
             input=input,
             capture_output=True,
@@ -121,6 +121,8 @@ class Nodes:
             env=self.environment,
             timeout=60,
         )
+        check_documents(done.stdout, lines="--jsonl" in arguments)
+        return done
 
     def end(self) -> None:
         for node in self._started:

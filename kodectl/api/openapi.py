@@ -18,6 +18,7 @@ from kodectl import __version__
 from kodectl.api.problems import PROBLEM_TYPE, Problem
 from kodectl.api.requests import Parameter
 from kodectl.api.routing import Call, Media, Route, Service
+from kodectl.api.schemas import complete_schemas, schemas
 
 JSON_TYPE = "application/json"
 REF = "#/components/schemas/{name}"
@@ -92,11 +93,9 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
     routes = list(routes)
     answers = [shape for route in routes for shape in route.answers.values() if not isinstance(shape, Media)]
     bodies = [route.body for route in routes if route.body is not None]
-    shapes = [Problem, *answers, *bodies]
-    references, components = schemas(shapes)
-    # By identity: annotated types have no hash in common.
-    reference_of = {id(shape): reference for shape, reference in zip(shapes, references, strict=True)}
-    require_all(components, answers)
+    references, components = schemas([Problem, *answers, *bodies], REF)
+    reference_of = dict(zip([Problem, *answers, *bodies], references, strict=True))
+    components |= complete_schemas(answers, REF)[1]
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         entry = paths.setdefault(route.path, {"parameters": path_parameters(route.path)})
@@ -126,27 +125,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
     }
 
 
-def schemas(shapes: Iterable[Any]) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
-    """The schema of each shape, and by name those that they refer to."""
-    return msgspec.json.schema_components(shapes, schema_hook=schema_of_other, ref_template=REF)
-
-
-def schema_of_other(shape: Any) -> dict[str, Any]:
-    """Of what msgspec has no schema for: any value at all."""
-    if shape is object:
-        return {"description": "Any value."}
-    raise NotImplementedError(shape)
-
-
-def require_all(components: dict[str, Any], answers: Iterable[Any]) -> None:
-    """An answer has all its fields, also those with a default: unknown is null, and never left out."""
-    _, shown = schemas(answers)
-    for name, schema in shown.items():
-        if "properties" in schema:
-            components[name]["required"] = list(schema["properties"])
-
-
-def operation(route: Route, reference_of: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+def operation(route: Route, reference_of: Mapping[Any, dict[str, Any]]) -> dict[str, Any]:
     summary, rest = told(route)
     described: dict[str, Any] = {
         "operationId": f"{subject(route)}.{route.answer.__name__}",
@@ -159,7 +138,7 @@ def operation(route: Route, reference_of: Mapping[int, dict[str, Any]]) -> dict[
         described["parameters"] = [query_parameter(parameter) for parameter in route.query]
     if route.body is not None:
         needed = any(field.required for field in msgspec.structs.fields(route.body))
-        described["requestBody"] = {"required": needed, "content": content_of(reference_of[id(route.body)])}
+        described["requestBody"] = {"required": needed, "content": content_of(reference_of[route.body])}
     described["responses"] = responses(route, reference_of)
     return described
 
@@ -191,7 +170,7 @@ def path_parameters(path: str) -> list[dict[str, Any]]:
     return [{"name": name, "in": "path", "required": True, **PATH_PARAMETERS[name]} for name in names]
 
 
-def responses(route: Route, reference_of: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+def responses(route: Route, reference_of: Mapping[Any, dict[str, Any]]) -> dict[str, Any]:
     found: dict[int, dict[str, Any]] = {}
     for status, shape in route.answers.items():
         if isinstance(shape, Media):
@@ -199,7 +178,7 @@ def responses(route: Route, reference_of: Mapping[int, dict[str, Any]]) -> dict[
             if shape.media_type:
                 found[status]["content"] = {shape.media_type: {}}
         else:
-            found[status] = {"description": phrase(status), "content": content_of(reference_of[id(shape)])}
+            found[status] = {"description": phrase(status), "content": content_of(reference_of[shape])}
     for status, codes in sorted(problems_of(route).items()):
         entry = found.setdefault(status, {"description": phrase(status)})
         entry.setdefault("content", {})[PROBLEM_TYPE] = {"schema": problem_schema(codes)}

@@ -18,10 +18,10 @@ A command is parse, one call, print:
                        rows=view.peers)
 
 The command is entered in `kodectl.cli.tree`, which is what `kodectl --help` and completion read: modules are imported
-when one of their commands is needed. It raises `KodectlError` for an answer that did not come (the class fixes the exit
-code), or returns an `Outcome` with `failure` for an answer that is not a good one. A command that streams calls
-`output.emit(record, text)` for each record and returns None; on SystemExit (a signal, the deadline: see
-`kodectl.cli.interrupts`) it emits its summary and raises on.
+when one of their commands is needed; what its documents hold is entered in `kodectl.cli.documents`, for `--schema`. It
+raises `KodectlError` for an answer that did not come (the class fixes the exit code), or returns an `Outcome` with
+`failure` for an answer that is not a good one. A command that streams calls `output.emit(record, text)` for each record
+and returns None; on SystemExit (a signal, the deadline: see `kodectl.cli.interrupts`) it emits its summary and raises on.
 """
 
 from __future__ import annotations
@@ -69,6 +69,9 @@ def _apply(ctx: click.Context, option: click.Parameter, value: Any) -> None:
             output.format = Format.JSONL
         case "verbosity":
             output.verbosity += value
+        case "schema":
+            output.show_schema()
+            ctx.exit()
         case name:
             setattr(output, str(name), value)
 
@@ -120,6 +123,11 @@ class _WithGlobalOptions(click.Command):
 
 class Command(_WithGlobalOptions):
     """Prints what its function returns."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        what = "Print the JSON Schema of what --json prints (with --jsonl: of a line), and do nothing else."
+        self.params = [*self.params, GlobalOption(["--schema"], is_flag=True, help=what)]
 
     def invoke(self, ctx: click.Context) -> None:
         from kodectl.cli.interrupts import deadline

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import click
 
 from kodectl import __version__
-from kodectl.cli.command import PROGRAM, GlobalOption, command, examples
+from kodectl.cli.command import PROGRAM, Command, GlobalOption, command, examples
 from kodectl.cli.output import Outcome
 from kodectl.errors import LocalMisuse
 
@@ -109,7 +109,8 @@ def _root_sections(ctx: click.Context) -> list[str]:
     from kodectl.cli.configuration import SETTINGS
     from kodectl.cli.explanations import EXIT_CODES
 
-    lines = _options("OPTIONS OF EVERY COMMAND", ctx, of_every_command=True)
+    # A command has one more of them than a group.
+    lines = _options("OPTIONS OF EVERY COMMAND", click.Context(Command(PROGRAM)), of_every_command=True)
     lines += [".SH EXIT STATUS"]
     for code, meaning in EXIT_CODES.items():
         lines += [".TP", rf"\fB{int(code)}\fR", _escape(f"{meaning}.")]

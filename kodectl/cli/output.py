@@ -122,6 +122,13 @@ class Output:
             self._write(self._document(None, error))
         self._complain_of(error)
 
+    def show_schema(self) -> None:
+        """The form of the command's own documents."""
+        from kodectl.cli.documents import schema_of
+
+        schema = schema_of(self.command, lines=self.format is Format.JSONL)
+        self._write(_to_json(schema, pretty=_is_terminal(sys.stdout)))
+
     def start_logging(self) -> None:
         """Sends the package's log to stderr. For commands that run a node, or a part of one."""
         from kodectl.cli.log import configure

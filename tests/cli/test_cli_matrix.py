@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import click
 import pytest
 from click.testing import CliRunner
+from published import check_documents
 
 from kodectl.cli.explanations import EXPLANATIONS
 from kodectl.cli.main import cli
@@ -234,6 +235,8 @@ def name_of(case: Case) -> str:
 def check(case: Case, result: Any, structured: bool) -> None:
     assert result.exit_code == case.exit, result.output
     assert "Traceback" not in result.output
+    if structured:
+        check_documents(result.stdout)
     if case.code is None:
         assert "error:" not in result.stderr
         assert result.stdout
@@ -241,7 +244,7 @@ def check(case: Case, result: Any, structured: bool) -> None:
     assert case.code in EXPLANATIONS
     assert "kodectl: error: " in result.stderr
     if structured:
-        last = json.loads(result.stdout.splitlines()[-1])
+        last = check_documents(result.stdout)[-1]
         assert last["ok"] is False
         assert (last["error"]["code"], last["error"]["exit"]) == (case.code, case.exit)
 
