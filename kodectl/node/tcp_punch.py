@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from kodectl.runtime.base import (
     Address,
@@ -114,7 +114,7 @@ class TcpPunch:
         if self._is_closed or stream.remote not in self._targets:
             return False
         try:
-            self._scope.spawn(f"punched by {address_text(*stream.remote)}", self._meet, stream, stream.close)
+            self._scope.spawn(f"punched by {address_text(*stream.remote)}", self._meet, stream)
         except Stopped:
             return False
         return True
@@ -134,7 +134,7 @@ class TcpPunch:
         self._is_closed = True
         self._streams.close()
         while len(self._streams):
-            self._streams.get().close()
+            self._streams.get().reset()
 
     def _dial(self, target: Address) -> None:
         bursts = Bursts(self._runtime.rng)
@@ -152,12 +152,13 @@ class TcpPunch:
                     limit_s = _limit_after(limit_s, self._runtime.now() - began)
                 self._scope.sleep(self._pause_s(failure, began, bursts))
                 continue
-            # What came to nothing must not linger: its two ends could not be connected again.
-            self._meet(stream, stream.reset)
+            self._meet(stream)
 
-    def _meet(self, stream: Stream, give_up: Callable[[], None]) -> None:
-        """Waits for the other side's greeting, and its answer to this one's; without them, the dials go on."""
-        limit = self._runtime.call_later(GREETING_LIMIT_S, give_up)
+    def _meet(self, stream: Stream) -> None:
+        """Waits for the other side's greeting, and its answer to this one's; without them, the dials go on.
+
+        What came to nothing is reset: did it linger, its two ends could not be connected again."""
+        limit = self._runtime.call_later(GREETING_LIMIT_S, stream.reset)
         try:
             stream.write(GREETING)
             is_met = stream.read_exactly(len(GREETING)) == GREETING
@@ -171,7 +172,7 @@ class TcpPunch:
         if is_met and self._streams.put(stream):
             self._met.add(stream.remote)
         else:
-            give_up()
+            stream.reset()
 
     def _pause_s(self, failure: ConnectFailed, began: float, bursts: Bursts) -> float:
         if failure.reason == "unreachable":

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from functools import partial
 
 import gevent
+import psutil
 import pytest
 
+from kodectl.node.tcp_base import TcpBase
 from kodectl.node.tcp_punch import UNREACHABLE_PAUSE_S, TcpPunch
-from kodectl.runtime.base import ConnectFailed, Stream
+from kodectl.runtime.base import ConnectFailed, Mailbox, Stream
 from kodectl.runtime.green import GreenRuntime
 
 HOST = "127.0.0.1"
@@ -57,3 +59,28 @@ def test_where_there_is_no_way_it_rests(runtime: GreenRuntime) -> None:
     assert failed.value.reason == "timeout"
     punch.close()
     assert scope.join(2.0) == []
+
+
+@pytest.mark.parametrize("end", ["base", "scope"])
+def test_the_two_ends_can_be_connected_again_at_once(runtime: GreenRuntime, end: str) -> None:
+    """No half of the connection is left in TIME-WAIT, whoever ended it, and how."""
+    accepted: Mailbox[Stream] = runtime.mailbox(1)
+    listener = runtime.listen((HOST, 0), lambda stream: None if accepted.put(stream) else stream.close())
+    dialled = runtime.connect(listener.local, 5.0)
+    scopes = [runtime.scope("near"), runtime.scope("far")]
+    bases = [
+        TcpBase(runtime, scope, stream, lambda base, data, sender: None)
+        for scope, stream in zip(scopes, (dialled, accepted.get()), strict=True)
+    ]
+    if end == "base":
+        bases[0].close()
+    else:
+        scopes[0].close()
+    for scope in scopes:
+        assert scope.join(5.0) == []
+    ports = {listener.local[1], bases[0].address[1]}
+    left = [
+        one.status for one in psutil.net_connections("tcp4") if one.raddr and {one.laddr.port, one.raddr.port} == ports
+    ]
+    assert left == []
+    listener.close()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from kodectl.core.nat import Behavior
-from kodectl.node.tcp_base import MAX_QUEUED_BYTES, TcpBase
+from kodectl.node.tcp_base import MAX_QUEUED_BYTES, REST_S, TcpBase
 from kodectl.node.tcp_punch import (
     ALIGNED_SHARE,
     ATTEMPT_S,
@@ -288,6 +288,14 @@ class TestTcpBase:
         world.run_for(1.0)
         assert ends.got[-1] == (b"back", (FAR, TCP_PORT))
 
+    def test_what_was_sent_last_arrives_all_the_same(self, world: World) -> None:
+        ends = Ends(world)
+        ends.near.send(b"goodbye", ends.near.remote)
+        ends.near.close()
+        ends.far.send(b"too late", ends.far.remote)
+        world.run_for(2.0 * REST_S)
+        assert ends.got == [(b"goodbye", ends.near.address)]
+
     def test_sends_to_its_peer_alone(self, world: World) -> None:
         ends = Ends(world)
         ends.near.send(b"elsewhere", (FAR, TCP_PORT + 1))
@@ -315,7 +323,7 @@ class TestTcpBase:
     def test_both_hear_of_the_end_once(self, world: World, end: str) -> None:
         ends = Ends(world)
         (ends.near_stream if end == "stream" else ends.near).close()
-        world.run_for(1.0)
+        world.run_for(2.0 * REST_S)
         ends.near.close()
         ends.far.send(b"nobody", ends.far.remote)
         assert sorted(ends.closed) == ["far", "near"]
