@@ -1,0 +1,158 @@
+"""What stands in the way on this machine, and the node that runs on it."""
+
+from __future__ import annotations
+
+from kodectl.cli.explanations.entry import Explanation
+
+MACHINE = {
+    "port_in_use": Explanation(
+        "Another process listens on this port.",
+        "Binding the socket says so; the message names the process where it may be seen.",
+        "Stop it, or choose another port; 0 takes any that is free.",
+        "kodectl node run --listen 0.0.0.0:0 --discovery-port 0 --api 127.0.0.1:0",
+    ),
+    "address_not_available": Explanation(
+        "This machine does not have the address to listen on.",
+        "Binding the socket says so.",
+        "Listen on 0.0.0.0 or ::, or on an address that is here.",
+        "ip address",
+    ),
+    "permission": Explanation(
+        "This user may not open the port.",
+        "Binding the socket says so; ports below 1024 belong to root.",
+        "Choose a higher port, or grant CAP_NET_BIND_SERVICE.",
+        "",
+    ),
+    "too_many_open_files": Explanation(
+        "The process has as many files and sockets open as it may.",
+        "The system refuses another.",
+        "Raise the limit.",
+        "ulimit -n 4096",
+    ),
+    "no_network": Explanation(
+        "This machine has no default route.",
+        "No address could be chosen to reach the world from.",
+        "Connect it, or give the address.",
+        "kodectl enode gen --ip IP",
+    ),
+    "address_guessed": Explanation(
+        "The address was taken from an interface, not from what others see.",
+        "No node runs here that could be asked.",
+        "Behind a NAT, give the address that is seen from outside.",
+        "kodectl enode gen --ip IP",
+    ),
+    "datadir_in_use": Explanation(
+        "Another node uses this data directory.",
+        "It holds the directory's lock, or answers on its socket.",
+        "Stop it, or give this one a directory of its own.",
+        "kodectl node stop",
+    ),
+    "unix_socket": Explanation(
+        "The API's unix socket cannot be made.",
+        "Binding it failed, or something else has its name.",
+        "Move that away; check the data directory's permissions.",
+        "ls -l DATADIR",
+    ),
+    "store": Explanation(
+        "What should survive a restart cannot be read or written.",
+        "The store in the data directory refused.",
+        "Check free space and permissions; the node goes on with what it has in memory.",
+        "df -h",
+    ),
+    "store_too_new": Explanation(
+        "The data directory was used by a later kodectl.",
+        "The schema of its store is newer than this program.",
+        "Update kodectl, or take another data directory.",
+        "kodectl --version",
+    ),
+    "disk_full": Explanation(
+        "No space is left on the disk.", "A write of the store says so.", "Free some space.", "df -h"
+    ),
+    "lan": Explanation(
+        "The local network cannot be used for announcements.",
+        "Opening the broadcast and multicast socket failed.",
+        "Nothing, if there is no local network; else see which process has UDP port 30301.",
+        "kodectl node run --no-lan",
+    ),
+}
+
+NODE = {
+    "node_not_running": Explanation(
+        "No node answers.",
+        "Nothing listens on the data directory's socket or on the API's address.",
+        "Start one, or name the right one.",
+        "kodectl node run",
+    ),
+    "node_stopping": Explanation(
+        "The node is on its way out.", "It said so.", "Wait, and start it again.", "kodectl node run"
+    ),
+    "not_a_node": Explanation(
+        "Something else listens at the API's address.",
+        "The answer is not what a node's API answers.",
+        "Name the node's API, or its data directory.",
+        "kodectl node status --api HOST:PORT",
+    ),
+    "not_authorised": Explanation(
+        "The API wants a token.",
+        "The request carried none, or another one.",
+        "Run the command as the node's user, or give it the token file.",
+        "kodectl node status --datadir DIRECTORY",
+    ),
+    "socket_not_yours": Explanation(
+        "The node's socket belongs to another user.",
+        "Connecting to it was refused.",
+        "Run the command as that user, or use the API over TCP.",
+        "kodectl node status --api HOST:PORT",
+    ),
+    "token_unreadable": Explanation(
+        "The API's token file cannot be read.", "Opening it failed.", "Run as its owner.", "ls -l DATADIR"
+    ),
+    "api_token_required": Explanation(
+        "The API would be open to others without a token.",
+        "--api is not a loopback address, and there is no token file.",
+        "Make a token file in the data directory, or listen on loopback.",
+        "kodectl node run --api 127.0.0.1:8545",
+    ),
+    "api_token_unsafe": Explanation(
+        "The token file protects nothing.",
+        "Others can read it, or it is too short to be a secret.",
+        "Take the others' permissions away; put at least 32 random characters into it.",
+        "chmod 600 FILE",
+    ),
+    "peer_not_connected": Explanation(
+        "The node has no such peer.",
+        "No connection of this id is open.",
+        "List the peers; connect to it first.",
+        "kodectl node peers",
+    ),
+    "not_connected": Explanation(
+        "A target was not connected.",
+        "The node tried; each target has its outcome: refused, timeout, too_many_peers, identity_mismatch, ...",
+        "Explain the outcome.",
+        "kodectl node connect ENODE --jsonl",
+    ),
+    "no_peers": Explanation(
+        "The node has nobody to send it to.",
+        "No peer is connected.",
+        "Connect to one, or wait until the node has found some.",
+        "kodectl node wait --for peers=1",
+    ),
+    "unhealthy": Explanation(
+        "A check of the node failed.",
+        "The probe that was asked for (live, ready, startup) has a check that is not ok; the message names it.",
+        "Mend what the check names.",
+        "kodectl node status",
+    ),
+    "http_status": Explanation(
+        "The node answered a request of `kodectl api` with a status that is no good one.",
+        "The answer has an HTTP status of 400 or more and is no problem document: a probe whose checks fail, for one.",
+        "Read the answer, which says what is amiss.",
+        "kodectl api /readyz",
+    ),
+    "busy": Explanation(
+        "The node has too many requests in hand.",
+        "A limit on what it serves at a time was reached.",
+        "Try again shortly.",
+        "",
+    ),
+}
