@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import http
-import inspect
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -17,7 +16,7 @@ import msgspec
 from kodectl import __version__
 from kodectl.api.problems import PROBLEM_TYPE, Problem
 from kodectl.api.requests import Parameter
-from kodectl.api.routing import Call, Media, Route, Service
+from kodectl.api.routing import Call, Media, Route, Service, told
 from kodectl.api.schemas import complete_schemas, schemas
 
 JSON_TYPE = "application/json"
@@ -146,13 +145,6 @@ def operation(route: Route, reference_of: Mapping[Any, dict[str, Any]]) -> dict[
 def subject(route: Route) -> str:
     """The module that answers it."""
     return route.answer.__module__.rpartition(".")[2]
-
-
-def told(route: Route) -> tuple[str, str]:
-    """The first sentence of the function's docstring, and the rest."""
-    text = " ".join(inspect.cleandoc(route.answer.__doc__ or "").split())
-    match = re.match(r"(.+?\.)(?:\s+(.*))?$", text)
-    return (match[1], match[2] or "") if match else (text, "")
 
 
 def query_parameter(parameter: Parameter) -> dict[str, Any]:

@@ -15,6 +15,8 @@ returns None, and its type is a `Media`.
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kodectl.api.problems import encode
 from kodectl.api.requests import MAX_SMALL_BODY, Gate, Parameter, read_json, read_query
+from kodectl.api.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
     import falcon
@@ -52,6 +55,7 @@ class Service:
     def __init__(self, node: Node, stop: Callable[[], None]) -> None:
         self.node = node
         self.stop = stop
+        self.subscriptions = Subscriptions()
         self._gates: dict[Limit, Gate] = {}
 
     def gate(self, limit: Limit) -> Gate:
@@ -85,6 +89,13 @@ class Route:
     problems: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     limit: Limit | None = None
     """How many of its kind run at a time; one more is answered 503 `busy`."""
+
+
+def told(route: Route) -> tuple[str, str]:
+    """The first sentence of the function's docstring, and the rest."""
+    text = " ".join(inspect.cleandoc(route.answer.__doc__ or "").split())
+    match = re.match(r"(.+?\.)(?:\s+(.*))?$", text)
+    return (match[1], match[2] or "") if match else (text, "")
 
 
 def add_routes(app: falcon.App, routes: Iterable[Route], service: Service) -> None:

@@ -10,7 +10,7 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -33,9 +33,9 @@ from kodectl.wire.addresses import address_text
 T = TypeVar("T")
 
 MAX_ANSWER = 64 * 1024 * 1024
+"""Far above any answer of a node; what sends more is none."""
 REUSED_FOR_S = 20.0
 """Since the last answer: the node closes connections that rest for a minute, and a request that meets that is lost."""
-"""Far above any answer of a node; what sends more is none."""
 WAIT_MARGIN_S = 5.0
 """What a request may take beyond the wait that it asks the node for."""
 
@@ -80,6 +80,15 @@ class _Problem(msgspec.Struct, frozen=True):
     hint: str | None = None
 
 
+class Answer(NamedTuple):
+    """Of any route, as it came. `problem`: the error that a problem document stands for."""
+
+    status: int
+    content_type: str
+    body: bytes
+    problem: KodectlError | None
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path, timeout_s: float) -> None:
         super().__init__("localhost", timeout=timeout_s)
@@ -114,6 +123,16 @@ class NodeClient:
     def post(self, path: str, shape: type[T], body: object = None, wait_s: float = 0.0) -> T:
         return self._call("POST", path, shape, body, wait_s)
 
+    def exchange(self, method: str, target: str, body: object = None) -> Answer:
+        """A request whose answer may be anything. Raises no error that the node answers: it is the answer's `problem`."""
+        status, content_type, answer = self._exchange(method, target, body, self.timeout_s)
+        try:
+            is_problem = content_type == PROBLEM_TYPE and answer
+            problem = _error_of(msgspec.json.decode(answer, type=_Problem)) if is_problem else None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._no_node(status, content_type) from error
+        return Answer(status, content_type, answer, problem)
+
     def close(self) -> None:
         self._connection.close()
 
@@ -130,11 +149,14 @@ class NodeClient:
             # A failing probe answers 503 with its checks, as JSON like any other view.
             return msgspec.json.decode(answer, type=shape)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise NodeUnreachable(
-                f"what answers at {self.endpoint} (HTTP {status}, {content_type or 'no type'}) is no kodectl node",
-                code="not_a_node",
-                hint="name the node's API with --api HOST:PORT, or its data directory with --datadir",
-            ) from error
+            raise self._no_node(status, content_type) from error
+
+    def _no_node(self, status: int, content_type: str) -> NodeUnreachable:
+        return NodeUnreachable(
+            f"what answers at {self.endpoint} (HTTP {status}, {content_type or 'no type'}) is no kodectl node",
+            code="not_a_node",
+            hint="name the node's API with --api HOST:PORT, or its data directory with --datadir",
+        )
 
     def _exchange(self, method: str, target: str, body: object, timeout_s: float) -> tuple[int, str, bytes]:
         headers = dict(self._headers)

@@ -203,6 +203,29 @@ class ExitMeanings(msgspec.Struct):
     exit_codes: list[ExitMeaning]
 
 
+class ApiAnswer(msgspec.Struct):
+    """Of one request. `body` is what the JSON says, text where it is none, null where there is nothing."""
+
+    method: str
+    path: str
+    status: int
+    content_type: str
+    body: object
+
+
+class ApiRoute(msgspec.Struct):
+    method: str
+    path: str
+    summary: str
+
+
+class ApiRoutes(msgspec.Struct):
+    """With --list."""
+
+    routes: list[ApiRoute]
+    count: int
+
+
 class Script(msgspec.Struct):
     shell: str
     script: str
@@ -285,6 +308,7 @@ DOCUMENTS: dict[str, Documents] = {
     "config.show": Documents((Configured,)),
     "config.check": Documents((CheckedConfiguration,)),
     "config.init": Documents((NewConfiguration,)),
+    "api": Documents((ApiAnswer, ApiRoutes), (ApiAnswer, ApiRoute)),
     "explain": Documents((Explained, AllExplained, ExitMeanings), (Explained, ExitMeaning)),
     "completion": Documents((Script,)),
     "man": Documents((Page,)),
