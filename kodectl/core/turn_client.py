@@ -44,6 +44,8 @@ REFRESH_MARGIN_S = 60.0
 KEEPALIVE_S = 20.0
 """Over UDP, when nothing else was sent: NATs forget after 30 s at the earliest (measured in the field; RFC 4787 asks for
 two minutes)."""
+LEAVE_LIMIT_S = 0.5
+"""For the answer to what was asked last: longer than nearly all round trips, and a wait that nobody minds."""
 MAX_DATA = 65_000
 """What fits into a datagram with everything around it."""
 
@@ -108,12 +110,14 @@ class State(Enum):
     IDLE = auto()
     ALLOCATING = auto()
     ALLOCATED = auto()
+    LEAVING = auto()
+    """Closed while an Allocate was under way: what it may have made is still to be let go."""
     ENDED = auto()
 
 
 class TurnClient:
-    """IDLE -start-> ALLOCATING -success-> ALLOCATED -437-> ALLOCATING; from each of them to ENDED, by `close`, or with one of
-    the events Mismatched, Redirected and Lost. `before`: the client whose place this one takes; who was permitted stays so."""
+    """IDLE -start-> ALLOCATING -success-> ALLOCATED -437-> ALLOCATING; from each of them to ENDED, by `close` (from ALLOCATING
+    by way of LEAVING), or with one of the events Mismatched, Redirected and Lost. `before`: the client whose place this one takes; who was permitted stays so."""
 
     def __init__(
         self,
@@ -139,6 +143,7 @@ class TurnClient:
         self._channels = Channels()
         self._refresh_at = inf
         self._expires_at = inf
+        self._leave_by = inf
         self._allocated_at = -inf
         self._sent_at = -inf
         self._packets: list[bytes] = []
@@ -180,13 +185,24 @@ class TurnClient:
         return self._step(now)
 
     def close(self, now: float) -> Step:
-        """Asks the server to let the allocation go, once."""
-        is_held = self.state is State.ALLOCATED
+        """Asks the server to let the allocation go, once; one that may be on its way, when it comes."""
+        if self.state is State.ALLOCATING and self._may_get_one:
+            self.state = State.LEAVING
+            self._leave_by = now + LEAVE_LIMIT_S
+        elif self.state is not State.LEAVING:
+            self._leave(self.state is State.ALLOCATED, now)
+        return self._step(now)
+
+    @property
+    def _may_get_one(self) -> bool:
+        """A server lets go by itself with a stream, and of what was asked without credentials it gives nothing."""
+        return not self._is_stream and self._requests.is_sealed
+
+    def _leave(self, is_held: bool, now: float) -> None:
         self._end()
         if is_held:
             self._begin(Refresh(0), now)
             self._requests.clear()
-        return self._step(now)
 
     # --- What comes in ----------------------------------------------------------------------------------------------------
 
@@ -240,6 +256,9 @@ class TurnClient:
         if message.kind not in (MessageClass.SUCCESS, MessageClass.ERROR):
             raise WireError(f"STUN {message.kind.name.lower()} in place of an answer")
         error: StunError | None = message.get(Attribute.ERROR_CODE) if message.kind is MessageClass.ERROR else None
+        if self.state is State.LEAVING:
+            self._leave(message.kind is MessageClass.SUCCESS, now)
+            return
         if message.kind is MessageClass.ERROR and error is None:
             raise WireError("STUN error without a number")
         # A challenge comes from who cannot, or does not want to, check who asks: it is never sealed.
@@ -343,6 +362,10 @@ class TurnClient:
     # --- Time -------------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> Step:
+        if self.state is State.LEAVING:
+            if now >= self._leave_by:
+                self._end()
+            return NOTHING
         again, ended = self._requests.due(now)
         self._packets += [request.packet for request in again]
         for request in ended:
@@ -352,6 +375,8 @@ class TurnClient:
         return self._step(now)
 
     def next_deadline(self) -> float | None:
+        if self.state is State.LEAVING:
+            return self._leave_by
         deadlines = [self._requests.next_deadline() or inf]
         if self.state is State.ALLOCATED:
             deadlines += [self._refresh_at, self._expires_at, self._keepalive_at]

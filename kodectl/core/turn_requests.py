@@ -98,6 +98,11 @@ class Requests:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def is_sealed(self) -> bool:
+        """Whether any of them proves who asks."""
+        return any(request.seal is not None for request in self._waiting.values())
+
     def begin(self, purpose: Purpose, seal: Seal | None, now: float, challenges: int = 0) -> Request:
         request = Request(self._random_bytes(ID_SIZE), purpose, seal, challenges)
         request.pauses = iter(self._pauses_s)

@@ -13,6 +13,7 @@ from kodectl.core.turn_client import (
     Mismatched,
     PeerRefused,
     Redirected,
+    State,
     Step,
     TurnClient,
     no_answer,
@@ -209,20 +210,29 @@ class Allocation:
         if step is None:
             return False
         self._follow(step)
+        if self._is_closed:
+            self._end_if_left()
         return True
 
     def close(self) -> None:
-        """Lets the allocation go, best effort; does not wait."""
+        """Lets the allocation go, best effort; does not wait. One that was just being asked for goes as soon as it is there:
+        whoever waits in `establish` does so until then, half a second at most."""
         if self._is_closed:
             return
         self._is_closed = True
-        if self._client is not None and self._line is not None:
-            self._line.send(self._client.close(self._runtime.now()).packets)
-        self._let_go()
-        if self._outcomes is not None:
-            self._outcomes.close()
         if self._on_scope_close is not None:
             self._on_scope_close.cancel()
+        if self._client is not None and self._line is not None:
+            self._line.send(self._client.close(self._runtime.now()).packets)
+            self._arm()
+        self._end_if_left()
+
+    def _end_if_left(self) -> None:
+        """After `close`: nothing more is to be said to the server."""
+        if self._line is None or self._client is None or self._client.state is State.ENDED:
+            self._let_go()
+            if self._outcomes is not None:
+                self._outcomes.close()
 
     # --- Keeping it -------------------------------------------------------------------------------------------------------
 
@@ -243,10 +253,12 @@ class Allocation:
             self._timer = self._runtime.call_later(max(0.0, deadline - self._runtime.now()), self._tick)
 
     def _tick(self) -> None:
-        if self._client is not None and not self._is_closed:
+        if self._client is not None:
             step = self._client.tick(self._runtime.now())
             self._arm()
             self._follow(step)
+            if self._is_closed:
+                self._end_if_left()
 
     def _happened(self, event: Event) -> None:
         if isinstance(event, DataReceived):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from scripted_turn import PASSWORD, REALM, USER, ScriptedTurn, data_indication
 
+from kodectl.core.turn_client import LEAVE_LIMIT_S
 from kodectl.errors import KodectlError, NegativeAnswer, NotAuthorised, PeerFault
 from kodectl.node.turn_client import Allocation, TurnServer, allocate
 from kodectl.node.turn_lines import MAX_QUEUED, RESERVED
@@ -316,6 +317,31 @@ class TestKeeping:
         assert scene.pings(allocation) == 1
         scene.world.run_for(HOUR_S)
         assert scene.pings(allocation) == 1
+
+    @pytest.mark.parametrize("ends_after_s", [0.02 * at for at in range(16)])
+    def test_lets_go_of_what_comes_after_its_end(self, scene: Scene, ends_after_s: float) -> None:
+        """Whatever is under way then: the first request, the challenge, the second one, the allocation."""
+        self._is_asked_for_and_ended(scene, ends_after_s)
+        assert not scene.server.held
+
+    def test_waits_no_longer_for_it_than_half_a_second(self, scene: Scene) -> None:
+        asked = iter([None])
+        scene.server.script = lambda request, source: next(asked, b"")
+        self._is_asked_for_and_ended(scene, 2.0)
+
+    def test_does_not_wait_for_what_was_asked_without_credentials(self, scene: Scene) -> None:
+        scene.server.script = lambda request, source: b""
+        self._is_asked_for_and_ended(scene, 2.0, limit_s=0.0)
+
+    @staticmethod
+    def _is_asked_for_and_ended(scene: Scene, after_s: float, limit_s: float = LEAVE_LIMIT_S) -> None:
+        named = TurnServer(SERVER_IP, PORT, "udp", USER, PASSWORD)
+        scene.scope.spawn("allocate", allocate, scene.near, scene.scope, named)
+        scene.world.run_for(after_s)
+        scene.scope.close()
+        assert scene.world.run(lambda: not scene.near.host.tasks.running, limit_s)
+        scene.world.run_for(1.0)
+        assert not scene.near.host.sockets
 
     def test_lets_go_when_closed(self, scene: Scene) -> None:
         allocation = permitted(scene)
