@@ -117,7 +117,8 @@ class State(Enum):
 
 class TurnClient:
     """IDLE -start-> ALLOCATING -success-> ALLOCATED -437-> ALLOCATING; from each of them to ENDED, by `close` (from ALLOCATING
-    by way of LEAVING), or with one of the events Mismatched, Redirected and Lost. `before`: the client whose place this one takes; who was permitted stays so."""
+    by way of LEAVING), or with one of the events Mismatched, Redirected and Lost. `before`: the client whose place this one
+    takes; who was permitted stays so."""
 
     def __init__(
         self,
