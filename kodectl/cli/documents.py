@@ -256,6 +256,7 @@ class Documents(NamedTuple):
 
 
 VIEWS = "kodectl.node.views:"
+DOCTOR = "kodectl.node.doctor_views:"
 EVENTS = (f"{VIEWS}EventView", Gap)
 
 DOCUMENTS: dict[str, Documents] = {
@@ -309,6 +310,10 @@ DOCUMENTS: dict[str, Documents] = {
     "config.check": Documents((CheckedConfiguration,)),
     "config.init": Documents((NewConfiguration,)),
     "api": Documents((ApiAnswer, ApiRoutes), (ApiAnswer, ApiRoute)),
+    "doctor": Documents(
+        (f"{DOCTOR}DoctorView", f"{DOCTOR}VerdictView", f"{DOCTOR}CheckList"),
+        (f"{DOCTOR}FindingView", f"{DOCTOR}VerdictView", f"{DOCTOR}CheckAbout"),
+    ),
     "explain": Documents((Explained, AllExplained, ExitMeanings), (Explained, ExitMeaning)),
     "completion": Documents((Script,)),
     "man": Documents((Page,)),

@@ -82,6 +82,19 @@ def setting(*keys: str) -> Callable[[Function], Function]:
     return decorate
 
 
+def given_settings(*keys: str) -> Callable[[Function], Function]:
+    """The same options, for a command that looks into the configuration itself; it gets what flags say, else None or ()."""
+
+    def decorate(function: Function) -> Function:
+        for key in reversed(keys):
+            function = _option_of(BY_KEY[key], None)(function)
+        return function
+
+    from kodectl.cli.configuration import BY_KEY
+
+    return decorate
+
+
 def time_limits(timeout_s: float, deadline_s: float) -> Callable[[Function], Function]:
     """`--timeout` (one operation) and `--deadline` (the whole command); every network command has both."""
 
@@ -150,6 +163,10 @@ def _setting_option(key: str) -> Callable[[Function], Function]:
         # Completion and help need no values, and a broken file must not break them.
         return None if ctx.resilient_parsing else configuration_of(ctx).get(key).value
 
+    return _option_of(described, resolve)
+
+
+def _option_of(described: Setting, resolve: Callable[..., Any] | None) -> Callable[[Function], Function]:
     names, kind = _declaration(described)
     default = f" [default: {described.default_text}]" if described.default_text else ""
     decorate: Callable[[Function], Function] = click.option(

@@ -73,6 +73,7 @@ TREE: dict[str, str | Branch] = {
             "init": "kodectl.cli.config:init",
         },
     ),
+    "doctor": "kodectl.cli.doctor:doctor",
     "api": "kodectl.cli.api:api",
     "explain": "kodectl.cli.explain:explain",
     "completion": "kodectl.cli.completion:completion",

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import kodectl
-from kodectl.cli.explanations import EXIT_CODES, EXPLANATIONS
+from kodectl.cli.explanations import EXIT_CODES, EXPLANATIONS, GROUPS
+from kodectl.core.diagnosis import FOLLOWS_FROM
 from kodectl.errors import ExitCode
 from kodectl.runtime.binding import FAULT_CODES
 from kodectl.wire.messages import DisconnectReason
@@ -29,6 +30,8 @@ def codes_in(tree: ast.AST) -> Iterator[str]:
             case ast.keyword(arg="code", value=value) | ast.Assign(targets=[ast.Name(id="code")], value=value):
                 yield from constants(value)
             case ast.Call(func=ast.Attribute(attr="warn"), args=[value, *_]):
+                yield from constants(value)
+            case ast.Call(func=ast.Name(id="Finding"), args=[_, _, _, value, *_]):
                 yield from constants(value)
 
 
@@ -53,6 +56,14 @@ def test_every_code_in_the_source_is_explained() -> None:
 def test_the_search_finds_what_is_there() -> None:
     assert {"usage", "key_exists", "identity_mismatch", "address_guessed", "port_in_use", "banned"} <= used()
     assert len(used()) > 80
+
+
+def test_every_code_that_causes_others_is_explained() -> None:
+    assert set(FOLLOWS_FROM) <= set(EXPLANATIONS)
+
+
+def test_no_code_is_explained_twice() -> None:
+    assert sum(map(len, GROUPS.values())) == len(EXPLANATIONS)
 
 
 def test_every_exit_code_has_a_meaning() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kodectl.cli.explanations.dht import DHT
+from kodectl.cli.explanations.doctor import DOCTOR
 from kodectl.cli.explanations.entry import Explanation
 from kodectl.cli.explanations.files import CONFIGURATION, KEYS
 from kodectl.cli.explanations.general import GENERAL, INPUT
@@ -41,6 +42,7 @@ GROUPS: dict[str, dict[str, Explanation]] = {
     "reaching other nodes": REACHING,
     "why connections end": DISCONNECTS,
     "connections through NATs": CONNECTING,
+    "what the doctor finds": DOCTOR,
     "the hash table": DHT,
     "routers": GATEWAYS,
     "the NAT": NAT,

@@ -1,0 +1,279 @@
+"""What `kodectl doctor` does: finds out what there is to examine, and has the checks run.
+
+A node that runs is asked through its API. Where none runs, a stand-in joins the network for some seconds, on the ports and with
+the configuration that `node run` would have."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import gevent
+
+from kodectl.api.files import SOCKET_FILE, TOKEN_FILE
+from kodectl.cli import machine_checks
+from kodectl.cli.client import Endpoint, NodeClient
+from kodectl.cli.gateways import gateway_finders
+from kodectl.cli.machine_checks import Place
+from kodectl.core.diagnosis import Finding, State, diagnose
+from kodectl.core.identity import Identity
+from kodectl.errors import KodectlError, NodeUnreachable
+from kodectl.node.checks.at_work import check_node
+from kodectl.node.checks.here import check_addresses, check_clock, check_dns
+from kodectl.node.checks.joining import check_bootstrap, check_dials, check_table, check_udp_egress
+from kodectl.node.checks.outside import (
+    check_advertised_address,
+    check_cgnat,
+    check_inbound_tcp,
+    check_inbound_udp,
+    check_nat_class,
+    check_port_mapping,
+)
+from kodectl.node.doctor import Check, examine
+from kodectl.node.doctor_views import DoctorView, Examined, ExaminedView, doctor_view
+from kodectl.node.patient import Chart, Patient, chart_of, stand_in
+from kodectl.node.views import BootstrapView, StatsView, StatusView
+from kodectl.runtime.base import Runtime
+from kodectl.runtime.green import GreenRuntime
+from kodectl.runtime.threads import Threads
+from kodectl.store.datadir import LOCK_FILE, is_held
+from kodectl.wire.suite import RealSuite
+
+log = logging.getLogger(__name__)
+
+LOOK_AT_NODE_EVERY_S = 1.0
+LOOK_AT_STAND_IN_EVERY_S = 0.1
+"""No more than a few method calls."""
+LEAVE_S = 3.0
+"""Of the deadline: for a stand-in to say goodbye and to give its mappings back."""
+LEAST_S = 1.0
+QUICK_LIMIT_S = 6.0
+"""For checks of this machine; a disk that takes longer hangs."""
+SLOW_LIMIT_S = 15.0
+"""For checks that wait for the network; each has shorter limits of its own."""
+LOOPBACKS = ("127.0.0.1", "::1", "localhost")
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+MACHINE_CHECKS: dict[str, Callable[[Place], Finding]] = {
+    "disk": machine_checks.check_disk,
+    "key_file": machine_checks.check_key_file,
+    "fd_limit": machine_checks.check_fd_limit,
+    "api_exposure": machine_checks.check_api_exposure,
+}
+MACHINE = machine_checks.machine
+NODE_CHECKS: dict[str, Callable[[Patient], Finding]] = {
+    "node": check_node,
+    "addresses": check_addresses,
+    "dns": check_dns,
+    "udp_egress": check_udp_egress,
+    "bootstrap": check_bootstrap,
+    "advertised_address": check_advertised_address,
+    "port_mapping": check_port_mapping,
+    "nat_class": check_nat_class,
+    "table": check_table,
+    "dials": check_dials,
+}
+
+
+class Found(NamedTuple):
+    """What runs in the data directory. `status` None with a `trouble`: something does, and does not tell."""
+
+    client: NodeClient
+    status: StatusView | None
+    trouble: KodectlError | None
+    holder: int | None
+    """The process that holds the data directory, by its lock."""
+
+
+class Examination:
+    """`names`: the checks to run. `config`: what is to be said of the configuration."""
+
+    def __init__(
+        self, place: Place, names: Sequence[str], config: Finding, *, timeout_s: float, ends_s: float, is_given: bool
+    ) -> None:
+        """`ends_s`: seconds for all. `is_given`: the data directory was named, so that the API's address alone tells nothing."""
+        self._place = place
+        self._names = names
+        self._config = config
+        self._timeout_s = timeout_s
+        self._ends_s = ends_s
+        self._is_given = is_given
+
+    def run(self, report: Callable[[Examined], None]) -> DoctorView:
+        runtime = GreenRuntime()
+        threads = Threads(len(MACHINE_CHECKS) + 2, gevent.get_hub())
+        began = runtime.now()
+        try:
+            found = self._look_for_node(runtime)
+            place = self._place
+            if found.status is not None:
+                place = place._replace(pid=found.status.pid, node_id=found.status.id)
+            ports = self._ports(runtime, place, found)
+            checks = [self._given("config", self._config), *self._machine_checks(threads, place)]
+            if ports is not None:
+                checks.append(self._given("ports", ports))
+            with self._patient(runtime, place, found) as patient:
+                if patient is not None:
+                    checks += self._node_checks(patient, found)
+                chosen = [check for check in checks if check.name in self._names]
+                left_s = max(LEAST_S, self._ends_s - (runtime.now() - began) - LEAVE_S)
+                examined = examine(runtime, chosen, left_s, report)
+            diagnosis = diagnose(one.finding for one in examined)
+            return doctor_view(examined, diagnosis, self._examined(found, patient), runtime.now() - began)
+        finally:
+            threads.end()
+            runtime.close()
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    def _look_for_node(self, runtime: Runtime) -> Found:
+        client = NodeClient(self._endpoint(), self._timeout_s)
+        holder = holder_of(self._place.datadir)
+        try:
+            return Found(client, runtime.in_thread(client.get, "/api/network/status", StatusView), None, holder)
+        except NodeUnreachable as error:
+            return Found(client, None, error if holder is not None else None, holder)
+        except KodectlError as error:
+            return Found(client, None, error, holder)
+
+    def _endpoint(self) -> Endpoint:
+        """The data directory's socket, else the API's address, on this machine: another's would have other checks."""
+        path = self._place.datadir / SOCKET_FILE
+        host, port = self._place.api
+        host = WILDCARDS.get(host, host)
+        if self._is_given or path.exists() or not port or host not in LOOPBACKS:
+            return Endpoint(unix=path)
+        token = self._place.datadir / TOKEN_FILE
+        return Endpoint(host=host, port=port, token_file=token if token.exists() else None)
+
+    def _ports(self, runtime: Runtime, place: Place, found: Found) -> Finding | None:
+        """Before a stand-in takes them."""
+        if found.status is not None:
+            listeners = found.status.listeners
+            return machine_checks.ports_held(place, listeners.tcp, listeners.udp, listeners.api)
+        if found.trouble is not None:
+            return Finding("ports", State.SKIPPED, "the node that runs here and does not answer has them")
+        wanted = "ports" in self._names or any(name in self._names for name in NODE_CHECKS)
+        return runtime.in_thread(machine_checks.check_ports, place) if wanted else None
+
+    @contextmanager
+    def _patient(self, runtime: Runtime, place: Place, found: Found) -> Iterator[Patient | None]:
+        """None where no check needs one."""
+        if not self._needs_patient():
+            yield None
+            return
+        scope = runtime.scope("patient")
+        if found.status is not None:
+            read = partial(runtime.in_thread, chart_by, found.client)
+            patient = Patient(runtime, place.settings, read, LOOK_AT_NODE_EVERY_S, is_running=True)
+            leave: Callable[[], object] = found.client.close
+        else:
+            identity = Identity(RealSuite(), runtime.random_bytes(32))
+            node = stand_in(runtime, place.settings, identity, gateway_finders(runtime))
+            patient = Patient(
+                runtime, place.settings, partial(chart_of, node), LOOK_AT_STAND_IN_EVERY_S, is_running=False
+            )
+            leave = node.stop
+        scope.spawn("look", patient.run, scope)
+        try:
+            yield patient
+        finally:
+            scope.close()
+            leave()
+
+    def _needs_patient(self) -> bool:
+        return any(name in self._names for name in (*NODE_CHECKS, "clock", "cgnat", "inbound_udp", "inbound_tcp"))
+
+    def _examined(self, found: Found, patient: Patient | None) -> ExaminedView:
+        status = found.status
+        return ExaminedView(
+            running=None if patient is None and status is None else status is not None,
+            id=status.id if status is not None else None,
+            pid=status.pid if status is not None else found.holder,
+            datadir=str(self._place.datadir),
+        )
+
+    # -- the checks ----------------------------------------------------------------------------------------------------
+
+    def _given(self, name: str, finding: Finding) -> Check:
+        return Check(name, lambda: finding, QUICK_LIMIT_S)
+
+    def _machine_checks(self, threads: Threads, place: Place) -> list[Check]:
+        return [
+            Check(name, partial(in_thread, threads, check, place), QUICK_LIMIT_S)
+            for name, check in MACHINE_CHECKS.items()
+        ]
+
+    def _node_checks(self, patient: Patient, found: Found) -> list[Check]:
+        machine = MACHINE()
+        plain = {name: partial(check, patient) for name, check in NODE_CHECKS.items()}
+        with_machine = {
+            "clock": partial(check_clock, patient, machine),
+            "cgnat": partial(check_cgnat, patient, machine),
+            "inbound_udp": partial(check_inbound_udp, patient, machine),
+            "inbound_tcp": partial(check_inbound_tcp, patient, machine),
+        }
+        if found.trouble is not None:
+            plain["node"] = partial(not_answering, found)
+        return [Check(name, check, SLOW_LIMIT_S) for name, check in (plain | with_machine).items()]
+
+
+def in_thread(threads: Threads, check: Callable[[Place], Finding], place: Place) -> Finding:
+    """Not the runtime's: a disk that hangs must not keep the node's API from being read."""
+    finding, error = threads.spawn(_outcome, check, place).get()
+    if finding is None:
+        raise error
+    return finding
+
+
+def _outcome(check: Callable[[Place], Finding], place: Place) -> tuple[Finding | None, Exception | None]:
+    """A failure is a value: the pool would print what is raised."""
+    try:
+        return check(place), None
+    except Exception as error:
+        return None, error
+
+
+def chart_by(client: NodeClient) -> Chart:
+    return Chart(
+        client.get("/api/network/status", StatusView),
+        client.get("/api/network/bootstrap", BootstrapView),
+        client.get("/api/network/stats", StatsView),
+    )
+
+
+def holder_of(datadir: Path) -> int | None:
+    """The process that has the data directory; 0 where that cannot be read."""
+    if not is_held(datadir):
+        return None
+    try:
+        return int((datadir / LOCK_FILE).read_bytes()[:20] or b"0")
+    except (OSError, ValueError):
+        return 0
+
+
+def not_answering(found: Found) -> Finding:
+    trouble = found.trouble
+    assert trouble is not None
+    details: dict[str, object] = {"pid": found.holder}
+    if trouble.code in ("not_authorised", "socket_not_yours"):
+        mend = trouble.hint or "run the doctor as the user of the node"
+        why = "what the node knows can only be asked by its own user"
+        return Finding(
+            "node", State.FAILED, trouble.message, trouble.code, why, mend, "sudo -u USER kodectl doctor", details
+        )
+    process = f"process {found.holder}" if found.holder else "a process"
+    return Finding(
+        "node",
+        State.FAILED,
+        f"{process} holds the data directory and does not answer: {trouble.message}",
+        "node_not_answering",
+        "a node that does not answer its API does not answer its peers either",
+        "look into its log; it is stopped by force if need be, and started again",
+        f"kill {found.holder}; kodectl node run" if found.holder else "kodectl node stop",
+        details,
+    )

@@ -1,0 +1,21 @@
+"""What the checks are told of the machine that only its operating system knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+def _no_hops(target: str, count: int, limit_s: float) -> list[str | None]:
+    return [None] * count
+
+
+class Machine(NamedTuple):
+    clock_synchronised: bool | None = None
+    """By the kernel's word; None: it has none."""
+    set_clock: str = "timedatectl set-ntp true"
+    """The command that sets the clock right."""
+    let_in: Callable[[str, int], str] = "nft insert rule inet filter input {0} dport {1} accept".format
+    """The command that lets a transport (udp, tcp) and port through this machine's firewall."""
+    first_hops: Callable[[str, int, float], list[str | None]] = _no_hops
+    """Blocks; see `runtime.hops`."""

@@ -1,0 +1,371 @@
+"""How the outside sees the node, and whether it gets in: NAT, carrier NAT, port mapping, advertised address, dial-back."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from kodectl.core.diagnosis import Finding, State
+from kodectl.errors import KodectlError
+from kodectl.node.checks.machine import Machine
+from kodectl.node.nat import EVERYWHERE, EXTIP
+from kodectl.node.patient import Chart, Patient
+from kodectl.node.probe_views import ProbeView
+from kodectl.node.probing import MAX_SERVERS, ProbeTerms, probe
+from kodectl.node.views import NatView
+from kodectl.wire.addresses import address_text, scope_of
+from kodectl.wire.enode import parse_enode
+
+NAT_LIMIT_S = 12.0
+"""A stand-in joins, hears several networks, and has them knock twice where the first silence is a surprise."""
+PROBE_AFTER_S = 7.0
+PROBE_LIMIT_S = 7.0
+"""Where too few nodes are there to say, STUN servers may."""
+MAPPING_LIMIT_S = 12.0
+SEEN_LIMIT_S = 6.0
+HOPS = 4
+HOPS_LIMIT_S = 1.5
+TOLD_BY_FEW = 2
+"""Networks from which on a difference in addresses is more than one liar's word."""
+
+_LOCAL = "it listens on {} only: nobody outside is meant to reach it"
+_PER_NAT = {
+    "open": "no NAT, and strangers get through",
+    "full_cone": "a NAT that lets strangers in through ports in use",
+    "restricted": "a NAT that lets in addresses that were sent to",
+    "port_restricted": "a NAT that lets in nobody but who was sent to",
+    "symmetric": "a NAT with another port towards each destination (symmetric)",
+    "firewalled": "no NAT, and a firewall that drops what nobody asked for",
+    "blocked": "UDP does not get out",
+}
+
+
+def _skipped(check: str, patient: Patient) -> Finding:
+    return Finding(check, State.SKIPPED, _LOCAL.format(patient.settings.listen_host))
+
+
+def _is_settled(chart: Chart) -> bool:
+    """Known, and no router may yet change it."""
+    nat = chart.status.nat
+    is_waiting = nat.port_mapping.state == "searching" and not (nat.reachable_udp and nat.reachable_tcp)
+    return nat.state != "unknown" and not is_waiting
+
+
+# -- the NAT ---------------------------------------------------------------------------------------------------------------
+
+
+def check_nat_class(patient: Patient) -> Finding:
+    check = "nat_class"
+    if patient.is_local:
+        return _skipped(check, patient)
+    chart = patient.until(_is_settled, PROBE_AFTER_S)
+    if chart.status.nat.state == "unknown":
+        return _by_probe(patient) or _unknown_nat(patient.until(_is_settled, NAT_LIMIT_S - PROBE_AFTER_S))
+    nat = chart.status.nat
+    seen = _PER_NAT.get(nat.nat_type or "", "a NAT of a kind that was not found out" if nat.translated else "no NAT")
+    details: dict[str, object] = {
+        "nat_type": nat.nat_type,
+        "mapping": nat.mapping,
+        "filtering": nat.filtering,
+        "state": nat.state,
+        "observers": nat.observers,
+    }
+    if nat.state == "direct":
+        through = " and its ports are forwarded" if nat.translated and nat.nat_type not in ("open", "full_cone") else ""
+        return Finding(check, State.OK, seen + through, details=details)
+    if nat.nat_type == "blocked":
+        return Finding(
+            check, State.UNKNOWN, "UDP does not get out, so that nothing shows how the NAT treats it", details=details
+        )
+    return _in_the_way(patient, chart, seen, details)
+
+
+def _in_the_way(patient: Patient, chart: Chart, seen: str, details: dict[str, object]) -> Finding:
+    nat = chart.status.nat
+    tcp, udp = _ports(chart)
+    if nat.nat_type == "firewalled":
+        return Finding(
+            "nat_class",
+            State.WARNING,
+            seen,
+            "firewalled",
+            "peers that dial this node do not get through; it can only dial itself",
+            f"let UDP port {udp} and TCP port {tcp} in, on this machine or the firewall before it",
+            f"kodectl nat probe --server HOST:PORT; ss -lnu sport = :{udp}",
+            details,
+        )
+    network = patient.runtime.local_network()
+    mend = (
+        f"forward UDP {udp} and TCP {tcp} to {network.source or 'this machine'} on the router"
+        f"{f' ({network.gateway})' if network.gateway else ''}, or turn on UPnP, NAT-PMP or PCP there"
+    )
+    if nat.nat_type == "symmetric":
+        return Finding(
+            "nat_class",
+            State.WARNING,
+            seen,
+            "nat_symmetric",
+            "peers reach this node through relays only, slower and with less to spare",
+            mend,
+            f"kodectl nat map {tcp}/tcp {udp}/udp",
+            details,
+        )
+    return Finding(
+        "nat_class",
+        State.WARNING,
+        f"{seen}, and nothing forwards the node's ports",
+        "nat_not_forwarded",
+        "peers reach this node by hole punching: it works, and takes longer; it serves nobody as DHT server or relay",
+        mend,
+        f"kodectl nat map {tcp}/tcp {udp}/udp",
+        details,
+    )
+
+
+def _by_probe(patient: Patient) -> Finding | None:
+    """What STUN servers say, where too few nodes are there; every node answers STUN."""
+    chart = patient.until(lambda chart: True, 0.0)
+    nodes = [parse_enode(node.enode) for node in chart.bootstrap.bootstrap if node.state == "answered"]
+    servers = (*patient.settings.stun, *((node.host, node.udp) for node in nodes))[:MAX_SERVERS]
+    if not servers:
+        return None
+    try:
+        view = probe(patient.runtime, ProbeTerms(servers, deadline_s=PROBE_LIMIT_S), {})
+    except KodectlError:
+        return None
+    return None if view.verdict is None else _of_probe(view, chart)
+
+
+def _of_probe(view: ProbeView, chart: Chart) -> Finding:
+    """It tells the class; whether a forward lets strangers in nevertheless is for dial-back to say, which has not."""
+    details = {"nat_type": view.nat_type, "mapping": view.mapping, "filtering": view.filtering, "state": view.verdict}
+    seen = f"{_PER_NAT.get(view.nat_type or '', 'a NAT')}, by STUN"
+    if view.verdict == "direct":
+        return Finding("nat_class", State.OK, seen, details=details)
+    tcp, udp = _ports(chart)
+    code = {"symmetric": "nat_symmetric", "firewalled": "firewalled"}.get(view.nat_type or "", "nat_not_forwarded")
+    return Finding(
+        "nat_class",
+        State.WARNING,
+        seen,
+        code,
+        "strangers do not get in, unless somebody forwards the ports",
+        view.advice,
+        f"kodectl nat map {tcp}/tcp {udp}/udp" if view.translated else view.next_command,
+        details,
+    )
+
+
+def _unknown_nat(chart: Chart) -> Finding:
+    observers = chart.status.nat.observers
+    few = f"{observers} network{'s' * (observers != 1)} so far" if observers else "nobody so far"
+    return Finding(
+        "nat_class",
+        State.UNKNOWN,
+        f"not known: it takes nodes in several networks, or a STUN server, to tell ({few})",
+        "nat_unknown",
+        "whether others can reach this node depends on it",
+        "name more nodes to begin with, or STUN servers",
+        "kodectl doctor --stun HOST:PORT --stun HOST:PORT",
+        {"observers": observers},
+    )
+
+
+def check_cgnat(patient: Patient, machine: Machine) -> Finding:
+    """Three witnesses: the router's outer address, this machine's own, and the second router on the way out."""
+    check = "cgnat"
+    if patient.is_local:
+        return _skipped(check, patient)
+    chart = patient.until(_is_settled, NAT_LIMIT_S)
+    nat, network = chart.status.nat, patient.runtime.local_network()
+    hops = _hops(patient, machine, chart)
+    outer = nat.port_mapping.external_ip
+    details = {"router_ip": outer, "own_ip": network.source, "hops": hops, "observed_ip": nat.observed_address}
+    is_reached = bool(nat.reachable_udp and nat.reachable_tcp)
+    shared = [ip for ip in (outer, network.source, *hops[1:2]) if ip is not None and scope_of(ip) == "cgnat"]
+    if shared or nat.cgnat:
+        where = shared[0] if shared else "the router's outer address"
+        return Finding(
+            check,
+            State.OK if is_reached else State.WARNING,
+            f"the provider shares one public address among customers: {where} is of 100.64.0.0/10",
+            None if is_reached else "cgnat",
+            "no setting of the router here lets strangers in, as another NAT stands beyond it",
+            "ask the provider for a public IPv4 address, or use IPv6; until then relays and hole punching do it",
+            None if is_reached else "kodectl node run --turn turn:USER:PASS@HOST:3478",
+            details,
+        )
+    private = [ip for ip in hops[1:2] if ip is not None and scope_of(ip) == "private" and network.source != ip]
+    if nat.double_nat or (nat.port_mapping.double_nat and outer is not None) or (private and nat.translated):
+        first, second = hops[0] if hops else network.gateway, outer or (private[0] if private else None)
+        return Finding(
+            check,
+            State.OK if is_reached else State.WARNING,
+            f"two NATs, one behind the other: {first or 'the router'}, and beyond it {second or 'another'}",
+            None if is_reached else "double_nat",
+            "a port that the first router forwards still ends at the second",
+            "set one of the two routers to bridge mode, or forward the ports on both",
+            None if is_reached else f"kodectl nat mappings; ip route get {nat.observed_address or '192.0.2.1'}",
+            details,
+        )
+    if nat.translated is False:
+        return Finding(check, State.SKIPPED, "no NAT", details=details)
+    if outer is None and (len(hops) < 2 or hops[1] is None):
+        return Finding(check, State.SKIPPED, "no sign of it: neither a router nor the way out tells", details=details)
+    return Finding(check, State.OK, "no NAT beyond the router here", details=details)
+
+
+def _hops(patient: Patient, machine: Machine, chart: Chart) -> list[str | None]:
+    """The first routers on the way to a node that has answered, or else any."""
+    hosts = [parse_enode(node.enode).host for node in chart.bootstrap.bootstrap]
+    targets = [host for host in hosts if scope_of(host) == "public" and ":" not in host]
+    if not targets:
+        return []
+    try:
+        return patient.runtime.in_thread(machine.first_hops, targets[0], HOPS, HOPS_LIMIT_S)
+    except OSError:
+        return []
+
+
+def check_port_mapping(patient: Patient) -> Finding:
+    check = "port_mapping"
+    if patient.is_local:
+        return _skipped(check, patient)
+    chart = patient.until(
+        lambda chart: chart.status.nat.port_mapping.state != "searching", MAPPING_LIMIT_S, is_of_others=False
+    )
+    mapping = chart.status.nat.port_mapping
+    details = {
+        "state": mapping.state,
+        "method": mapping.method,
+        "gateway": mapping.gateway,
+        "tcp": mapping.tcp,
+        "udp": mapping.udp,
+    }
+    error = mapping.error
+    if mapping.state == "mapped":
+        return Finding(
+            check,
+            State.OK,
+            f"by {_METHODS[mapping.method or 'upnp']} at {mapping.gateway}: TCP {mapping.tcp}, UDP {mapping.udp}",
+            details=details,
+        )
+    if mapping.state in ("degraded", "refused") and error is not None:
+        return Finding(
+            check,
+            State.WARNING,
+            error.message,
+            error.code,
+            "strangers get in through a port that the router forwards",
+            error.hint or "look into the router's settings for UPnP, NAT-PMP or PCP",
+            "kodectl nat mappings",
+            details,
+        )
+    if mapping.state == "off":
+        return Finding(check, State.SKIPPED, f"switched off (--nat {patient.settings.nat})", details=details)
+    if mapping.state == "searching":
+        return Finding(check, State.UNKNOWN, "no router has answered yet", details=details)
+    return Finding(check, State.SKIPPED, "no router here answers UPnP, NAT-PMP or PCP", details=details)
+
+
+_METHODS = {"pcp": "PCP", "natpmp": "NAT-PMP", "upnp": "UPnP"}
+
+
+# -- who gets in -----------------------------------------------------------------------------------------------------------
+
+
+def check_advertised_address(patient: Patient) -> Finding:
+    """What others are told against what others see."""
+    check = "advertised_address"
+    if patient.is_local:
+        return _skipped(check, patient)
+    chart = patient.until(lambda chart: chart.status.nat.observers >= TOLD_BY_FEW, SEEN_LIMIT_S)
+    nat, told = chart.status.nat, parse_enode(chart.status.enode).host
+    seen = nat.observed_address
+    details = {"advertised": told, "observed": seen, "observers": nat.observers}
+    if seen is None:
+        return Finding(
+            check, State.UNKNOWN, f"it tells others {told}; nobody has said where it is seen", details=details
+        )
+    if told == seen or (":" in told) != (":" in seen):
+        return Finding(check, State.OK, f"{told}, as {_networks(nat)} see it", details=details)
+    is_fixed = patient.settings.nat.startswith(EXTIP) or patient.settings.listen_host not in EVERYWHERE
+    if not is_fixed and nat.observers < TOLD_BY_FEW:
+        return Finding(
+            check, State.UNKNOWN, f"it tells others {told}, and one network sees it at {seen}", details=details
+        )
+    given = (
+        f"--nat {EXTIP}{told}" if patient.settings.nat.startswith(EXTIP) else f"--listen {patient.settings.listen_host}"
+    )
+    return Finding(
+        check,
+        State.FAILED if nat.observers >= TOLD_BY_FEW else State.WARNING,
+        f"it tells others {told} ({given}), and {_networks(nat)} see it at {seen}",
+        "advertised_address_wrong",
+        "peers dial an address at which they do not find this node",
+        f"leave the address to be found out (--nat auto, --listen 0.0.0.0:{patient.settings.tcp_port}), or name the right one",
+        f"kodectl node run --nat {EXTIP}{seen}",
+        details,
+    )
+
+
+def check_inbound_udp(patient: Patient, machine: Machine) -> Finding:
+    return _check_inbound(patient, machine, "udp")
+
+
+def check_inbound_tcp(patient: Patient, machine: Machine) -> Finding:
+    return _check_inbound(patient, machine, "tcp")
+
+
+def _check_inbound(patient: Patient, machine: Machine, transport: Literal["udp", "tcp"]) -> Finding:
+    check = f"inbound_{transport}"
+    if patient.is_local:
+        return _skipped(check, patient)
+    chart = patient.until(_is_settled, NAT_LIMIT_S)
+    nat = chart.status.nat
+    is_reached = nat.reachable_udp if transport == "udp" else nat.reachable_tcp
+    where = nat.external_udp if transport == "udp" else nat.external_tcp
+    tcp, udp = _ports(chart)
+    port = udp if transport == "udp" else tcp
+    configured = patient.settings.udp_port if transport == "udp" else patient.settings.tcp_port
+    details = {"reachable": is_reached, "address": where, "port": port}
+    elsewhere = f" (tried on {port}, as {configured} is taken)" if configured not in (0, port) else ""
+    if is_reached:
+        return Finding(
+            check,
+            State.OK,
+            f"strangers reach {where or address_text('this machine', port)}{elsewhere}",
+            details=details,
+        )
+    if is_reached is None:
+        return Finding(
+            check,
+            State.UNKNOWN,
+            "nobody has tried: it takes at least two nodes of other networks to knock",
+            "nat_unknown",
+            "peers can dial this node only if they get in",
+            "name more nodes to begin with",
+            "kodectl doctor --bootstrap ENODE --bootstrap ENODE",
+            details,
+        )
+    return Finding(
+        check,
+        State.WARNING,
+        f"what others sent to {transport.upper()} port {port} has not come through{elsewhere}",
+        "inbound_blocked",
+        "peers that dial this node do not get through"
+        if transport == "tcp"
+        else "others reach it only after it has sent to them",
+        f"let {transport.upper()} port {port} through the firewall of this machine, of the provider, and the router",
+        machine.let_in(transport, port),
+        details,
+    )
+
+
+def _ports(chart: Chart) -> tuple[int, int]:
+    """TCP and UDP, where the node listens."""
+    listeners = chart.status.listeners
+    return int(listeners.tcp.rpartition(":")[2]), int(listeners.udp.rpartition(":")[2])
+
+
+def _networks(nat: NatView) -> str:
+    return f"{nat.observers} networks" if nat.observers != 1 else "the only network that has spoken"
