@@ -14,6 +14,7 @@ from kodectl.errors import KodectlError, NegativeAnswer
 from kodectl.node.ice import Allocate, Relay
 from kodectl.node.lasting_relay import LastingRelay
 from kodectl.node.peer import Peer
+from kodectl.node.relay_race import first_of
 from kodectl.node.turn_client import Allocation, TurnServer, allocate
 from kodectl.runtime.base import Runtime, Scope
 from kodectl.wire.rpc import Body, Relayed, RelayStatus
@@ -25,6 +26,8 @@ KEPT = 3
 """Peers whose credentials are at hand."""
 USED = 2
 """Of them for one connection: the second is for when the first does not answer."""
+RACING = 2
+"""Peers that are asked for one relay, where the first is slow."""
 LOOK_EVERY_S = 1.0
 ASK_LIMIT_S = 3.0
 FIRST_PAUSE_S = 5.0
@@ -79,6 +82,10 @@ class RelayPool:
         self._refused: dict[bytes, tuple[float, float]] = {}
         """Until when it is not asked, and how long that was."""
 
+    def replace_servers(self, turn: tuple[TurnServer, ...]) -> None:
+        """For allocations to come."""
+        self._turn = turn
+
     def start(self) -> None:
         self._scope.spawn("relays at hand", self._keep)
 
@@ -99,14 +106,12 @@ class RelayPool:
         what stands in another place of `hosts`, as long as there are others."""
 
         def next_one() -> Allocation:
-            servers = self._servers(over_tcp)
+            servers = self._attempts(hosts, place, over_tcp)
             if not servers:
                 raise NegativeAnswer("no peer relays at the moment", code="no_answer")
-            unused = [server for server in servers if server.host not in hosts]
-            others = [server for server in servers if server.host != hosts[place]]
-            chosen = (unused or others or servers)[0]
-            hosts[place] = chosen.host
-            return allocate(self._runtime, self._scope, chosen, family=IPV4)
+            one = first_of(self._runtime, self._scope, [self._allocation(server) for server in servers])
+            hosts[place] = one.host
+            return one
 
         def allocated(family: int) -> Relay:
             if family != IPV4:
@@ -114,6 +119,20 @@ class RelayPool:
             return LastingRelay(self._runtime, self._scope, next_one)
 
         return allocated
+
+    def _attempts(self, hosts: list[str | None], place: int, over_tcp: bool) -> list[TurnServer]:
+        """One after the other; over UDP first, and over TCP in case that UDP does not get through any more."""
+        transports = (True,) if over_tcp else (False, True)
+        attempts = []
+        for is_tcp in transports:
+            # Those unused, then those used for something else, then the one that is to be replaced.
+            servers = sorted(self._servers(is_tcp), key=lambda one: (one.host in hosts, one.host == hosts[place]))
+            attempts += servers[:RACING]
+        hosts[place] = attempts[0].host if attempts else None
+        return attempts
+
+    def _allocation(self, server: TurnServer) -> Allocation:
+        return Allocation(self._runtime, self._scope, server, family=IPV4)
 
     def _servers(self, over_tcp: bool) -> list[TurnServer]:
         """Of peers."""

@@ -84,6 +84,11 @@ class Allocation:
         self._error: KodectlError | None = None
         self._on_scope_close: Timer | None = None
 
+    @property
+    def host(self) -> str:
+        """Of the server, as it was named."""
+        return self._server.host
+
     # --- Getting it -------------------------------------------------------------------------------------------------------
 
     def establish(self) -> None:

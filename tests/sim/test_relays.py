@@ -19,7 +19,8 @@ from kodectl.node.lasting_relay import LOOK_EVERY_S, SILENT_LOOKS
 from kodectl.node.link_requests import LinkRequests
 from kodectl.node.peering import MAX_STUN_STREAMS_OF_NETWORK, Peering
 from kodectl.node.persistence import MemoryStore
-from kodectl.node.relay_pool import FIRST_PAUSE_S, KEPT, LONGEST_PAUSE_S, USED, RelayPool
+from kodectl.node.relay_pool import FIRST_PAUSE_S, KEPT, LONGEST_PAUSE_S, RACING, USED, RelayPool
+from kodectl.node.relay_race import HEAD_START_S
 from kodectl.node.relaying import BINDING_LIMIT_S, NODE_LIMITS, Relaying
 from kodectl.node.stun_client import ask_over_tcp
 from kodectl.node.turn_server import UNUSED_LIMIT_S, RelayPlace
@@ -148,6 +149,39 @@ def test_two_peers_relay_with_credentials_that_were_at_hand(scene: Scene, over_t
         relay.close()
     scene.world.run_for(1.0)
     assert [one.relaying.view().allocations for one in scene.there] == [0, 0, 0]
+
+
+def test_where_udp_gets_nowhere_it_is_relays_over_tcp(scene: Scene) -> None:
+    scene.start()
+    for one in scene.there:
+        one.socket.close()
+    began = scene.world.now
+    relays = scene.here.relays()
+    assert len(relays) == USED
+    assert scene.world.now - began <= USED * (RACING * HEAD_START_S + 1.0)
+    assert all(scene.carries(relay) for relay in relays)
+    scene.world.run_for(1.0)
+    assert sum(one.relaying.view().allocations for one in scene.there) == USED
+
+
+def test_a_silent_relay_is_not_waited_for(scene: Scene) -> None:
+    scene.start()
+    first = next(one for one in scene.there if one.node_id == next(iter(scene.here.pool._grants)))
+    first.socket.close()
+    began = scene.world.now
+    relay = scene.here.relays()[0]
+    assert scene.world.now - began <= 2 * (HEAD_START_S + 1.0)
+    assert relay.relayed[0] != first.ip
+    assert scene.carries(relay)
+
+
+def test_no_relay_at_all_is_told_when_the_last_has_failed(scene: Scene) -> None:
+    scene.start()
+    for one in scene.there:
+        one.place = None
+        scene.world.call(one.runtime, one.relaying.follow)
+    with pytest.raises(KodectlError):
+        scene.here.relays()
 
 
 def test_credentials_are_renewed_at_half_life(scene: Scene) -> None:
