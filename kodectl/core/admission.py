@@ -85,6 +85,17 @@ def admit(newcomer: Newcomer, held: Collection[Held], slots: Slots) -> Verdict:
     return Verdict(evicted=victim.node_id)
 
 
+def surplus(held: Collection[Held], slots: Slots) -> list[bytes]:
+    """Who has to go when there are fewer slots than there were: the lowest in rank and score, static peers last, and no
+    more from outside than may come from there."""
+    by_worth = sorted(held, key=lambda peer: (peer.static, peer.rank, peer.score, peer.node_id))
+    inbound = [peer for peer in by_worth if not peer.outbound and not peer.static]
+    going = inbound[: max(0, len(inbound) - slots.inbound)]
+    staying = [peer for peer in by_worth if peer not in going]
+    going += staying[: max(0, len(staying) - slots.total)]
+    return [peer.node_id for peer in going]
+
+
 def may_begin_handshake(ip: str, pending_ips: Collection[str]) -> bool:
     """Whether a connection from `ip` may begin a handshake beside those under way; costs no cryptography."""
     if len(pending_ips) >= MAX_PENDING_INBOUND:

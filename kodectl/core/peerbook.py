@@ -105,6 +105,10 @@ class PeerBook:
         if known.node_id != self._own_id and len(self._known) < MAX_KNOWN:
             self._known[known.node_id] = known
 
+    def set_privileged(self, node_ids: Iterable[bytes]) -> None:
+        """Instead of those that were: the configuration has changed."""
+        self._privileged = set(node_ids)
+
     def privilege(self, node_id: bytes) -> None:
         """A bootstrap node whose id was not known when the book was made."""
         self._privileged.add(node_id)

@@ -81,6 +81,13 @@ class Bootstrap:
         if seeds:
             self._scope.spawn("seeds", self._ask_seeds, seeds)
 
+    def replace(self, enodes: tuple[str, ...]) -> None:
+        """Another list: what is known of those that stay is kept, new ones are asked at once. Raises WireError."""
+        known = {str(node.enode): node for node in self.nodes}
+        wanted = [parse_enode(text) for text in enodes[:MAX_BOOTSTRAP]]
+        self.nodes = [known.get(str(enode)) or BootstrapNode(enode) for enode in wanted]
+        self._ask_these([node for node in self.nodes if str(node.enode) not in known])
+
     def stop(self) -> None:
         self._look.set()
 
@@ -92,11 +99,14 @@ class Bootstrap:
 
     def ask_all(self) -> int:
         """Asks every bootstrap node now, without waiting."""
-        for node in self.nodes:
+        self._ask_these(self.nodes)
+        return len(self.nodes)
+
+    def _ask_these(self, nodes: list[BootstrapNode]) -> None:
+        for node in nodes:
             if not node.asking:
                 node.asking = True
                 self._scope.spawn(f"bootstrap {node.enode.host}", self._ask, node)
-        return len(self.nodes)
 
     def _ask(self, node: BootstrapNode) -> None:
         try:

@@ -32,7 +32,7 @@ from kodectl.runtime.base import Address, Runtime, Scope
 from kodectl.settings import NodeSettings
 from kodectl.wire import rpc
 from kodectl.wire.addresses import address_text
-from kodectl.wire.turn_server import parse_turn
+from kodectl.wire.turn_server import TurnServer, parse_turn
 
 MAX_OBSERVERS = 4
 """Whom ports are measured with: a measurement has five questions."""
@@ -77,10 +77,8 @@ class Connectivity:
             self.rendezvous,
             self._has_udp,
         )
-        limits = None if settings.relay is None else _limits_of(settings.relay)
-        self.relaying = Relaying(runtime, scope, limits, self._relay_place, self._ports)
-        turn = tuple(parse_turn(text) for text in settings.turn)
-        self.relays = RelayPool(runtime, scope, self._relay_peers, self.link_requests.ask, turn)
+        self.relaying = Relaying(runtime, scope, _limits_of(settings), self._relay_place, self._ports)
+        self.relays = RelayPool(runtime, scope, self._relay_peers, self.link_requests.ask, _turn_of(settings))
         self._outer_port = OuterTcpPort(runtime, scope, lambda: peering.tcp_port, self.rendezvous.nodes)
         self._port_step = PortStep(runtime, scope, situation.source, self._measured_with)
         self.traversal = Traversal(
@@ -109,6 +107,12 @@ class Connectivity:
         self.relays.start()
         self._outer_port.start()
         self._port_step.start()
+
+    def reconfigure(self, settings: NodeSettings) -> None:
+        """Takes over STUN and TURN servers, and what is relayed for others. Raises WireError for a broken TURN server."""
+        self.relays.replace_servers(_turn_of(settings))
+        self._nat.reachability.replace_servers(settings.stun)
+        self.relaying.reconfigure(_limits_of(settings))
 
     def stop(self) -> None:
         """Waits a moment, for connections to the relay to end."""
@@ -170,5 +174,9 @@ class Connectivity:
         return [contact.address for contact in chosen]
 
 
-def _limits_of(changes: tuple[tuple[str, int], ...]) -> RelayLimits:
-    return replace(NODE_LIMITS, **dict(changes))
+def _limits_of(settings: NodeSettings) -> RelayLimits | None:
+    return None if settings.relay is None else replace(NODE_LIMITS, **dict(settings.relay))
+
+
+def _turn_of(settings: NodeSettings) -> tuple[TurnServer, ...]:
+    return tuple(parse_turn(text) for text in settings.turn)

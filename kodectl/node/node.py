@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 from typing import Literal
 
 from kodectl import __version__
@@ -51,13 +52,15 @@ from kodectl.wire import packets, rpc
 from kodectl.wire.addresses import address_text
 from kodectl.wire.announcement import Ports
 from kodectl.wire.contacts import Contact
-from kodectl.wire.enode import Enode
+from kodectl.wire.enode import Enode, parse_enode
 from kodectl.wire.messages import PROTOCOL_VERSIONS, BroadcastMode, Hello, MessageKind
 
 log = logging.getLogger(__name__)
 
 CLIENT = f"kodectl/{__version__}"
 CAPABILITIES = ("gossip", "sync")
+RELOADABLE = ("bootstrap", "max_peers", "stun", "turn", "relay", "validators")
+"""Settings that a running node takes over; the others are bound into sockets and tasks at the start."""
 STOP_LIMIT_S = 5.0
 NOT_THERE = ("timeout", "refused", "no_route")
 MIN_LEFT_S = 1.0
@@ -164,6 +167,18 @@ class Node:
             raise
         self.state = "ready"
         self.events.emit("ready", enode=self.enode)
+
+    def reconfigure(self, settings: NodeSettings) -> None:
+        """Takes over what can change while it runs: `RELOADABLE`; all else of `settings` is left aside. Raises WireError
+        for a broken enode or TURN server, and then nothing has changed."""
+        changed = replace(self.settings, **{name: getattr(settings, name) for name in RELOADABLE})
+        for text in changed.bootstrap:
+            parse_enode(text)
+        self.connectivity.reconfigure(changed)
+        self.bootstrapping.replace(changed.bootstrap)
+        self.settings = changed
+        answered = {node.node_id for node in self.bootstrapping.nodes if node.node_id is not None}
+        self.peering.reconfigure(changed, answered)
 
     def _start_lan(self) -> None:
         if not self.settings.lan:

@@ -125,6 +125,17 @@ class Peering:
         """How to open a stream to a node of which only the id is known, or whose port nobody gets through to."""
         self._dialler.reach = reach
 
+    def reconfigure(self, settings: NodeSettings, answered: set[bytes]) -> None:
+        """Takes over bootstrap nodes, validators and the number of peers. `answered`: bootstrap nodes whose ids have only
+        been learned."""
+        self._settings = settings
+        self._bootstrap = [parse_enode(text) for text in settings.bootstrap]
+        self._book.set_privileged(self._privileged() | answered)
+        self._roster.resize(settings.max_peers)
+        for enode in self._bootstrap:
+            self.add_candidate(enode, "bootstrap")
+        self._keeper.wake()
+
     def _privileged(self) -> set[bytes]:
         """Who ranks high by configuration."""
         bootstrap = {enode.node_id for enode in self._bootstrap if enode.id_known}

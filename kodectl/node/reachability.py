@@ -106,6 +106,12 @@ class Reachability:
         """Something has changed that may matter: a mapping, an address."""
         self._again.set()
 
+    def replace_servers(self, stun_servers: tuple[tuple[str, int], ...]) -> None:
+        """Other STUN servers to ask beside the peers, from now on."""
+        if stun_servers != self._stun_servers:
+            self._stun_servers = stun_servers
+            self._again.set()
+
     def observed(self, node_id: bytes, observer_ip: str, seen: Address) -> None:
         """An observer's word. What differs from its last one is looked into, if it would matter."""
         now = self._runtime.now()

@@ -108,6 +108,16 @@ class Relaying:
             self._service.start(self._send)
             log.info("relays for others at %s", place.external_ip)
 
+    def reconfigure(self, limits: RelayLimits | None) -> None:
+        """Other limits, or None. What is relayed at the moment ends, and those who use it ask again."""
+        if limits == self._limits:
+            return
+        self._limits = limits
+        before, self._service, self._place = self._service, None, None
+        if before is not None:
+            self._scope.spawn("end of a relay", before.stop)
+        self.follow()
+
     def stop(self) -> None:
         """Waits a moment, for connections to end."""
         service, self._service, self._limits = self._service, None, None

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from kodectl.core.admission import Held, LinkOrigin, Newcomer, admit, newer_stays, slots_of
+from kodectl.core.admission import Held, LinkOrigin, Newcomer, admit, newer_stays, slots_of, surplus
 from kodectl.core.peerbook import PeerBook
 from kodectl.node.events import Events
 from kodectl.node.link import Handler
@@ -69,6 +69,15 @@ class Roster:
     def outbound(self) -> int:
         """Confirmed ones."""
         return sum(peer.outbound for peer in self.links.values())
+
+    def resize(self, max_peers: int) -> None:
+        """Peers for whom there is no slot any more are told so, and go."""
+        self.slots = slots_of(max_peers)
+        held = self._held_beside(self._own_id, self._runtime.now())
+        for node_id in surplus(held, self.slots):
+            peer = self.get(node_id)
+            if peer is not None:
+                self.end(peer, DisconnectReason.TOO_MANY_PEERS, "there are fewer slots now")
 
     # -- coming ----------------------------------------------------------------------------------------------------
 

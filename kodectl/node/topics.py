@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from kodectl.errors import LocalMisuse
 
 TYPES_OF = {
-    "node": ("ready", "stopping", "warning", "warning_over"),
+    "node": ("ready", "stopping", "warning", "warning_over", "config_reloaded", "config_refused"),
     "peer": (
         "connecting",
         "connect_failed",
