@@ -25,6 +25,7 @@ RUNTIME = [
     "pycryptodome>=3.20",
     "pystun3>=1.0",
     "qh3>=2.1",
+    "wsproto>=1.2",
     "zstandard>=0.22",
 ]
 TEST = [
@@ -39,6 +40,7 @@ TEST = [
     "pytest-timeout>=2.3",
     "ruff>=0.6",
     "schemathesis>=4.0",
+    "websocket-client>=1.7",
 ]
 
 setup(

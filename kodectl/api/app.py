@@ -12,6 +12,7 @@ from falcon.response import Response
 
 from kodectl.api.access import AccessRules, check_host, check_origin, check_token
 from kodectl.api.problems import PROBLEM_TYPE, encode, internal_fault, problem_of
+from kodectl.api.requests import has_body
 from kodectl.api.routes import ROUTES
 from kodectl.api.routing import Service, add_routes
 from kodectl.errors import KodectlError, LocalMisuse, NodeUnreachable
@@ -62,10 +63,6 @@ class Guard:
             check_token(self._rules, environ.get("HTTP_AUTHORIZATION"))
         if has_body(environ):
             check_media_type(environ.get("CONTENT_TYPE"))
-
-
-def has_body(environ: dict[str, Any]) -> bool:
-    return environ.get("CONTENT_LENGTH", "0").strip("0") != "" or "HTTP_TRANSFER_ENCODING" in environ
 
 
 def check_media_type(content_type: str | None) -> None:

@@ -29,6 +29,7 @@ STATUS_OF_CODE = {
     "body_too_large": 413,
     "uri_too_long": 414,
     "media_type_not_supported": 415,
+    "upgrade_required": 426,
     "headers_too_large": 431,
     "transfer_encoding_not_supported": 501,
     "busy": 503,

@@ -97,6 +97,10 @@ def _unknown(name: str, parameters: tuple[Parameter, ...]) -> str:
     return f"there is no parameter {name!r} here; there {'is ' + ', '.join(names) if names else 'are none'}"
 
 
+def has_body(environ: Mapping[str, Any]) -> bool:
+    return environ.get("CONTENT_LENGTH", "0").strip("0") != "" or "HTTP_TRANSFER_ENCODING" in environ
+
+
 def read_json(request: falcon.Request, shape: type[T], limit: int = MAX_SMALL_BODY) -> T:
     """The body decoded into `shape`. Raises LocalMisuse (body_too_large, malformed_body, incomplete_body)."""
     body = read_body(request, limit)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from kodectl.api import dht, events, lifecycle, network, openapi
+from kodectl.api import dht, events, lifecycle, network, openapi, websocket
 from kodectl.api.routing import Route
 
-ROUTES: tuple[Route, ...] = (*network.ROUTES, *dht.ROUTES, *events.ROUTES, *lifecycle.ROUTES, *openapi.ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *network.ROUTES,
+    *dht.ROUTES,
+    *events.ROUTES,
+    *websocket.ROUTES,
+    *lifecycle.ROUTES,
+    *openapi.ROUTES,
+)

@@ -11,7 +11,7 @@ import logging
 import socket as stdlib_socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from gevent import socket
 from gevent.pool import Pool
@@ -53,6 +53,27 @@ ONE_SEND_BYTES = 64 * 1024
 """Up to this size copying the body behind its head is cheaper than a second system call."""
 
 NEVER = float("inf")
+
+
+class Upgrade(Protocol):
+    """What a connection becomes when the application has set it as the handler's `upgrade` and answered 101."""
+
+    @property
+    def head(self) -> bytes:
+        """The whole head of the answer."""
+        ...
+
+    def serve(self, sock: socket.socket, early: bytes) -> None:
+        """Runs the connection to its end, with limits of its own. `early` is what has been read of it already."""
+        ...
+
+    def stop(self) -> None:
+        """The server stops: `serve` is to end soon. Does not wait."""
+        ...
+
+    def ended(self) -> None:
+        """It is over, even if `serve` was never called."""
+        ...
 
 
 class ApiServer(WSGIServer):
@@ -120,6 +141,8 @@ class ApiServer(WSGIServer):
             log.exception("a connection failed")
         finally:
             self.connections.discard(connection)
+            if connection.upgrade is not None:
+                connection.upgrade.ended()
 
     def _close_an_idle_one(self) -> bool:
         """Makes room: the connection that has waited longest for a request, or inside one, goes."""
@@ -137,6 +160,8 @@ class ApiServer(WSGIServer):
         for connection in list(self.connections):
             if connection.waiting:
                 connection.cut()
+            elif connection.upgrade is not None:
+                connection.upgrade.stop()
         self.pool.join(timeout=timeout)
         for connection in list(self.connections):
             connection.cut(both=True)
@@ -146,6 +171,7 @@ class ApiHandler(WSGIHandler):
     """One connection: pywsgi's handler with limits on time and size at every place where it waits for the client."""
 
     server: ApiServer
+    wsgi_input: Any
 
     def __init__(self, sock: socket.socket, address: Any, server: ApiServer) -> None:
         super().__init__(sock, address, server)
@@ -156,6 +182,8 @@ class ApiHandler(WSGIHandler):
         self._writing = False
         self._late = False
         self._body: Body | None = None
+        self.upgrade: Upgrade | None = None
+        self._upgraded = False
 
     def cut(self, both: bool = False) -> None:
         """Ends a wait from outside: a reader sees the end of its input, and can still answer; a writer is cut off."""
@@ -181,6 +209,9 @@ class ApiHandler(WSGIHandler):
             return None
         self.deadline = time.monotonic() + HEADER_LIMIT_S
         result = super().handle_one_request()
+        if self._upgraded:
+            self._serve_upgraded()
+            return None
         if not isinstance(result, tuple):
             return result
         code, response = result
@@ -189,6 +220,13 @@ class ApiHandler(WSGIHandler):
         self._send(response)
         self.linger()
         return None
+
+    def _serve_upgraded(self) -> None:
+        """From here on nothing of HTTP holds, its limits neither."""
+        assert self.upgrade is not None, "only an upgrade upgrades"
+        self.socket.settimeout(0)
+        early = self.rfile.read1(MAX_HEADER_BYTES)
+        self.upgrade.serve(self.socket, early)
 
     def _request_begins(self) -> bool:
         try:
@@ -239,8 +277,10 @@ class ApiHandler(WSGIHandler):
         # The header stands; from here the client is waited for only while its body is read and the answer written.
         self.waiting = False
         self.deadline = NEVER
-        self._body = Body(self, environ["wsgi.input"])
+        # Not environ["wsgi.input"]: for whoever asks for an upgrade that is the connection itself, without an end.
+        self._body = Body(self, self.wsgi_input)
         environ["wsgi.input"] = self.wsgi_input = self._body
+        environ["kodectl.connection"] = self
         return environ
 
     def finalize_headers(self) -> None:
@@ -252,6 +292,10 @@ class ApiHandler(WSGIHandler):
     def _write_with_headers(self, data: bytes) -> None:
         """As pywsgi's, with a small answer in one send together with its head: a sixth of the time of a request."""
         self.headers_sent = True
+        if self.upgrade is not None and self.code == 101:
+            self._sendall(self.upgrade.head)
+            self._upgraded = True
+            return
         self.finalize_headers()
         lines = [b"HTTP/1.1 " + self.status, *(name + b": " + value for name, value in self.response_headers), b"\r\n"]
         head = b"\r\n".join(lines)
