@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 
 from kodectl.cli.command import command, examples
 from kodectl.cli.options import given_settings, time_limits
-from kodectl.cli.output import Format, Outcome, Output, clean, pairs, table
+from kodectl.cli.output import Format, Outcome, Output, clean, table
 from kodectl.errors import Degraded, KodectlError, NegativeAnswer
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ KEYS = (
     "validators",
 )
 """As `node run` takes them."""
+SHOWN = 2
+"""Checks that are waited for, on the one line of progress."""
+STATE_WIDTH = 7
+LEAST_COLUMN = 30
+"""Of text on a terminal; narrower columns are not read any better."""
 STYLES = {"ok": "green", "skipped": "bright_black", "unknown": "yellow", "warning": "yellow", "failed": "red"}
 
 
@@ -231,9 +237,11 @@ class Reporter:
         self._show()
 
     def _show(self) -> None:
-        done = self._count - len(self._waiting)
-        if self._waiting:
-            self._output.progress(f"{done} of {self._count} checks done; {', '.join(self._waiting)}")
+        waiting = list(self._waiting)
+        if waiting:
+            more = f" and {len(waiting) - SHOWN} more" if len(waiting) > SHOWN else ""
+            done = f"{self._count - len(waiting)} of {self._count} checks done"
+            self._output.progress(f"{done}; waiting for {', '.join(waiting[:SHOWN])}{more}")
 
 
 # -- what is said ----------------------------------------------------------------------------------------------------------
@@ -259,12 +267,24 @@ def doctor_text(view: DoctorView) -> str:
 
 
 def _styled(check: FindingView) -> str:
-    return click.style(check.state.ljust(7), fg=STYLES[check.state])
+    return click.style(check.state.ljust(STATE_WIDTH), fg=STYLES[check.state])
 
 
 def _aligned(rows: list[tuple[str, str, str]]) -> str:
+    """Folded on a terminal; a program that reads it gets a line a check."""
     width = max((len(name) for _, name, _ in rows), default=0)
-    return "\n".join(f"{state}  {name.ljust(width)}  {clean(seen)}" for state, name, seen in rows)
+    indent = STATE_WIDTH + 2 + width + 2
+    return "\n".join(f"{state}  {name.ljust(width)}  {_folded(clean(seen), indent)}" for state, name, seen in rows)
+
+
+def _folded(text: str, indent: int) -> str:
+    if not sys.stdout.isatty():
+        return text
+    import shutil
+    import textwrap
+
+    room = max(LEAST_COLUMN, shutil.get_terminal_size().columns - indent)
+    return f"\n{' ' * indent}".join(textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""])
 
 
 def _seen(check: FindingView) -> str:
@@ -275,7 +295,10 @@ def _cause_text(title: str, cause: RootCauseView) -> str:
     entries: list[tuple[str, object]] = [(title, f"{cause.check}: {cause.seen}")]
     entries += [("why", cause.why)] if cause.why else []
     entries += [("mend", cause.mend)] if cause.mend else []
-    entries += [("command", cause.command)] if cause.command else []
-    entries += [("explain", f"kodectl explain {cause.code}")] if cause.code else []
     entries += [("comes of it", ", ".join(cause.consequences))] if cause.consequences else []
-    return pairs(entries)
+    width = max(len(name) for name, _ in entries)
+    folded = [(name, _folded(clean(str(value)), width + 2)) for name, value in entries]
+    # Whole: they are there to be copied.
+    lines = [f"{click.style(name.ljust(width), bold=True)}  {value}" for name, value in folded]
+    commands = [line for line in (cause.command, cause.code and f"kodectl explain {cause.code}") if line]
+    return "\n".join([*lines, *(f"    $ {clean(line)}" for line in commands)])

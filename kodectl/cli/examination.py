@@ -25,6 +25,7 @@ from kodectl.errors import KodectlError, NodeUnreachable
 from kodectl.node.checks.at_work import check_node
 from kodectl.node.checks.here import check_addresses, check_clock, check_dns
 from kodectl.node.checks.joining import check_bootstrap, check_dials, check_table, check_udp_egress
+from kodectl.node.checks.machine import Machine
 from kodectl.node.checks.outside import (
     check_advertised_address,
     check_cgnat,
@@ -64,7 +65,6 @@ MACHINE_CHECKS: dict[str, Callable[[Place], Finding]] = {
     "fd_limit": machine_checks.check_fd_limit,
     "api_exposure": machine_checks.check_api_exposure,
 }
-MACHINE = machine_checks.machine
 NODE_CHECKS: dict[str, Callable[[Patient], Finding]] = {
     "node": check_node,
     "addresses": check_addresses,
@@ -73,9 +73,15 @@ NODE_CHECKS: dict[str, Callable[[Patient], Finding]] = {
     "bootstrap": check_bootstrap,
     "advertised_address": check_advertised_address,
     "port_mapping": check_port_mapping,
-    "nat_class": check_nat_class,
     "table": check_table,
     "dials": check_dials,
+}
+MACHINE_AND_NODE: dict[str, Callable[[Patient, Machine], Finding]] = {
+    "clock": check_clock,
+    "cgnat": check_cgnat,
+    "nat_class": check_nat_class,
+    "inbound_udp": check_inbound_udp,
+    "inbound_tcp": check_inbound_tcp,
 }
 
 
@@ -157,7 +163,7 @@ class Examination:
             return machine_checks.ports_held(place, listeners.tcp, listeners.udp, listeners.api)
         if found.trouble is not None:
             return Finding("ports", State.SKIPPED, "the node that runs here and does not answer has them")
-        wanted = "ports" in self._names or any(name in self._names for name in NODE_CHECKS)
+        wanted = "ports" in self._names or self._needs_patient()
         return runtime.in_thread(machine_checks.check_ports, place) if wanted else None
 
     @contextmanager
@@ -186,7 +192,7 @@ class Examination:
             leave()
 
     def _needs_patient(self) -> bool:
-        return any(name in self._names for name in (*NODE_CHECKS, "clock", "cgnat", "inbound_udp", "inbound_tcp"))
+        return any(name in self._names for name in (*NODE_CHECKS, *MACHINE_AND_NODE))
 
     def _examined(self, found: Found, patient: Patient | None) -> ExaminedView:
         status = found.status
@@ -209,14 +215,9 @@ class Examination:
         ]
 
     def _node_checks(self, patient: Patient, found: Found) -> list[Check]:
-        machine = MACHINE()
+        machine = machine_checks.machine()
         plain = {name: partial(check, patient) for name, check in NODE_CHECKS.items()}
-        with_machine = {
-            "clock": partial(check_clock, patient, machine),
-            "cgnat": partial(check_cgnat, patient, machine),
-            "inbound_udp": partial(check_inbound_udp, patient, machine),
-            "inbound_tcp": partial(check_inbound_tcp, patient, machine),
-        }
+        with_machine = {name: partial(check, patient, machine) for name, check in MACHINE_AND_NODE.items()}
         if found.trouble is not None:
             plain["node"] = partial(not_answering, found)
         return [Check(name, check, SLOW_LIMIT_S) for name, check in (plain | with_machine).items()]

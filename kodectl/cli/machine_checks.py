@@ -61,16 +61,20 @@ def machine() -> Machine:
 
 
 def _clock_command() -> str:
-    return "chronyc makestep" if shutil.which("chronyc") else "timedatectl set-ntp true"
+    return _as_root("chronyc makestep" if shutil.which("chronyc") else "timedatectl set-ntp true")
 
 
 def _let_in(transport: str, port: int) -> str:
     """For the firewall that this machine's owner most likely uses."""
     if shutil.which("ufw"):
-        return f"ufw allow {port}/{transport}"
+        return _as_root(f"ufw allow {port}/{transport}")
     if shutil.which("firewall-cmd"):
-        return f"firewall-cmd --permanent --add-port={port}/{transport} && firewall-cmd --reload"
-    return f"nft list ruleset; nft insert rule inet filter input {transport} dport {port} accept"
+        return _as_root(f"firewall-cmd --add-port={port}/{transport}")
+    return _as_root(f"nft insert rule inet filter input {transport} dport {port} accept")
+
+
+def _as_root(command: str) -> str:
+    return command if os.geteuid() == 0 else f"sudo {command}"
 
 
 # -- disk and files --------------------------------------------------------------------------------------------------------
@@ -106,7 +110,7 @@ def check_disk(place: Place) -> Finding:
             f"df -h {folder}; du -xsh {folder}/* | sort -h",
             details,
         )
-    to_be_made = "" if place.datadir.exists() else "; it is made at the first start"
+    to_be_made = "" if place.datadir.exists() else "; the directory is made at the first start"
     return Finding("disk", State.OK, f"{place.datadir}: writable, {size(free)} free{to_be_made}", details=details)
 
 

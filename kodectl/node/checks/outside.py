@@ -53,7 +53,7 @@ def _is_settled(chart: Chart) -> bool:
 # -- the NAT ---------------------------------------------------------------------------------------------------------------
 
 
-def check_nat_class(patient: Patient) -> Finding:
+def check_nat_class(patient: Patient, machine: Machine) -> Finding:
     check = "nat_class"
     if patient.is_local:
         return _skipped(check, patient)
@@ -76,10 +76,10 @@ def check_nat_class(patient: Patient) -> Finding:
         return Finding(
             check, State.UNKNOWN, "UDP does not get out, so that nothing shows how the NAT treats it", details=details
         )
-    return _in_the_way(patient, chart, seen, details)
+    return _in_the_way(patient, machine, chart, seen, details)
 
 
-def _in_the_way(patient: Patient, chart: Chart, seen: str, details: dict[str, object]) -> Finding:
+def _in_the_way(patient: Patient, machine: Machine, chart: Chart, seen: str, details: dict[str, object]) -> Finding:
     nat = chart.status.nat
     tcp, udp = _ports(chart)
     if nat.nat_type == "firewalled":
@@ -90,13 +90,13 @@ def _in_the_way(patient: Patient, chart: Chart, seen: str, details: dict[str, ob
             "firewalled",
             "peers that dial this node do not get through; it can only dial itself",
             f"let UDP port {udp} and TCP port {tcp} in, on this machine or the firewall before it",
-            f"kodectl nat probe --server HOST:PORT; ss -lnu sport = :{udp}",
+            f"{machine.let_in('udp', udp)}; {machine.let_in('tcp', tcp)}",
             details,
         )
     network = patient.runtime.local_network()
     mend = (
         f"forward UDP {udp} and TCP {tcp} to {network.source or 'this machine'} on the router"
-        f"{f' ({network.gateway})' if network.gateway else ''}, or turn on UPnP, NAT-PMP or PCP there"
+        f"{f' (most have a page at http://{network.gateway}/)' if network.gateway else ''}, or turn on UPnP, NAT-PMP or PCP there"
     )
     if nat.nat_type == "symmetric":
         return Finding(
@@ -323,17 +323,17 @@ def _check_inbound(patient: Patient, machine: Machine, transport: Literal["udp",
     chart = patient.until(_is_settled, NAT_LIMIT_S)
     nat = chart.status.nat
     is_reached = nat.reachable_udp if transport == "udp" else nat.reachable_tcp
-    where = nat.external_udp if transport == "udp" else nat.external_tcp
     tcp, udp = _ports(chart)
     port = udp if transport == "udp" else tcp
     configured = patient.settings.udp_port if transport == "udp" else patient.settings.tcp_port
+    where = _knocked_at(nat, transport, port)
     details = {"reachable": is_reached, "address": where, "port": port}
     elsewhere = f" (tried on {port}, as {configured} is taken)" if configured not in (0, port) else ""
     if is_reached:
         return Finding(
             check,
             State.OK,
-            f"strangers reach {where or address_text('this machine', port)}{elsewhere}",
+            f"strangers reach {where or f'port {port}'}{elsewhere}",
             details=details,
         )
     if is_reached is None:
@@ -359,6 +359,13 @@ def _check_inbound(patient: Patient, machine: Machine, transport: Literal["udp",
         machine.let_in(transport, port),
         details,
     )
+
+
+def _knocked_at(nat: NatView, transport: Literal["udp", "tcp"], port: int) -> str | None:
+    """Where others see the node, which may not be where it says that it is."""
+    told = nat.external_udp if transport == "udp" else nat.external_tcp
+    outer = int(told.rpartition(":")[2]) if told is not None else port
+    return address_text(nat.observed_address, outer) if nat.observed_address is not None else told
 
 
 def _ports(chart: Chart) -> tuple[int, int]:
