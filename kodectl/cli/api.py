@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http
 import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -108,6 +107,8 @@ def _text_of(answer: Answer) -> str | bytes:
 
 
 def _status_of(answer: Answer) -> str:
+    import http
+
     try:
         return f"{answer.status} {http.HTTPStatus(answer.status).phrase}"
     except ValueError:
