@@ -105,8 +105,7 @@ FOLLOWS_FROM: dict[str, frozenset[str]] = {
     "firewalled": _INBOUND,
     "table_empty": _SEEN_BY_OTHERS | {"dials"},
 }
-"""By the code of a trouble: the checks whose trouble comes of it. Of two that would explain each other the first in ORDER is
-the cause."""
+"""By the code of a trouble: the checks whose trouble comes of it."""
 
 
 class Diagnosis(NamedTuple):
@@ -142,24 +141,24 @@ def _place(finding: Finding) -> int:
 
 
 def _cause_of(finding: Finding, troubles: list[Finding]) -> str | None:
-    """The first trouble that brings this one with it. Unknown itself, it explains nothing."""
+    """The first trouble that brings this one with it. What brings others with it comes only of what stands before it in ORDER:
+    so there are no circles."""
+    is_last = not _consequences(finding)
     for other in troubles:
-        if other.state is State.UNKNOWN or not _brings(other, finding):
-            continue
-        if _brings(finding, other) and _place(finding) < _place(other) and finding.state is not State.UNKNOWN:
-            continue
-        return other.check
+        if finding.check in _consequences(other) and (is_last or _place(other) < _place(finding)):
+            return other.check
     return None
 
 
-def _brings(cause: Finding, finding: Finding) -> bool:
-    return finding.check in FOLLOWS_FROM.get(cause.code or "", ()) and finding.check != cause.check
+def _consequences(finding: Finding) -> frozenset[str]:
+    """Unknown itself, a trouble explains nothing."""
+    if finding.state is State.UNKNOWN:
+        return frozenset()
+    return FOLLOWS_FROM.get(finding.code or "", frozenset()) - {finding.check}
 
 
 def _first_of(check: str, direct: Mapping[str, str]) -> str:
-    """Where the chain of causes begins; a circle of more than two, which the table does not have, would end where it closes."""
-    seen = {check}
-    while (cause := direct.get(check)) is not None and cause not in seen:
-        seen.add(cause)
-        check = cause
+    """Where the chain of causes begins."""
+    while check in direct:
+        check = direct[check]
     return check

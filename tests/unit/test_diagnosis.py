@@ -62,7 +62,6 @@ def test_a_chain_leads_to_its_beginning():
     [
         (("udp_egress", "udp_blocked"), ("bootstrap", "no_bootstrap_answered"), "udp_egress"),
         (("clock", "clock_skew"), ("bootstrap", "identity_mismatch"), "clock"),
-        (("clock", "clock_skew"), ("udp_egress", "udp_blocked"), "udp_egress"),
         (("ports", "port_in_use"), ("inbound_tcp", "inbound_blocked"), "ports"),
         (("disk", "disk_full"), ("node", "unhealthy"), "disk"),
         (("dns", "name_not_resolved"), ("bootstrap", "no_bootstrap_answered"), "dns"),
