@@ -13,7 +13,7 @@ by many sessions (`IceTerms.shared`, `hears`), and bases may come from elsewhere
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from kodectl.core.ice import local as candidates
@@ -172,6 +172,11 @@ class IceSession:
         self._adopted = [adopted for adopted in self._adopted if adopted is not base]
         return len(self._adopted) < known
 
+    def renew_relays(self, relays: Sequence[Allocate]) -> None:
+        """Allocates anew, in place of those that carry nothing: nobody knows whether they still work. Does not wait."""
+        if not self._closed:
+            self.gathering.renew_relays(relays)
+
     @property
     def bases(self) -> tuple[SendingBase, ...]:
         """Those that are closed with this session."""
@@ -194,6 +199,9 @@ class IceSession:
 
     def forget_address(self, base: SendingBase, address: Address) -> None:
         self.agent.forget_address(base, address)
+
+    def carries(self, base: SendingBase) -> bool:
+        return self.agent.carries(base)
 
     def gathered_all(self) -> None:
         self.gathered.set()

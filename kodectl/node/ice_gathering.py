@@ -6,7 +6,7 @@ comes. Interfaces that come and go are followed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from kodectl.core.ice import local as candidates
@@ -60,9 +60,13 @@ class Gatherer(Protocol):
     def received(self, base: SendingBase, data: bytes, sender: Address) -> None: ...
     def dismiss(self, base: SendingBase) -> None: ...
     def forget_address(self, base: SendingBase, address: Address) -> None: ...
+    def carries(self, base: SendingBase) -> bool: ...
     def doubt(self) -> None: ...
     def gathered_all(self) -> None: ...
 
+
+RENEWAL_PAUSE_S = 10.0
+"""From relays that were got anew to the next time: as long as a connection takes to find a path over them, at the most."""
 
 Errand = tuple[str, Callable[[], None]]
 """A name, and what waits for a server."""
@@ -80,6 +84,9 @@ class Gathering:
         self._sockets: list[SocketBase] = []
         self._relays: list[RelayBase] = []
         self._errands = 0
+        self._renewals = 0
+        """Under way."""
+        self._renewed_at = float("-inf")
         self._unwatch: Callable[[], None] = lambda: None
         self._is_closed = False
 
@@ -223,7 +230,50 @@ class Gathering:
 
         return errand
 
-    def _take_relay(self, relay: Relay) -> None:
+    # Relays again
+
+    def renew_relays(self, allocators: Sequence[Allocate]) -> None:
+        """In place of those that carry nothing; each of those goes when another is there. One renewal at a time."""
+        if self._is_closed or self._renewals or self._runtime.now() < self._renewed_at + RENEWAL_PAUSE_S:
+            return
+        self.faults.clear()
+        used = sum(self._gatherer.carries(base) for base in self._relays)
+        wanted = allocators[: max(0, len(allocators) - used)]
+        fresh: list[RelayBase] = []
+        errands = [
+            (f"relayed again {number} ipv{family}", self._renewing_errand(allocate, family, fresh, len(allocators)))
+            for number, allocate in enumerate(wanted)
+            for family in self._terms.families
+        ]
+        self._renewals = len(errands)
+        self._start_errands(errands)
+
+    def _renewing_errand(
+        self, allocate: Allocate, family: int, fresh: list[RelayBase], count: int
+    ) -> Callable[[], None]:
+        def errand() -> None:
+            try:
+                relay = allocate(family)
+            finally:
+                self._renewals -= 1
+            if self._is_closed:
+                relay.close()
+                return
+            self._renewed_at = self._runtime.now()
+            fresh.append(self._take_relay(relay))
+            self._drop_idle(family, fresh, count)
+
+        return errand
+
+    def _drop_idle(self, family: int, fresh: list[RelayBase], count: int) -> None:
+        """Meanwhile one of the former ones may have come back to life."""
+        alike = [base for base in self._relays if family_of(base.address[0]) == family]
+        idle = [base for base in alike if base not in fresh and not self._gatherer.carries(base)]
+        for base in idle[: max(0, len(alike) - count)]:
+            self._gatherer.dismiss(base)
+            base.close()
+
+    def _take_relay(self, relay: Relay) -> RelayBase:
         base = RelayBase(relay, self._gatherer.received)
         self._relays.append(base)
 
@@ -240,3 +290,4 @@ class Gathering:
         self.permit(self._gatherer.remote_candidates)
         preference = MAX_LOCAL_PREFERENCE - len(self._relays)
         self._gatherer.add_local(candidates.relayed(base, relay.mapped, relay.server[0], preference))
+        return base

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from ice_sides import A_IP, B_IP, RELAY_IP, STUN, Relay, Side, Two, stun_server
@@ -12,6 +12,7 @@ from kodectl.core.ice.agent import FAILURE_PATIENCE_S, RETRY_S
 from kodectl.core.ice.live import DEAD_AFTER_S, INTERVAL_S, QUICK_S, SPREAD
 from kodectl.core.mapping import Transport
 from kodectl.core.nat import Behavior
+from kodectl.errors import NegativeAnswer
 from kodectl.node.ice_bases import SocketBase
 from kodectl.node.tcp_base import TcpBase
 from kodectl.runtime.base import Stream
@@ -61,6 +62,53 @@ def test_a_relay_first_and_the_direct_path_as_soon_as_there_is_one(world: World)
     assert world.run(lambda: two.a.way == two.b.way == "direct", 5.0)
     assert two.a.ways == two.b.ways == ["relay", "direct"]
     assert two.exchange()
+
+
+def relayed_over(relay: Relay, world: World) -> Two:
+    """Nothing gets through but by that."""
+    two = Two(world, world.host(A_IP), world.host(B_IP))
+    two.a = Side(world, two.a.runtime, True, relays=(relay.allocate,))
+    world.cut(A_IP, B_IP)
+    two.introduce()
+    assert world.run(lambda: two.a.way == two.b.way == "relay", 1.0)
+    return two
+
+
+def test_a_relay_that_is_dead_gives_way_to_another(world: World) -> None:
+    dead, alive = Relay(world.host(RELAY_IP), 5000), Relay(world.host("20.7.0.2"), 5000)
+    two = relayed_over(dead, world)
+    dead.socket.close()
+    assert world.run(lambda: two.a.way is None, UNPROMPTED_S)
+    assert not dead.is_closed
+    two.a.session.renew_relays([alive.allocate])
+    assert world.run(lambda: two.a.way == two.b.way == "relay", 2.0)
+    assert dead.is_closed
+    assert [base.address for base in two.a.session.bases if base.address[0] != A_IP] == [alive.relayed]
+
+
+def test_a_relay_that_works_is_kept(world: World) -> None:
+    relay, another = Relay(world.host(RELAY_IP), 5000), Relay(world.host("20.7.0.2"), 5000)
+    two = relayed_over(relay, world)
+    two.a.session.renew_relays([another.allocate])
+    world.run_for(5.0)
+    assert not relay.is_closed
+    assert two.a.ways == ["relay"]
+    assert not another.permitted, "nobody has asked for it"
+
+
+def test_where_no_other_relay_is_to_be_had_the_former_one_stays_and_may_come_back(world: World) -> None:
+    relay = Relay(world.host(RELAY_IP), 5000)
+    two = relayed_over(relay, world)
+    world.cut(RELAY_IP, B_IP)
+    assert world.run(lambda: two.a.way is None, UNPROMPTED_S)
+    two.a.session.renew_relays([lambda family: refused()])
+    world.run_for(5.0)
+    world.mend(RELAY_IP, B_IP)
+    assert world.run(lambda: two.a.way == "relay", 5.0)
+
+
+def refused() -> NoReturn:
+    raise NegativeAnswer("no room", code="turn_refused")
 
 
 def test_a_direct_path_that_opens_late_is_found_without_a_restart(world: World) -> None:

@@ -126,6 +126,12 @@ class Agent:
         until the new one is there. With `keeps_paths`, the best that is alive. None where nothing may be sent."""
         return self._upkeep.path if self._upkeep is not None else self._list.best_valid
 
+    def carries(self, base: Base) -> bool:
+        """Whether a path from there is known to work."""
+        if isinstance(self._upkeep, LivePaths):
+            return self._upkeep.carries(base)
+        return self.path is not None and self.path.local.base is base
+
     @property
     def pairs(self) -> tuple[Pair, ...]:
         return tuple(self._list.pairs)

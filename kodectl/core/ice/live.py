@@ -119,6 +119,10 @@ class LivePaths:
         path = self._paths.get(pair.key)
         return path is not None and path.is_alive
 
+    def carries(self, base: Base) -> bool:
+        """Whether any path from there is alive."""
+        return any(path.is_alive and path.pair.local.base is base for path in self._paths.values())
+
     # What is kept
 
     def add(self, pair: Pair, peer: Peer, rtt_s: float, now: float) -> None:
