@@ -41,7 +41,7 @@ IPV4 = 4
 
 
 class Grant(NamedTuple):
-    """Credentials at hand. `peer` is linked as long as they are used."""
+    """Credentials at hand. They outlive the link by which they came."""
 
     peer: Peer
     relayed: Relayed
@@ -135,23 +135,33 @@ class RelayPool:
         return Allocation(self._runtime, self._scope, server, family=IPV4)
 
     def _servers(self, over_tcp: bool) -> list[TurnServer]:
-        """Of peers."""
-        servers = [_server_of(grant, over_tcp) for grant in self._usable()]
+        """Of peers; those last whose link is gone. A box that has forgotten everything takes all links, while the relays
+        behind it are as good as ever."""
+        grants = sorted(self._valid(), key=lambda grant: grant.peer.link.closed)
+        servers = [_server_of(grant, over_tcp) for grant in grants]
         return [server for server in servers if server.port]
 
     def _of_server(self, server: TurnServer) -> Allocate:
         return lambda family: allocate(self._runtime, self._scope, server, family=family)
 
     def _usable(self) -> list[Grant]:
+        return [grant for grant in self._valid() if not grant.peer.link.closed]
+
+    def _valid(self) -> list[Grant]:
         now = self._runtime.now()
-        return [grant for grant in self._grants.values() if grant.ends_at > now and not grant.peer.link.closed]
+        return [grant for grant in self._grants.values() if grant.ends_at > now]
+
+    def _remembered(self) -> list[Grant]:
+        """As many of those without a link as are kept with one, the ones got last."""
+        unlinked = [grant for grant in self._valid() if grant.peer.link.closed]
+        return [*self._usable(), *sorted(unlinked, key=lambda grant: grant.ends_at)[-KEPT:]]
 
     # -- keeping them at hand --------------------------------------------------------------------------------------
 
     def _keep(self) -> None:
         while True:
             now = self._runtime.now()
-            self._grants = {grant.peer.node_id: grant for grant in self._usable()}
+            self._grants = {grant.peer.node_id: grant for grant in self._remembered()}
             linked = {peer.node_id for peer in self._peers()}
             self._refused = {who: pause for who, pause in self._refused.items() if who in linked}
             for peer in self._wanted(now):

@@ -175,6 +175,17 @@ def test_a_silent_relay_is_not_waited_for(scene: Scene) -> None:
     assert scene.carries(relay)
 
 
+def test_relays_are_to_be_had_after_their_links_have_gone(scene: Scene) -> None:
+    scene.start()
+    for one in scene.there:
+        scene.world.call(scene.here.runtime, scene.here.peering.disconnect, one.node_id)
+    scene.world.run_for(30.0)
+    assert scene.here.pool.at_hand == 0
+    relays = scene.here.relays()
+    assert len(relays) == USED
+    assert all(scene.carries(relay) for relay in relays)
+
+
 def test_no_relay_at_all_is_told_when_the_last_has_failed(scene: Scene) -> None:
     scene.start()
     for one in scene.there:
