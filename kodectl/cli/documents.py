@@ -306,6 +306,7 @@ DOCUMENTS: dict[str, Documents] = {
     "dht.find-node": Documents((f"{VIEWS}LookupView",), (f"{VIEWS}HopView", f"{VIEWS}ContactView")),
     "dht.put": Documents((f"{VIEWS}PutView",)),
     "dht.get": Documents((f"{VIEWS}ValueView",), (f"{VIEWS}RecordView",)),
+    "dht.crawl": Documents(("kodectl.node.crawl_views:CrawledNode", "kodectl.node.crawl_views:CrawlView")),
     "config.show": Documents((Configured,)),
     "config.check": Documents((CheckedConfiguration,)),
     "config.init": Documents((NewConfiguration,)),

@@ -63,6 +63,7 @@ TREE: dict[str, str | Branch] = {
             "find-node": "kodectl.cli.dht:find_node",
             "put": "kodectl.cli.dht:put",
             "get": "kodectl.cli.dht:get",
+            "crawl": "kodectl.cli.dht_crawl:crawl",
         },
     ),
     "config": Branch(

@@ -275,16 +275,21 @@ class RoutingTable:
         self._buckets[index].updated = now
 
     def random_id_in(self, index: int, rng: random.Random) -> bytes:
-        """An id that belongs into the bucket: the same leading bits as ours, then the other bit, then random ones."""
-        if index == BUCKETS - 1:
-            mask = (1 << ID_BITS - index) - 1
-            return (self._own_number & ~mask | rng.getrandbits(ID_BITS - index)).to_bytes(32)
-        rest = ID_BITS - index - 1
-        prefix = self._own_number >> rest ^ 1
-        return (prefix << rest | rng.getrandbits(rest)).to_bytes(32)
+        return id_in_bucket(self.own_id, index, rng)
 
     def states(self) -> list[BucketState]:
         return [
             BucketState(index, len(bucket.entries), len(bucket.replacements), bucket.updated, list(bucket.entries))
             for index, bucket in enumerate(self._buckets)
         ]
+
+
+def id_in_bucket(own_id: bytes, index: int, rng: random.Random) -> bytes:
+    """A random id that belongs into a bucket of a node's table: the same leading bits as its id, then the other bit."""
+    own_number = int.from_bytes(own_id)
+    if index == BUCKETS - 1:
+        mask = (1 << ID_BITS - index) - 1
+        return (own_number & ~mask | rng.getrandbits(ID_BITS - index)).to_bytes(32)
+    rest = ID_BITS - index - 1
+    prefix = own_number >> rest ^ 1
+    return (prefix << rest | rng.getrandbits(rest)).to_bytes(32)

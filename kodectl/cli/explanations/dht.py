@@ -41,4 +41,52 @@ DHT = {
         "Choose the one that you trust.",
         "kodectl dht get KEY --publisher ID",
     ),
+    "nothing_found": Explanation(
+        "The crawl met no node.",
+        "None of the bootstrap nodes answered, nor anybody whom the state file names.",
+        "The message says what happened with each: check their addresses, and whether UDP gets out of this machine.",
+        "kodectl peer ping ENODE",
+    ),
+    "crawl_partial": Explanation(
+        "The crawl has ended before everybody was asked.",
+        "--deadline or --max-nodes was reached, or too many of those that are named do not answer.",
+        "Go on with its state file, and a higher limit.",
+        "kodectl dht crawl --state FILE --resume",
+    ),
+    "only_bootstrap_found": Explanation(
+        "Nobody answers but the bootstrap nodes themselves.",
+        "Their tables name nobody who answers.",
+        "They may have just started, or be a network of their own: begin with another node.",
+        "kodectl dht crawl --bootstrap ENODE",
+    ),
+    "crawl_exists": Explanation(
+        "The state file has a crawl in it already.",
+        "The file is there and not empty, and --resume was not given.",
+        "Go on with it by --resume, or name another file.",
+        "kodectl dht crawl --state FILE --resume",
+    ),
+    "crawl_in_use": Explanation(
+        "Another crawl is writing the state file.",
+        "The file is locked; the lock goes with its process.",
+        "Wait for it, or name another file.",
+        "fuser FILE",
+    ),
+    "crawl_file_unreadable": Explanation(
+        "The state file is none of a crawl, or was changed.",
+        "A line of it, not the last, is not what a crawl writes.",
+        "Begin a new crawl in another file.",
+        "head -n 1 FILE",
+    ),
+    "crawl_file_unwritable": Explanation(
+        "The state file cannot be written.",
+        "The operating system refused; the message is its own. What was written before is whole.",
+        "Check the directory, its permissions, and the free space; then go on with --resume.",
+        "df -h",
+    ),
+    "crawl_of_other_network": Explanation(
+        "The state file is a crawl of another network.",
+        "Its first line names the network.",
+        "Name that with --network, or begin a new crawl in another file.",
+        "head -n 1 FILE",
+    ),
 }
