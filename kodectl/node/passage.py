@@ -387,7 +387,7 @@ class Passage:
             path = self.session.path
             if self._is_closed or (path is not None and not path.is_relayed):
                 return
-            self.side_ways.run(errand)
+            self.side_ways.run(errand._replace(rtt_s=self._conversation.rtt_s))
 
     def _begin_together(self, limit_s: float) -> None:
         """Half a round trip lies between telling and hearing."""

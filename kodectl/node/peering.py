@@ -33,7 +33,7 @@ from kodectl.node.peer_views import latency_view, peer_view
 from kodectl.node.persistence import Store
 from kodectl.node.roster import Roster
 from kodectl.node.views import BanView, ConnectView, LatencyView, PeerView
-from kodectl.runtime.base import Listener, Runtime, Scope, Stopped, Stream, TimedOut
+from kodectl.runtime.base import Address, Connection, Listener, Runtime, Scope, Stopped, Stream, TimedOut
 from kodectl.settings import NodeSettings
 from kodectl.wire.addresses import address_text
 from kodectl.wire.enode import Enode, parse_enode
@@ -97,6 +97,8 @@ class Peering:
         self._connector = Connector(runtime, self._own_id, self._roster, self._book, self._dialler)
         self._listener: Listener | None = None
         self._handshakes: dict[Stream, str] = {}
+        self._unknown: set[Connection] = set()
+        """Those among them over TCP."""
         self._handshake_rate = TokenBucket(HANDSHAKES_PER_S, HANDSHAKE_BURST)
         self._inbound: Counter[str] = Counter()
         self.on_knock: Callable[[bytes, str], None] = _ignore_knock
@@ -105,7 +107,7 @@ class Peering:
         """Serves a STUN or TURN client that has come to the listener; waits, in a task of its own."""
         self._stun_streams: Counter[str] = Counter()
         """By network."""
-        self.claims: Callable[[Stream], bool] = lambda stream: False
+        self.claims: Callable[[Connection], bool] = lambda stream: False
         """Takes a connection to the listener for something else than a link."""
         self.links = self._roster.links
         """Connected peers by node id."""
@@ -174,8 +176,9 @@ class Peering:
 
     # -- links in --------------------------------------------------------------------------------------------------
 
-    def _arrived(self, stream: Stream) -> None:
+    def _arrived(self, stream: Connection) -> None:
         if not self.claims(stream):
+            self._unknown.add(stream)
             self.accept(stream)
 
     def accept(self, stream: Stream, expected_id: bytes | None = None) -> None:
@@ -184,14 +187,24 @@ class Peering:
         ip = stream.remote[0]
         if not may_begin_handshake(ip, self._handshakes.values()) or not self._handshake_rate.take(self._runtime.now()):
             self._inbound["turned_away"] += 1
+            self._unknown.discard(stream)
             stream.close()
             return
         self._handshakes[stream] = ip
         try:
             self._scope.spawn(f"inbound {ip}", self._serve_inbound, stream, expected_id)
         except Stopped:
-            del self._handshakes[stream]
+            self._is_known(stream)
             stream.close()
+
+    def _is_known(self, stream: Stream) -> None:
+        del self._handshakes[stream]
+        self._unknown.discard(stream)
+
+    def make_way(self, remote: Address) -> None:
+        """Ends connections from there that have not shown yet whose they are, without a trace."""
+        for stream in [stream for stream in self._unknown if stream.remote == remote]:
+            stream.reset()
 
     def _serve_inbound(self, stream: Stream, expected_id: bytes | None) -> None:
         link = self._shake_hands(stream)
@@ -232,7 +245,7 @@ class Peering:
             log.exception("the handshake with %s failed", stream.remote[0])
             stream.close()
         finally:
-            del self._handshakes[stream]
+            self._is_known(stream)
         if asking is not None:
             self._serve_stun(asking)
         return None

@@ -21,7 +21,7 @@ from kodectl.node.port_step import Way, foretell
 from kodectl.node.spraying import PortSpray, SprayRoom, SpraySocket, spray_hit, spray_open
 from kodectl.node.tcp_base import TcpBase
 from kodectl.node.tcp_punch import TcpPunch
-from kodectl.runtime.base import Address, ConnectFailed, Event, Runtime, Scope, Stream
+from kodectl.runtime.base import Address, ConnectFailed, Connection, Event, Runtime, Scope
 from kodectl.wire.candidates import Candidate, CandidateType
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,10 @@ class Around(Protocol):
     """Of TCP punches, by the address that is aimed at: it is the peer's word."""
 
     def tcp_port(self) -> int: ...
+    def make_way(self, remote: Address) -> None:
+        """Ends connections to the TCP port that came from there and have not said yet what they are."""
+        ...
+
     def source(self) -> str:
         """The address on this machine that sockets are bound to."""
         ...
@@ -65,6 +69,8 @@ class Errand(NamedTuple):
     """Where the peer says that others see its socket."""
     tcp_seen: Address | None
     """And where they see its TCP listening port."""
+    rtt_s: float | None = None
+    """To the peer and back, by the way of its letters."""
 
 
 class SideWays:
@@ -97,13 +103,13 @@ class SideWays:
             return
         try:
             if agreed.punches_tcp and errand.tcp_seen is not None:
-                self._punch_tcp(errand.tcp_seen)
+                self._punch_tcp(errand.tcp_seen, errand.rtt_s)
             elif (agreed.predicts or agreed.spray is not None) and self._is_wanted():
                 self._spray(errand)
         except (ConnectFailed, KodectlError) as error:
             log.debug("beside ICE: %s", error)
 
-    def accepted(self, stream: Stream) -> bool:
+    def accepted(self, stream: Connection) -> bool:
         """Whether a connection to the listener is one that is dialled for."""
         return self._punch is not None and self._punch.accepted(stream)
 
@@ -123,12 +129,15 @@ class SideWays:
 
     # -- TCP -------------------------------------------------------------------------------------------------------
 
-    def _punch_tcp(self, target: Address) -> None:
+    def _punch_tcp(self, target: Address, rtt_s: float | None) -> None:
         is_asked = not self._session.agent.role.is_controlling
-        if is_asked and not self._around.punch_budget.take(target[0], self._runtime.now()):
+        is_told = is_asked and target[0] != self._verified_ip()
+        if is_told and not self._around.punch_budget.take(target[0], self._runtime.now()):
             log.debug("beside ICE: too many TCP punches at %s", target[0])
             return
-        punch = self._punch = TcpPunch(self._runtime, self._around.scope, self._around.tcp_port(), [target])
+        # A dial of the other side's that came before this punch, perhaps: it has the very ends that are needed.
+        self._around.make_way(target)
+        punch = self._punch = TcpPunch(self._runtime, self._around.scope, self._around.tcp_port(), [target], rtt_s)
         self._closing.append(punch.close)
         punch.start(TCP_PUNCH_S)
         try:
@@ -151,7 +160,7 @@ class SideWays:
         return path is not None and path.is_relayed and not self._is_closed
 
     def _spray(self, errand: Errand) -> None:
-        peer_ip = self._verified_ip()
+        peer_ip = self._await_verified_ip()
         if peer_ip is None or self._is_closed:
             log.debug("beside ICE: nobody has verified where the peer is")
             return
@@ -172,16 +181,21 @@ class SideWays:
             log.debug("beside ICE: too many sprays are under way")
         return has_room
 
+    def _await_verified_ip(self) -> str | None:
+        ends = self._runtime.now() + VERIFY_LIMIT_S
+        while self._runtime.now() < ends and not self._is_closed:
+            if (found := self._verified_ip()) is not None:
+                return found
+            self._around.scope.sleep(VERIFY_STEP_S)
+        return None
+
     def _verified_ip(self) -> str | None:
         """Where the peer has answered a check that was sent to its own address, by way of this side's relay. What was only said
         could be anybody's address, and is not aimed at."""
-        ends = self._runtime.now() + VERIFY_LIMIT_S
-        while self._runtime.now() < ends and not self._is_closed:
-            for pair in self._session.agent.pairs:
-                is_own_address = pair.remote.type is not CandidateType.RELAYED
-                if pair.state is PairState.SUCCEEDED and is_own_address and pair.local.base is not self._shared:
-                    return pair.remote.address[0]
-            self._around.scope.sleep(VERIFY_STEP_S)
+        for pair in self._session.agent.pairs:
+            is_own_address = pair.remote.type is not CandidateType.RELAYED
+            if pair.state is PairState.SUCCEEDED and is_own_address and pair.local.base is not self._shared:
+                return pair.remote.address[0]
         return None
 
     def _try_many_ports(self, terms: Terms, peer_ip: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from kodectl.runtime.base import Address, Mailbox, Runtime, Scope, Stopped, Stream, StreamClosed, Timer
+from kodectl.runtime.base import Address, Connection, Mailbox, Runtime, Scope, Stopped, StreamClosed, Timer
 from kodectl.wire.addresses import address_text
 from kodectl.wire.stream_frames import HEADER_SIZE, MAX_DATAGRAM, pack_frame, unpack_length
 
@@ -28,7 +28,7 @@ class TcpBase:
     """See `node.ice.SendingBase`. Two tasks in `scope`; `receive` runs for every datagram and must not wait, and
     `on_closed` once, when the base has ended, by whomever."""
 
-    def __init__(self, runtime: Runtime, scope: Scope, stream: Stream, receive: Receive) -> None:
+    def __init__(self, runtime: Runtime, scope: Scope, stream: Connection, receive: Receive) -> None:
         """Raises Stopped, and has closed the stream then."""
         self.on_closed: Callable[[], None] = lambda: None
         self.address = stream.local

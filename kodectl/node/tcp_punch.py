@@ -26,11 +26,11 @@ from collections.abc import Sequence
 from kodectl.runtime.base import (
     Address,
     ConnectFailed,
+    Connection,
     Mailbox,
     Runtime,
     Scope,
     Stopped,
-    Stream,
     StreamClosed,
     TimedOut,
 )
@@ -44,8 +44,9 @@ ATTEMPT_S = 3.0
 ends while its answer is under way spoils the other side's."""
 LEAST_ATTEMPT_S = 0.25
 ROUND_TRIPS = 4.0
-"""Where dials have been refused, silence for longer than four of the longest refusals, and a quarter of a second, is no NAT's
-way, but a box that has lost the thread: the dial is ended, and the next one begins anew."""
+"""Where a round trip to the other side is known, or dials have been refused, silence for longer than four of the longest, and
+a quarter of a second, is no refusing NAT's way, but a box that has lost the thread: the dial is ended, and the next one
+begins anew. A silent NAT gets its SYNs sooner by it."""
 NEAR_S = 0.002
 """A refusal that comes sooner is followed by the next burst, or within one: 20 times a second for 5 ms, which are 10 to 50
 dials."""
@@ -91,12 +92,22 @@ class TcpPunch:
     Of several connections the side that asked for them uses the first; the other side serves all that come, as it does
     with those that its listener accepts."""
 
-    def __init__(self, runtime: Runtime, scope: Scope, local_port: int, targets: Sequence[Address]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        scope: Scope,
+        local_port: int,
+        targets: Sequence[Address],
+        rtt_s: float | None = None,
+    ) -> None:
+        """`scope`: with which it ends. `rtt_s`: at least a round trip to the other side, where that is known."""
         self._runtime = runtime
-        self._scope = scope
+        self._scope = runtime.scope("punch")
+        self._ending = scope.on_close(self.close)
+        self._attempt_s = ATTEMPT_S if rtt_s is None else _attempt_s(rtt_s)
         self._port = local_port
         self._targets = tuple(dict.fromkeys(targets))[:MAX_TARGETS]
-        self._streams: Mailbox[Stream] = runtime.mailbox(MAX_TARGETS)
+        self._streams: Mailbox[Connection] = runtime.mailbox(MAX_TARGETS)
         self._ends_at = 0.0
         self._met: set[Address] = set()
         self._is_closed = False
@@ -109,7 +120,7 @@ class TcpPunch:
         for target in self._targets:
             self._scope.spawn(f"punch {address_text(*target)}", self._dial, target)
 
-    def accepted(self, stream: Stream) -> bool:
+    def accepted(self, stream: Connection) -> bool:
         """Whether a connection that the listener has got is the one that is dialled for; it is kept then. In the hub."""
         if self._is_closed or stream.remote not in self._targets:
             return False
@@ -119,7 +130,7 @@ class TcpPunch:
             return False
         return True
 
-    def wait(self) -> Stream:
+    def wait(self) -> Connection:
         """The next connection. Raises ConnectFailed when the time is up, or after `close`."""
         try:
             return self._streams.get(max(0.0, self._ends_at - self._runtime.now()))
@@ -130,35 +141,38 @@ class TcpPunch:
             raise ConnectFailed("stopped") from None
 
     def close(self) -> None:
-        """Ends what was not taken. May be called twice."""
+        """Ends what was not taken, at once, since the next punch needs the same ends. May be called twice."""
         self._is_closed = True
+        self._ending.cancel()
+        self._scope.close()
         self._streams.close()
         while len(self._streams):
             self._streams.get().reset()
 
     def _dial(self, target: Address) -> None:
         bursts = Bursts(self._runtime.rng)
-        limit_s = ATTEMPT_S
+        limit_s = self._attempt_s
         for _ in range(MAX_ATTEMPTS):
             began = self._runtime.now()
             if self._is_closed or target in self._met or began >= self._ends_at:
                 return
             self.attempts += 1
             try:
-                stream = self._runtime.connect(target, min(limit_s, self._ends_at - began), self._port)
+                stream = self._runtime.connect(target, min(limit_s, self._ends_at - began), self._port, self._scope)
             except ConnectFailed as failure:
                 self.last_failure = failure
                 if failure.reason == "refused":
-                    limit_s = _limit_after(limit_s, self._runtime.now() - began)
+                    limit_s = self._limit_after(limit_s, self._runtime.now() - began)
                 self._scope.sleep(self._pause_s(failure, began, bursts))
                 continue
             self._meet(stream)
 
-    def _meet(self, stream: Stream) -> None:
+    def _meet(self, stream: Connection) -> None:
         """Waits for the other side's greeting, and its answer to this one's; without them, the dials go on.
 
         What came to nothing is reset: did it linger, its two ends could not be connected again."""
         limit = self._runtime.call_later(GREETING_LIMIT_S, stream.reset)
+        stopping = self._scope.on_close(stream.reset)
         try:
             stream.write(GREETING)
             is_met = stream.read_exactly(len(GREETING)) == GREETING
@@ -169,6 +183,7 @@ class TcpPunch:
             is_met = False
         finally:
             limit.cancel()
+            stopping.cancel()
         if is_met and self._streams.put(stream):
             self._met.add(stream.remote)
         else:
@@ -181,9 +196,11 @@ class TcpPunch:
         is_near = failure.reason == "refused" and now - began < NEAR_S
         return bursts.pause_s(now, self._runtime.unix_time()) if is_near else 0.0
 
+    def _limit_after(self, limit_s: float, refused_after_s: float) -> float:
+        known_s = _attempt_s(refused_after_s)
+        # Refused before, or told the round trip: the longest counts.
+        return known_s if limit_s == ATTEMPT_S else max(known_s, limit_s)
 
-def _limit_after(limit_s: float, refused_after_s: float) -> float:
-    known_s = ROUND_TRIPS * refused_after_s
-    if limit_s < ATTEMPT_S:  # refused before: the longest counts
-        known_s = max(known_s, limit_s)
-    return min(ATTEMPT_S, max(LEAST_ATTEMPT_S, known_s))
+
+def _attempt_s(rtt_s: float) -> float:
+    return min(ATTEMPT_S, max(LEAST_ATTEMPT_S, ROUND_TRIPS * rtt_s))

@@ -34,7 +34,7 @@ from kodectl.node.routes import Route
 from kodectl.node.signalling import Conversation, Located, Signalling
 from kodectl.node.situation import Situation
 from kodectl.node.spraying import SprayRoom
-from kodectl.runtime.base import Address, ConnectFailed, Runtime, Scope, Stopped, Stream
+from kodectl.runtime.base import Address, ConnectFailed, Connection, Runtime, Scope, Stopped, Stream
 from kodectl.wire.addresses import address_text, scope_of
 from kodectl.wire.contacts import Contact
 from kodectl.wire.enode import Enode
@@ -73,6 +73,7 @@ class Links(Protocol):
     def is_banned(self, node_id: bytes) -> bool: ...
     @property
     def tcp_port(self) -> int: ...
+    def make_way(self, remote: Address) -> None: ...
 
 
 class Traversal:
@@ -253,7 +254,7 @@ class Traversal:
                 return passage
         return None
 
-    def claims(self, stream: Stream) -> bool:
+    def claims(self, stream: Connection) -> bool:
         """Whether a connection that the listener has got is one that is dialled for at the same time."""
         return any(passage.side_ways.accepted(stream) for passage in self._passages)
 
@@ -261,6 +262,9 @@ class Traversal:
 
     def tcp_port(self) -> int:
         return self._links.tcp_port
+
+    def make_way(self, remote: Address) -> None:
+        self._links.make_way(remote)
 
     def source(self) -> str:
         return self.situation.source()

@@ -168,7 +168,9 @@ class Stream(Protocol):
         ...
 
 
-class DialledStream(Stream, Protocol):
+class Connection(Stream, Protocol):
+    """A stream over TCP, dialled or accepted."""
+
     def reset(self) -> None:
         """Closes it without a word more to the other side than a reset: nothing of it is left, and its two ends can be
         connected anew at once. Does nothing after `close`."""
@@ -212,14 +214,16 @@ class Runtime(Protocol):
         """Joins the announcement group on every interface. Raises EnvironmentFault."""
         ...
 
-    def listen(self, local: Address, accept: Callable[[Stream], None]) -> Listener:
+    def listen(self, local: Address, accept: Callable[[Connection], None]) -> Listener:
         """Binds a TCP listener; `accept(stream)` runs in the hub for every connection and must not wait (it spawns).
 
         Raises EnvironmentFault."""
         ...
 
-    def connect(self, remote: Address, timeout_s: float, local_port: int | None = None) -> DialledStream:
-        """Waits for a TCP connection. Raises ConnectFailed.
+    def connect(
+        self, remote: Address, timeout_s: float, local_port: int | None = None, scope: Scope | None = None
+    ) -> Connection:
+        """Waits for a TCP connection. Raises ConnectFailed, and Stopped as soon as `scope` is closed.
 
         With `local_port` it leaves from that port, beside a listener of this runtime that has it. Two that dial each other
         so at once get one stream, each by its own call (simultaneous open, RFC 9293, section 3.5)."""

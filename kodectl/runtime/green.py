@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import gevent
 
 from kodectl.runtime import streams
-from kodectl.runtime.base import Address, LocalNetwork, Scope, Stream
+from kodectl.runtime.base import Address, Connection, LocalNetwork, Scope, Stream
 from kodectl.runtime.datagrams import GreenDatagramSocket
 from kodectl.runtime.faults import CallbackFaults
 from kodectl.runtime.green_tasks import GreenTasks, GreenTimer
@@ -68,11 +68,13 @@ class GreenRuntime:
     def open_lan(self, port: int, receive: Callable[[bytes, Address], None]) -> GreenLan:
         return GreenLan(self._hub, port, receive, self.faults)
 
-    def listen(self, local: Address, accept: Callable[[Stream], None]) -> streams.GreenListener:
+    def listen(self, local: Address, accept: Callable[[Connection], None]) -> streams.GreenListener:
         return streams.GreenListener(self._hub, local, accept, self.faults)
 
-    def connect(self, remote: Address, timeout_s: float, local_port: int | None = None) -> streams.GreenStream:
-        return streams.connect(self._hub, remote, timeout_s, local_port)
+    def connect(
+        self, remote: Address, timeout_s: float, local_port: int | None = None, scope: Scope | None = None
+    ) -> streams.GreenStream:
+        return streams.connect(self._hub, remote, timeout_s, local_port, scope)
 
     def connect_tls(self, remote: Address, timeout_s: float, name: str, ca_file: str | None = None) -> Stream:
         from kodectl.runtime import tls  # OpenSSL takes 20 ms to import

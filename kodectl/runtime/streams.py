@@ -17,7 +17,7 @@ from socket import IPPROTO_TCP, SO_ERROR, SO_LINGER, SOCK_STREAM, SOL_SOCKET, TC
 from gevent.hub import Hub, Waiter
 
 from kodectl.errors import LocalMisuse
-from kodectl.runtime.base import Address, ConnectFailed, Stream, StreamClosed
+from kodectl.runtime.base import Address, ConnectFailed, Connection, Scope, Stopped, StreamClosed
 from kodectl.runtime.binding import bind_dialling, bind_stream, family_of, share_port, shown, sockaddr
 from kodectl.runtime.faults import CallbackFaults
 from kodectl.runtime.green_tasks import park
@@ -75,6 +75,9 @@ class Readiness:
     def close(self) -> None:
         self._watcher.stop()
         self._watcher.close()
+        self.wake()
+
+    def wake(self) -> None:
         if self._waiter is not None:
             self._hub.loop.run_callback(self._waiter.switch, True)
 
@@ -182,7 +185,7 @@ class GreenStream:
 class GreenListener:
     """See `runtime.base.Listener`. Survives running out of descriptors: it rests, and tries again."""
 
-    def __init__(self, hub: Hub, local: Address, accept: Callable[[Stream], None], faults: CallbackFaults) -> None:
+    def __init__(self, hub: Hub, local: Address, accept: Callable[[Connection], None], faults: CallbackFaults) -> None:
         self._hub = hub
         self._accept = accept
         self._faults = faults
@@ -238,8 +241,11 @@ class GreenListener:
         self._sock.close()
 
 
-def connect(hub: Hub, remote: Address, timeout_s: float, local_port: int | None = None) -> GreenStream:
-    """Dials. Raises ConnectFailed; also (unreachable) where there is a connection between these very ends already."""
+def connect(
+    hub: Hub, remote: Address, timeout_s: float, local_port: int | None = None, scope: Scope | None = None
+) -> GreenStream:
+    """Dials. Raises ConnectFailed; also (unreachable) where there is a connection between these very ends already; and
+    Stopped."""
     try:
         family = family_of(remote[0])
         target = sockaddr(remote, family)
@@ -255,7 +261,7 @@ def connect(hub: Hub, remote: Address, timeout_s: float, local_port: int | None 
             sock.setsockopt(SOL_SOCKET, SO_LINGER, LINGER_NOT)
         code = sock.connect_ex(target)
         if code == errno.EINPROGRESS:
-            code = _await_connection(hub, sock, timeout_s)
+            code = _await_connection(hub, sock, timeout_s, scope)
         # Dialling a free port of this machine may connect a socket to itself (RFC 9293, section 3.5): nobody listens.
         if not code and sock.getsockname() == sock.getpeername():
             code = errno.ECONNREFUSED
@@ -271,13 +277,19 @@ def connect(hub: Hub, remote: Address, timeout_s: float, local_port: int | None 
         raise
 
 
-def _await_connection(hub: Hub, sock: KernelSocket, timeout_s: float) -> int:
+def _await_connection(hub: Hub, sock: KernelSocket, timeout_s: float, scope: Scope | None) -> int:
+    if scope is not None and scope.closed:
+        raise Stopped
     writable = Readiness(hub, sock.fileno(), WRITE)
+    stopping = scope.on_close(writable.wake) if scope is not None else None
     try:
-        if not writable.wait(timeout_s):
-            return errno.ETIMEDOUT
-        return sock.getsockopt(SOL_SOCKET, SO_ERROR)
+        is_over = writable.wait(timeout_s)
+        if scope is not None and scope.closed:
+            raise Stopped
+        return sock.getsockopt(SOL_SOCKET, SO_ERROR) if is_over else errno.ETIMEDOUT
     finally:
+        if stopping is not None:
+            stopping.cancel()
         writable.close()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from kodectl.errors import NegativeAnswer
-from kodectl.runtime.base import Address, ConnectFailed, LocalNetwork, Scope, Stopped, Stream
+from kodectl.runtime.base import Address, ConnectFailed, Connection, LocalNetwork, Scope, Stopped
 from kodectl.runtime.tasks import TaskEvent, TaskMailbox, TaskScope
 from kodectl.sim import streams
 from kodectl.sim.network import Host, SimDatagramSocket, SimLan
@@ -75,11 +75,13 @@ class SimRuntime:
     def open_lan(self, port: int, receive: Callable[[bytes, Address], None]) -> SimLan:
         return SimLan(self.host, port, receive)
 
-    def listen(self, local: Address, accept: Callable[[Stream], None]) -> streams.SimListener:
+    def listen(self, local: Address, accept: Callable[[Connection], None]) -> streams.SimListener:
         return streams.SimListener(self.host, local, accept)
 
-    def connect(self, remote: Address, timeout_s: float, local_port: int | None = None) -> streams.SimStream:
-        return streams.connect(self.host, remote, timeout_s, local_port or 0)
+    def connect(
+        self, remote: Address, timeout_s: float, local_port: int | None = None, scope: Scope | None = None
+    ) -> streams.SimStream:
+        return streams.connect(self.host, remote, timeout_s, local_port or 0, scope)
 
     def connect_tls(
         self, remote: Address, timeout_s: float, name: str, ca_file: str | None = None

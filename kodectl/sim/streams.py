@@ -6,7 +6,7 @@ from bisect import insort
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kodectl.runtime.base import Address, ConnectFailed, Stream, StreamClosed
+from kodectl.runtime.base import Address, ConnectFailed, Connection, Scope, Stopped, StreamClosed
 from kodectl.sim.network import LOOPBACKS, NEVER, Host, Path, Way
 from kodectl.sim.trace import NO_HOST, Kind
 
@@ -265,7 +265,7 @@ class SimStream:
 class SimListener:
     """See `runtime.base.Listener`."""
 
-    def __init__(self, host: Host, local: Address, accept: Callable[[Stream], None]) -> None:
+    def __init__(self, host: Host, local: Address, accept: Callable[[Connection], None]) -> None:
         self.local = host.claim(local, host.listeners, "TCP")
         self._host = host
         self._accept = accept
@@ -301,6 +301,9 @@ class Dial:
     def wait(self, timeout_s: float) -> None:
         if self.stream is None and not self.refused:
             self._waiters.wait(timeout_s)
+
+    def wake(self) -> None:
+        self._waiters.wake_all()
 
     def end(self) -> None:
         """What is accepted from now on comes too late."""
@@ -374,26 +377,35 @@ def _joined_streams(here: Host, port: int, remote: Address, way: Way) -> tuple[S
     return near, far
 
 
-def connect(host: Host, remote: Address, timeout_s: float, local_port: int = 0) -> SimStream:
-    """Dials, and dials again where a packet was lost. Raises ConnectFailed.
+def connect(
+    host: Host, remote: Address, timeout_s: float, local_port: int = 0, scope: Scope | None = None
+) -> SimStream:
+    """Dials, and dials again where a packet was lost. Raises ConnectFailed, and Stopped as soon as `scope` is closed.
 
     Two that dial each other, each from the port that the other one dials, get one stream (simultaneous open, RFC 9293,
     section 3.5): that is how a hole is punched through boxes that keep a port's outer address."""
     dial = Dial(host, remote, local_port)
+    stopping = scope.on_close(dial.wake) if scope is not None else None
     try:
-        return _knock_until_open(host, dial, timeout_s)
+        return _knock_until_open(host, dial, timeout_s, scope)
     finally:
+        if stopping is not None:
+            stopping.cancel()
         dial.end()
 
 
-def _knock_until_open(host: Host, dial: Dial, timeout_s: float) -> SimStream:
+def _knock_until_open(host: Host, dial: Dial, timeout_s: float, scope: Scope | None) -> SimStream:
     deadline = host.tasks.now() + timeout_s
     for pause in DIAL_PAUSES_S:
         left = deadline - host.tasks.now()
         if left <= 0:
             break
+        if scope is not None and scope.closed:
+            raise Stopped
         dial.knock()
         dial.wait(min(pause, left))
+        if scope is not None and scope.closed:
+            raise Stopped
         if dial.stream is not None:
             return dial.stream
         if dial.refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
@@ -15,7 +16,7 @@ import pytest
 
 from kodectl.errors import EnvironmentFault, NegativeAnswer
 from kodectl.runtime import names
-from kodectl.runtime.base import ConnectFailed, Stream
+from kodectl.runtime.base import ConnectFailed, Stopped, Stream
 from kodectl.runtime.binding import bind_datagram
 from kodectl.runtime.datagrams import DRAIN_LIMIT, NOT_CUT
 from kodectl.runtime.faults import MAX_KINDS, OTHER_KIND, CallbackFaults
@@ -386,3 +387,25 @@ def test_an_unresolved_name_is_told_without_numbers(runtime: GreenRuntime, monke
     monkeypatch.setattr(names, "getaddrinfo", fail)
     with pytest.raises(NegativeAnswer, match=r"does not resolve: Name or service not known$"):
         runtime.resolve("nobody.invalid", 5.0)
+
+
+def test_a_dial_ends_with_its_scope(runtime: GreenRuntime) -> None:
+    """At once, and its two ends are free again. A full backlog answers nobody, and knows no refusal."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, contextlib.ExitStack() as waiting:
+        place = deaf.getsockname()[:2]
+        waiting.enter_context(socket.create_connection(place))
+        scope = runtime.scope("dial")
+        outcome = runtime.mailbox(1)
+
+        def dial() -> None:
+            try:
+                runtime.connect(place, 3_600.0, None, scope)
+            except (ConnectFailed, Stopped) as error:
+                outcome.put(error)
+
+        runtime.scope("dialler").spawn("dial", dial)
+        gevent.idle()
+        scope.close()
+        assert isinstance(outcome.get(5.0), Stopped)
+        with pytest.raises(Stopped):
+            runtime.connect(place, 3_600.0, None, scope)
