@@ -119,10 +119,10 @@ def doctor(
     values, config = read_settings(output, given)
 
     from kodectl.cli.examination import Examination
+    from kodectl.cli.log import configure
 
     # What the stand-in has to warn of is what the checks tell.
-    output.verbosity -= 1
-    output.start_logging()
+    configure(verbosity=-1 if output.quiet else output.verbosity - 1, json_lines=output.log_format == "json")
     is_given = given["datadir"] is not None or "KODECTL_DATADIR" in os.environ
     examination = Examination(
         place_of(values, passphrase_file), names, config, timeout_s=timeout_s, ends_s=deadline_s, is_given=is_given

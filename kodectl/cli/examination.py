@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import gevent
 from kodectl.api.files import SOCKET_FILE, TOKEN_FILE
 from kodectl.cli import machine_checks
 from kodectl.cli.client import Endpoint, NodeClient
+from kodectl.cli.configuration import parse_host_port
 from kodectl.cli.gateways import gateway_finders
 from kodectl.cli.machine_checks import Place
 from kodectl.core.diagnosis import Finding, State, diagnose
@@ -117,7 +119,7 @@ class Examination:
             found = self._look_for_node(runtime)
             place = self._place
             if found.status is not None:
-                place = place._replace(pid=found.status.pid, node_id=found.status.id)
+                place = as_it_runs(place, found.status)
             ports = self._ports(runtime, place, found)
             checks = [self._given("config", self._config), *self._machine_checks(threads, place)]
             if ports is not None:
@@ -221,6 +223,17 @@ class Examination:
         if found.trouble is not None:
             plain["node"] = partial(not_answering, found)
         return [Check(name, check, SLOW_LIMIT_S) for name, check in (plain | with_machine).items()]
+
+
+def as_it_runs(place: Place, status: StatusView) -> Place:
+    """A node that runs listens where it does, whatever is configured now."""
+    host, tcp_port = parse_host_port(status.listeners.tcp)
+    udp_port = parse_host_port(status.listeners.udp)[1]
+    settings = replace(
+        place.settings, listen_host=host, tcp_port=tcp_port, udp_port=udp_port, max_peers=status.max_peers
+    )
+    api = next((parse_host_port(text) for text in status.listeners.api if not text.startswith("unix:")), place.api)
+    return place._replace(settings=settings, api=api, pid=status.pid, node_id=status.id)
 
 
 def in_thread(threads: Threads, check: Callable[[Place], Finding], place: Place) -> Finding:

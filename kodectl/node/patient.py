@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
+from math import inf
 
 import msgspec
 
@@ -19,6 +20,9 @@ from kodectl.wire.addresses import scope_of
 
 SETTLED_S = 60.0
 """What a node that runs for so long does not know, it will not find out within seconds."""
+CALM_S = 2.0
+"""Joining has some news in every round trip, and peers are dialled every second."""
+ASKING = ("unknown", "resolving")
 GIVEN_UP = ("silent", "not_resolved", "wrong_identity", "clock_skew")
 STAND_IN_PEERS = 8
 """Enough to see whether peers take it; it leaves their places again within seconds."""
@@ -53,13 +57,14 @@ class Patient:
         self._look_every_s = look_every_s
         self._chart: Chart | None = None
         self._trouble: KodectlError | None = None
+        self._news_at = runtime.now()
         self._waiting: list[Callable[[], None]] = []
 
     def run(self, scope: Scope) -> None:
         """Keeps the chart up to date until the scope is closed."""
         while True:
             try:
-                self._chart, self._trouble = self._read(), None
+                self._take(self._read())
             except KodectlError as error:
                 self._trouble = error
             waiting, self._waiting = self._waiting, []
@@ -67,22 +72,35 @@ class Patient:
                 wake()
             scope.sleep(self._look_every_s)
 
-    def until(self, holds: Callable[[Chart], object], limit_s: float, *, is_of_others: bool = True) -> Chart:
-        """The first chart of which that is true, or the last one within the limit; where it is for others to make it true,
-        until nobody is left who might. Waits. Raises KodectlError when there is none at all."""
+    def until(
+        self, holds: Callable[[Chart], object], limit_s: float, *, calm_s: float = inf, is_of_others: bool = True
+    ) -> Chart:
+        """The first chart of which that is true, or the last one within the limit, or after nobody new was heard of for
+        `calm_s`; where it is for others to make it true, until nobody is left who might. Waits. Raises KodectlError when there is
+        none at all."""
         ends = self.runtime.now() + limit_s
-        if self._chart is not None and self._chart.status.uptime_s >= SETTLED_S:
-            return self._chart
-        while not (self._chart is not None and (holds(self._chart) or (is_of_others and is_alone(self._chart)))):
-            left_s = ends - self.runtime.now()
-            if left_s <= 0 or (self._chart is None and self._trouble is not None):
+        while True:
+            chart, now = self._chart, self.runtime.now()
+            if chart is not None and (holds(chart) or chart.status.uptime_s >= SETTLED_S):
+                return chart
+            if chart is not None and is_of_others and (is_alone(chart) or self._is_calm(chart, now, calm_s)):
+                return chart
+            if now >= ends or (chart is None and self._trouble is not None):
                 break
             again = self.runtime.event()
             self._waiting.append(again.set)
-            again.wait(left_s)
+            again.wait(ends - now)
         if self._chart is None:
             raise self._trouble or KodectlError("the node has not said how it is", code="node_not_answering")
         return self._chart
+
+    def _is_calm(self, chart: Chart, now: float, calm_s: float) -> bool:
+        return now - self._news_at >= calm_s and all(node.state not in ASKING for node in chart.bootstrap.bootstrap)
+
+    def _take(self, chart: Chart) -> None:
+        if self._chart is None or _company(chart) != _company(self._chart):
+            self._news_at = self.runtime.now()
+        self._chart, self._trouble = chart, None
 
     @property
     def is_local(self) -> bool:
@@ -95,6 +113,12 @@ def is_alone(chart: Chart) -> bool:
     status = chart.status
     is_asked = all(node.state in GIVEN_UP for node in chart.bootstrap.bootstrap)
     return is_asked and not (status.table_size or status.peers or status.nat.observers)
+
+
+def _company(chart: Chart) -> tuple[int, ...]:
+    status = chart.status
+    dials = sum(chart.stats.dials.values())
+    return status.table_size, status.peers, status.clock_voices, status.nat.observers, dials
 
 
 def chart_of(node: Node) -> Chart:

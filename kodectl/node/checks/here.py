@@ -7,7 +7,7 @@ from kodectl.core.peer_clocks import MIN_VOICES, WRONG_S
 from kodectl.errors import KodectlError
 from kodectl.node.checks.machine import Machine
 from kodectl.node.nat import EVERYWHERE
-from kodectl.node.patient import Chart, Patient
+from kodectl.node.patient import CALM_S, Chart, Patient
 from kodectl.settings import DEFAULT_BOOTSTRAP
 from kodectl.wire.addresses import scope_of
 from kodectl.wire.enode import parse_enode
@@ -126,7 +126,9 @@ def _unresolved(failed: dict[str, str | None]) -> str:
 
 
 def check_clock(patient: Patient, machine: Machine) -> Finding:
-    chart = patient.until(lambda chart: chart.status.clock_voices >= MIN_VOICES or _is_refused(chart), VOICES_LIMIT_S)
+    chart = patient.until(
+        lambda chart: chart.status.clock_voices >= MIN_VOICES or _is_refused(chart), VOICES_LIMIT_S, calm_s=CALM_S
+    )
     ahead_s, voices = chart.status.clock_ahead_s, chart.status.clock_voices
     details: dict[str, object] = {"ahead_s": ahead_s, "voices": voices, "synchronised": machine.clock_synchronised}
     if ahead_s is None and _is_refused(chart):

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kodectl.core.diagnosis import Finding, State
 from kodectl.errors import KodectlError
 from kodectl.node.bootstrap import FEW_NODES
-from kodectl.node.patient import Chart, Patient
+from kodectl.node.checks.asking import who_answers
+from kodectl.node.patient import ASKING, CALM_S, Chart, Patient
 from kodectl.node.stun_client import ask_over_tcp
 from kodectl.node.stun_query import ask_any
 from kodectl.node.views import BootstrapEntry
-from kodectl.runtime.base import ConnectFailed
+from kodectl.runtime.base import Address, ConnectFailed
 from kodectl.wire.addresses import address_text
-from kodectl.wire.enode import parse_enode
+from kodectl.wire.enode import Enode, parse_enode
 
 UDP_LIMIT_S = 6.0
 """A bootstrap node's silence is known after 4.1 s, and some for its name."""
 TCP_LIMIT_S = 3.0
 RESOLVE_LIMIT_S = 3.0
+WHO_LIMIT_S = 2.0
+"""For a second question, to who was silent when asked for by name."""
 BOOTSTRAP_LIMIT_S = 10.0
 """A name that hangs for five seconds, and a silence."""
 TABLE_LIMIT_S = 7.0
@@ -33,64 +36,89 @@ OUR_DOING = frozenset({"connected", "stopped", "already_connected", "duplicate_c
 
 def check_udp_egress(patient: Patient) -> Finding:
     """An answer over UDP settles it. Else TCP to the same places tells a network without UDP from one where nobody is."""
-    name = "udp_egress"
-    runtime = patient.runtime
-    scope = runtime.scope(name)
-    answers: list[str] = []
+    chart = patient.until(lambda chart: True, UDP_LIMIT_S)
+    bootstrap = [parse_enode(node.enode) for node in chart.bootstrap.bootstrap]
     servers = patient.settings.stun[:MAX_ASKED]
-    begun = patient.until(lambda chart: True, UDP_LIMIT_S)
-    bootstrap = [parse_enode(node.enode) for node in begun.bootstrap.bootstrap]
-    places = [(enode.host, enode.tcp) for enode in bootstrap if enode.tcp][:MAX_ASKED]
-    over_tcp: list[str] = []
-
-    def ask_stun() -> None:
-        found = ask_any(runtime, servers, UDP_LIMIT_S)
-        if found is not None:
-            answers.append(found[0])
-
-    def dial(host: str, port: int, ask: Callable[[tuple[str, int]], object]) -> None:
-        try:
-            ask((_resolved(patient, host), port))
-        except (KodectlError, ConnectFailed):
-            return
-        over_tcp.append(address_text(host, port))
-
-    def connect(address: tuple[str, int]) -> None:
-        runtime.connect(address, TCP_LIMIT_S).close()
-
-    if servers:
-        scope.spawn("stun", ask_stun)
-    for host, port in places:
-        scope.spawn(f"tcp {host}", dial, host, port, connect)
-    for host, port in servers:
-        scope.spawn(f"stun over tcp {host}", dial, host, port, lambda at: ask_over_tcp(runtime, at, TCP_LIMIT_S))
-    chart = patient.until(lambda chart: _heard_over_udp(chart) or answers, UDP_LIMIT_S)
-    if not _heard_over_udp(chart):
-        scope.join(UDP_LIMIT_S)
-    scope.close()
+    seeking = _Seeking(patient, bootstrap[:MAX_ASKED], servers)
+    chart = patient.until(lambda chart: _heard_over_udp(chart) or seeking.over_udp, UDP_LIMIT_S)
+    if not _heard_over_udp(chart) and not seeking.over_udp:
+        seeking.finish()
+    seeking.close()
     if _heard_over_udp(chart):
-        return Finding(name, State.OK, "answers come in over UDP", details={"answered": True})
-    if answers:
-        return Finding(name, State.OK, f"{answers[0]} answers over UDP (STUN)", details={"answered": True})
-    details = {"answered": False, "over_tcp": sorted(over_tcp)}
+        return Finding("udp_egress", State.OK, "answers come in over UDP", details={"answered": True})
+    if seeking.over_udp:
+        seen = f"{seeking.over_udp[0]} answers over UDP"
+        return Finding("udp_egress", State.OK, seen, details={"answered": True})
+    return _without_udp(patient, chart, sorted(seeking.over_tcp), is_anybody=bool(bootstrap or servers))
+
+
+def _without_udp(patient: Patient, chart: Chart, over_tcp: list[str], *, is_anybody: bool) -> Finding:
+    details = {"answered": False, "over_tcp": over_tcp}
     if over_tcp or chart.status.nat.nat_type == "blocked":
-        where = f"{', '.join(sorted(over_tcp))} can be reached over TCP" if over_tcp else "peers are connected over TCP"
+        where = f"{', '.join(over_tcp)} can be reached over TCP" if over_tcp else "peers are connected over TCP"
         port = patient.settings.udp_port
+        mend = f"let UDP out of this network, from port {port or 'any'} to any address and port, and the answers in"
         return Finding(
-            name,
+            "udp_egress",
             State.FAILED,
             f"{where}, and nobody answers over UDP",
             "udp_blocked",
             "without UDP the node neither looks anybody up nor gets through NATs; what is left are links over TCP",
-            f"let UDP out of this network, from port {port or 'any'} to any address and port, and the answers in",
+            mend if len(over_tcp) != 1 else f"{mend}; or its UDP port is another one than in the enode",
             "kodectl nat probe --server HOST:PORT",
             details,
         )
-    if not places and not servers:
-        return Finding(
-            name, State.UNKNOWN, "there is nobody to ask: no bootstrap node and no STUN server", details=details
-        )
-    return Finding(name, State.UNKNOWN, "nobody answers, neither over UDP nor over TCP", details=details)
+    if not is_anybody:
+        seen = "there is nobody to ask: no bootstrap node and no STUN server"
+        return Finding("udp_egress", State.UNKNOWN, seen, details=details)
+    return Finding("udp_egress", State.UNKNOWN, "nobody answers, neither over UDP nor over TCP", details=details)
+
+
+class _Seeking:
+    """Asks bootstrap nodes, whoever they are, and STUN servers, over both transports, side by side."""
+
+    def __init__(self, patient: Patient, bootstrap: list[Enode], servers: Sequence[tuple[str, int]]) -> None:
+        self._runtime = patient.runtime
+        self._scope = patient.runtime.scope("seek")
+        self.over_udp: list[str] = []
+        self.over_tcp: list[str] = []
+        self._scope.spawn("nodes", self._ask_nodes, bootstrap)
+        if servers:
+            self._scope.spawn("stun", self._ask_stun, servers)
+        for enode in bootstrap:
+            if enode.tcp:
+                self._scope.spawn(f"tcp {enode.host}", self._dial, enode.host, enode.tcp, self._connect)
+        for host, port in servers:
+            self._scope.spawn(f"stun over tcp {host}", self._dial, host, port, self._ask_stun_over_tcp)
+
+    def finish(self) -> None:
+        self._scope.join(UDP_LIMIT_S)
+
+    def close(self) -> None:
+        self._scope.close()
+
+    def _ask_nodes(self, bootstrap: list[Enode]) -> None:
+        answered = who_answers(self._runtime, bootstrap, UDP_LIMIT_S)
+        self.over_udp += [address_text(enode.host, enode.udp) for enode in answered]
+
+    def _ask_stun(self, servers: Sequence[tuple[str, int]]) -> None:
+        found = ask_any(self._runtime, servers, UDP_LIMIT_S)
+        if found is not None:
+            self.over_udp.append(found[0])
+
+    def _dial(self, host: str, port: int, ask: Callable[[Address], object]) -> None:
+        try:
+            addresses = self._runtime.resolve(host, RESOLVE_LIMIT_S, self._scope)
+            ask((next((ip for ip in addresses if ":" not in ip), addresses[0]), port))
+        except (KodectlError, ConnectFailed):
+            return
+        self.over_tcp.append(address_text(host, port))
+
+    def _connect(self, address: Address) -> None:
+        self._runtime.connect(address, TCP_LIMIT_S).close()
+
+    def _ask_stun_over_tcp(self, address: Address) -> None:
+        ask_over_tcp(self._runtime, address, TCP_LIMIT_S)
 
 
 def _heard_over_udp(chart: Chart) -> bool:
@@ -98,44 +126,45 @@ def _heard_over_udp(chart: Chart) -> bool:
     return answered or chart.status.table_size > 0 or chart.status.nat.observers > 0
 
 
-def _resolved(patient: Patient, host: str) -> str:
-    addresses = patient.runtime.resolve(host, RESOLVE_LIMIT_S)
-    return next((ip for ip in addresses if ":" not in ip), addresses[0])
-
-
 def check_bootstrap(patient: Patient) -> Finding:
     chart = patient.until(
-        lambda chart: all(node.state not in _OPEN for node in chart.bootstrap.bootstrap), BOOTSTRAP_LIMIT_S
+        lambda chart: all(node.state not in ASKING for node in chart.bootstrap.bootstrap), BOOTSTRAP_LIMIT_S
     )
     nodes = chart.bootstrap.bootstrap
     if not nodes:
         return _without_bootstrap(chart)
-    answered = [node for node in nodes if node.state == "answered"]
     troubles = [node for node in nodes if node.state != "answered"]
+    others = _somebody_else(patient, troubles)
     details = {"nodes": [{"enode": node.enode, "state": node.state, "error": node.last_error} for node in nodes]}
     if not troubles:
         quickest = min(node.rtt_ms for node in nodes if node.rtt_ms is not None)
-        return Finding(
-            "bootstrap", State.OK, f"{_count(len(nodes))} answered, the first in {quickest:.0f} ms", details=details
-        )
-    is_joined = bool(answered) or chart.status.table_size > 0
-    first = troubles[0]
-    impostor = next((node for node in troubles if node.state == "wrong_identity"), None)
+        seen = f"{_count(len(nodes))} answered, the first in {quickest:.0f} ms"
+        return Finding("bootstrap", State.OK, seen, details=details)
+    answered = len(nodes) - len(troubles)
+    is_joined = bool(answered or chart.status.table_size)
+    seen = "; ".join(_told(node, others) for node in troubles)
+    code = "identity_mismatch" if others else "no_bootstrap_answered"
     return Finding(
         "bootstrap",
         State.WARNING if is_joined else State.FAILED,
-        "; ".join(_told(node) for node in troubles) + (f"; {_count(len(answered))} answered" if answered else ""),
-        ("identity_mismatch" if impostor else "no_bootstrap_answered") if not answered else "bootstrap_silent",
+        f"{seen}; {_count(answered)} answered" if answered else seen,
+        "bootstrap_silent" if answered else code,
         "it is joined through others; the next start may not be" if is_joined else "nobody else is known to begin with",
-        "replace the enode by the one that the other node prints (kodectl enode gen), or name another node"
-        if impostor
+        "take the enode that the other node prints (kodectl enode gen), or name another node"
+        if others
         else "see that the node runs and its UDP port is open, or name another one: --bootstrap ENODE",
-        f"kodectl peer ping '{(impostor or first).enode}'",
+        f"kodectl peer ping '{next(iter(others), troubles[0].enode)}'",
         details,
     )
 
 
-_OPEN = ("unknown", "resolving")
+def _somebody_else(patient: Patient, silent: list[BootstrapEntry]) -> dict[str, str]:
+    """By the enode of a silent node: the id of who is there instead."""
+    enodes = {parse_enode(node.enode): node.enode for node in silent if node.state in ("silent", "wrong_identity")}
+    answered = who_answers(patient.runtime, list(enodes), WHO_LIMIT_S)
+    return {
+        enodes[enode]: found.hex() for enode, found in answered.items() if found != enode.node_id and enode.id_known
+    }
 
 
 def _without_bootstrap(chart: Chart) -> Finding:
@@ -152,9 +181,11 @@ def _without_bootstrap(chart: Chart) -> Finding:
     )
 
 
-def _told(node: BootstrapEntry) -> str:
+def _told(node: BootstrapEntry, others: dict[str, str]) -> str:
     enode = parse_enode(node.enode)
     where = address_text(enode.host, enode.udp)
+    if node.enode in others:
+        return f"{where}: {others[node.enode]} is there, and not {enode.node_id.hex()}"
     return f"{where}: {_STATES.get(node.state) or node.last_error or node.state}"
 
 
@@ -171,7 +202,7 @@ def _count(number: int) -> str:
 
 
 def check_table(patient: Patient) -> Finding:
-    chart = patient.until(lambda chart: chart.status.table_size >= FEW_NODES, TABLE_LIMIT_S)
+    chart = patient.until(lambda chart: chart.status.table_size >= FEW_NODES, TABLE_LIMIT_S, calm_s=CALM_S)
     size = chart.status.table_size
     details = {"nodes": size, "peers": chart.status.peers}
     if size:
@@ -191,7 +222,7 @@ def check_table(patient: Patient) -> Finding:
 
 
 def check_dials(patient: Patient) -> Finding:
-    chart = patient.until(lambda chart: sum(_outgoing(chart).values()) >= MANY_DIALS, DIALS_LIMIT_S)
+    chart = patient.until(lambda chart: sum(_outgoing(chart).values()) >= MANY_DIALS, DIALS_LIMIT_S, calm_s=CALM_S)
     dials = _outgoing(chart)
     total, connected = sum(dials.values()), dials.get("connected", 0)
     failed = {outcome: count for outcome, count in dials.items() if outcome not in OUR_DOING}
