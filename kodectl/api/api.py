@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kodectl.api.access import AccessRules, is_loopback, load_token
-from kodectl.api.app import make_app
+from kodectl.api.app import Guard, make_app
 from kodectl.api.files import SOCKET_FILE, TOKEN_FILE
 from kodectl.api.listeners import listen_tcp, listen_unix
 from kodectl.api.server import ApiServer
@@ -45,9 +45,11 @@ class Api:
         api_token_unsafe, datadir_in_use, ...) and NegativeAnswer (name_not_resolved)."""
         self._scope = runtime.scope("api")
         self._unix_path = settings.datadir / SOCKET_FILE
-        host = runtime.resolve(settings.host, RESOLVE_LIMIT_S)[0]
-        self._rules = access_rules(settings, load_token_if_needed(settings, host))
-        self._tcp = listen_tcp((host, settings.port))
+        self._runtime = runtime
+        self._settings = settings
+        self._host = runtime.resolve(settings.host, RESOLVE_LIMIT_S)[0]
+        self._guard = Guard(access_rules(settings, load_token_if_needed(settings, self._host)))
+        self._tcp = listen_tcp((self._host, settings.port))
         try:
             self._unix = listen_unix(self._unix_path)
         except EnvironmentFault:
@@ -62,11 +64,23 @@ class Api:
 
     def start(self, node: Node, stop: Callable[[], None]) -> None:
         """`stop` is called when a client asks the node to leave; it must not wait."""
-        app = make_app(node, self._rules, stop)
+        app = make_app(node, self._guard, stop)
         self._servers = [ApiServer(self._tcp, app, unix=False), ApiServer(self._unix, app, unix=True)]
         for server in self._servers:
             server.start_in(self._scope)
         node.api_addresses = self.addresses
+
+    def rules_for(self, names: tuple[str, ...], token_required: bool) -> AccessRules:
+        """The rules with other names, and with the token as it stands in its file now; `take_rules` makes them hold.
+
+        Waits for the disk. Raises EnvironmentFault (api_token_required, api_token_unsafe)."""
+        settings = msgspec.structs.replace(self._settings, names=names, token_required=token_required)
+        return access_rules(settings, self._runtime.in_thread(load_token_if_needed, settings, self._host))
+
+    def take_rules(self, rules: AccessRules) -> bool:
+        """Whether the token is another one. Connections that stand are asked again with their next request."""
+        before, self._guard.rules = self._guard.rules, rules
+        return before.token != rules.token
 
     def stop(self) -> None:
         """Lets answers under way finish, for a moment. May be called without `start`, and twice."""

@@ -34,9 +34,9 @@ CODE_OF_STATUS = {
 """Codes for what falcon itself refuses."""
 
 
-def make_app(node: Node, rules: AccessRules, stop: Callable[[], None]) -> Any:
+def make_app(node: Node, guard: Guard, stop: Callable[[], None]) -> Any:
     """`stop` asks the process to leave; it does not wait."""
-    app = falcon.App(middleware=[Guard(rules)])
+    app = falcon.App(middleware=[guard])
     app.add_error_handler(Exception, answer_bug)
     app.add_error_handler(falcon.HTTPError, answer_http_error)
     app.add_error_handler(KodectlError, answer_error)
@@ -46,21 +46,21 @@ def make_app(node: Node, rules: AccessRules, stop: Callable[[], None]) -> Any:
 
 
 class Guard:
-    """What every request must satisfy before a route sees it."""
+    """What every request must satisfy before a route sees it. Other `rules` hold from the next request on."""
 
     def __init__(self, rules: AccessRules) -> None:
-        self._rules = rules
+        self.rules = rules
 
     def process_request(self, request: Request, response: Response) -> None:
         environ = request.env
         # The unix socket is guarded by its file mode, and no browser reaches it.
         if not environ.get("kodectl.unix"):
             host = environ.get("HTTP_HOST")
-            check_host(self._rules, host)
+            check_host(self.rules, host)
             check_origin(
                 environ.get("HTTP_ORIGIN"), host, environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_SEC_FETCH_MODE")
             )
-            check_token(self._rules, environ.get("HTTP_AUTHORIZATION"))
+            check_token(self.rules, environ.get("HTTP_AUTHORIZATION"))
         if has_body(environ):
             check_media_type(environ.get("CONTENT_TYPE"))
 

@@ -206,6 +206,7 @@ def default_datadir() -> Path:
     return user_data_path("kodectl")
 
 
+LOG_LEVELS = ("error", "warning", "info", "debug")
 _LOG_FORMATS = ("text", "json")
 _TOKEN_RULES = ("auto", "required")
 
@@ -274,6 +275,13 @@ SETTINGS = (
         flag="--validator",
         many=True,
     ),
+    Setting(
+        "log_level",
+        one_of(*LOG_LEVELS),
+        "info",
+        "What a running node logs: this and what weighs more. -q and -v come before it.",
+        choices=LOG_LEVELS,
+    ),
     Setting("log_format", one_of(*_LOG_FORMATS), "text", "Form of the log on stderr.", choices=_LOG_FORMATS),
 )
 BY_KEY = {setting.key: setting for setting in SETTINGS}
@@ -295,6 +303,10 @@ class Configuration:
         if key in self._file_values:
             return Sourced(_from_toml(setting, self._file_values[key], self.file), str(self.file))
         return Sourced(setting.default() if callable(setting.default) else setting.default, "default")
+
+    def file_value(self, key: str, default: Any) -> Any:
+        """What the file says, whatever comes before it; `default` where it says nothing. Raises as `get`."""
+        return _from_toml(BY_KEY[key], self._file_values[key], self.file) if key in self._file_values else default
 
     def check(self) -> dict[str, Sourced]:
         """Every setting. Raises LocalMisuse for the first that is wrong, or for a variable that is none."""

@@ -13,13 +13,27 @@ LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 def configure(*, verbosity: int, json_lines: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        JsonLines() if json_lines else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    )
+    handler.setFormatter(formatter_of(json_lines))
     logger = logging.getLogger("kodectl")
     logger.handlers[:] = [handler]
-    logger.setLevel(logging.ERROR if verbosity < 0 else LEVELS[min(verbosity, len(LEVELS) - 1)])
+    logger.setLevel(level_of(verbosity))
     logger.propagate = False
+
+
+def change(*, verbosity: int, json_lines: bool) -> None:
+    """As `configure`, for a log that is being written: wherever it goes, it goes on."""
+    logger = logging.getLogger("kodectl")
+    for handler in logger.handlers:
+        handler.setFormatter(formatter_of(json_lines))
+    logger.setLevel(level_of(verbosity))
+
+
+def formatter_of(json_lines: bool) -> logging.Formatter:
+    return JsonLines() if json_lines else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def level_of(verbosity: int) -> int:
+    return logging.ERROR if verbosity < 0 else LEVELS[min(verbosity, len(LEVELS) - 1)]
 
 
 class JsonLines(logging.Formatter):

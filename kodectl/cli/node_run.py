@@ -36,6 +36,7 @@ from kodectl.cli.output import Output
     "lan",
     "network",
     "validators",
+    "log_level",
 )
 @click.option(
     "--passphrase-file",
@@ -47,47 +48,40 @@ def run(ctx: click.Context, passphrase_file: Path | None, **given: Any) -> None:
     """Run a node until SIGTERM, SIGINT or `kodectl node stop`.
 
     Prints where it can be reached as soon as it is ready; with --json one line of that, then what happens, one event a
-    line. The log goes to stderr. The data directory is made if need be, and with it the node's identity."""
+    line. The log goes to stderr. The data directory is made if need be, and with it the node's identity. At SIGHUP the
+    configuration file is read again: what can change takes effect, and the log says what needs a new start."""
     # Before anything that opens sockets or starts threads is imported.
     from gevent import monkey
 
     monkey.patch_all()
 
-    from kodectl.api.api import ApiSettings
-    from kodectl.cli.quotas import parse_relay
+    from kodectl.cli.configuration import load_configuration
+    from kodectl.cli.reloading import values_of
     from kodectl.cli.serving import serve
-    from kodectl.settings import NodeSettings
     from kodectl.store.keyfile import read_passphrase
 
     output = ctx.find_object(Output)
     assert output is not None, "the root group puts an Output into every context"
-    output.log_format = output.log_format or configuration_of(ctx).get("log_format").value
-    # A node tells each change of state without being asked to.
-    output.verbosity += 1
+    flags = given_flags(ctx, output, given)
     # What it tells about itself must hold wherever it is read.
-    datadir = given["datadir"].absolute()
-    listen_host, tcp_port = given["listen"]
-    api_host, api_port = given["api"]
-    settings = NodeSettings(
-        datadir=datadir,
-        listen_host=listen_host,
-        tcp_port=tcp_port,
-        udp_port=given["discovery_port"],
-        bootstrap=given["bootstrap"],
-        max_peers=given["max_peers"],
-        lan=given["lan"],
-        nat=given["nat"],
-        stun=given["stun"],
-        turn=given["turn"],
-        relay=parse_relay(given["relay"]),
-        network=given["network"],
-        validators=given["validators"],
+    given["datadir"] = flags["datadir"] = given["datadir"].absolute()
+    serve(
+        output,
+        values_of(configuration_of(ctx), flags),
+        flags,
+        lambda: load_configuration(output.config_path),
+        read_passphrase(passphrase_file) if passphrase_file else None,
     )
-    api_settings = ApiSettings(
-        host=api_host,
-        port=api_port,
-        names=given["api_names"],
-        token_required=given["api_token"] == "required",
-        datadir=datadir,
-    )
-    serve(output, settings, api_settings, read_passphrase(passphrase_file) if passphrase_file else None)
+
+
+def given_flags(ctx: click.Context, output: Output, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the command line gives, by key."""
+    by_flag = click.core.ParameterSource.COMMANDLINE
+    flags = {key: value for key, value in given.items() if ctx.get_parameter_source(key) is by_flag}
+    if output.log_format is not None:
+        flags["log_format"] = output.log_format
+    if output.quiet:
+        flags["log_level"] = "error"
+    elif output.verbosity:
+        flags["log_level"] = "debug"
+    return flags

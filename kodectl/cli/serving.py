@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,10 +18,15 @@ from gevent.event import Event
 from kodectl import __version__
 from kodectl.api.api import Api, ApiSettings
 from kodectl.cli.background import BackgroundStream
+from kodectl.cli.configuration import Configuration
 from kodectl.cli.gateways import gateway_finders
 from kodectl.cli.identity import KEY_FILE
-from kodectl.cli.leaving import watch_signals
+from kodectl.cli.leaving import watch_hangups, watch_signals
+from kodectl.cli.log import change as change_log
+from kodectl.cli.log import configure as configure_log
 from kodectl.cli.output import Output, PipeClosed, pairs
+from kodectl.cli.quotas import parse_relay
+from kodectl.cli.reloading import Reloading, Values
 from kodectl.core.identity import Identity
 from kodectl.errors import EnvironmentFault, ExitCode
 from kodectl.node.node import Node
@@ -37,6 +43,8 @@ from kodectl.wire.suite import RealSuite
 log = logging.getLogger("kodectl.node")
 
 STORE_FILE = "node.db"
+VERBOSITY_OF = {"error": -1, "warning": 0, "info": 1, "debug": 2}
+"""By the setting log_level."""
 LOOK_AGAIN_S = 1.0
 """How soon a node whose tasks have failed is noticed."""
 EVENTS_WAIT_S = 60.0
@@ -60,11 +68,15 @@ class ReadyView(msgspec.Struct, frozen=True):
     warnings: list[str]
 
 
-def serve(output: Output, settings: NodeSettings, api_settings: ApiSettings, passphrase: bytes | None) -> None:
-    """Runs a node until a signal or a client of the API asks it to leave; then says goodbye and saves.
+def serve(
+    output: Output, values: Values, flags: Values, load: Callable[[], Configuration], passphrase: bytes | None
+) -> None:
+    """Runs a node until a signal or a client of the API asks it to leave; then says goodbye and saves. `values`: every
+    setting, of which `flags` were given on the command line; `load` reads the configuration again.
 
     Raises EnvironmentFault (port_in_use, datadir_in_use, key_..., ...) before anything has been said to the network,
     and PipeClosed when the reader of the events has gone."""
+    settings, api_settings = node_settings(values), api_settings_of(values)
     assert settings.datadir is not None, "node run always has a data directory"
     with ExitStack() as cleanup:
         runtime = GreenRuntime()
@@ -72,7 +84,11 @@ def serve(output: Output, settings: NodeSettings, api_settings: ApiSettings, pas
         leaving = Event()
         watch_signals(leaving, cleanup)
         scope = runtime.scope("run")
-        log_stream = start_logging(output, runtime, cleanup)
+        # Of one place: who asks again before it was read asks for the same.
+        reloads = runtime.mailbox(1)
+        scope.on_close(reloads.close)
+        watch_hangups(lambda: reloads.put(True), leaving, cleanup)
+        log_stream = start_logging(values, runtime, cleanup)
         cleanup.callback(end, scope)
         scope.spawn("log", log_stream.run, scope)
 
@@ -86,6 +102,8 @@ def serve(output: Output, settings: NodeSettings, api_settings: ApiSettings, pas
         node.start()
         cleanup.callback(node.stop)
         api.start(node, leaving.set)
+        reloading = Reloading(lambda: runtime.in_thread(load), Takeover(node, api).take, values, flags)
+        scope.spawn("reload", reloading.keep, reloads, node.events)
 
         ready = ready_view(node, settings.datadir)
         runtime.in_thread(output.emit, ready, ready_text(ready))
@@ -102,9 +120,49 @@ def serve(output: Output, settings: NodeSettings, api_settings: ApiSettings, pas
         raise PipeClosed
 
 
-def start_logging(output: Output, runtime: GreenRuntime, cleanup: ExitStack) -> BackgroundStream:
+class Takeover:
+    """What becomes of the values that a running node takes over."""
+
+    def __init__(self, node: Node, api: Api) -> None:
+        self._node = node
+        self._api = api
+
+    def take(self, values: Values) -> bool:
+        """Whether the API's token is another one. Raises KodectlError, and then nothing has changed."""
+        settings = api_settings_of(values)
+        rules = self._api.rules_for(settings.names, settings.token_required)
+        self._node.reconfigure(node_settings(values))
+        change_log(verbosity=VERBOSITY_OF[values["log_level"]], json_lines=values["log_format"] == "json")
+        return self._api.take_rules(rules)
+
+
+def node_settings(values: Values) -> NodeSettings:
+    """Raises LocalMisuse."""
+    listen_host, tcp_port = values["listen"]
+    same = ("datadir", "bootstrap", "max_peers", "lan", "nat", "stun", "turn", "network", "validators")
+    return NodeSettings(
+        listen_host=listen_host,
+        tcp_port=tcp_port,
+        udp_port=values["discovery_port"],
+        relay=parse_relay(values["relay"]),
+        **{name: values[name] for name in same},
+    )
+
+
+def api_settings_of(values: Values) -> ApiSettings:
+    host, port = values["api"]
+    return ApiSettings(
+        host=host,
+        port=port,
+        names=values["api_names"],
+        token_required=values["api_token"] == "required",
+        datadir=values["datadir"],
+    )
+
+
+def start_logging(values: Values, runtime: GreenRuntime, cleanup: ExitStack) -> BackgroundStream:
     """The log goes to stderr from a thread: a terminal that has been paused must not stop the node."""
-    output.start_logging()
+    configure_log(verbosity=VERBOSITY_OF[values["log_level"]], json_lines=values["log_format"] == "json")
     stream = BackgroundStream(runtime, sys.stderr)
     for handler in logging.getLogger("kodectl").handlers:
         if isinstance(handler, logging.StreamHandler):

@@ -17,7 +17,7 @@ from gevent import socket
 from kodectl.api import event_socket, subscriptions
 from kodectl.api import server as server_module
 from kodectl.api.access import AccessRules
-from kodectl.api.app import make_app
+from kodectl.api.app import Guard, make_app
 from kodectl.api.listeners import listen_tcp, listen_unix
 from kodectl.api.server import ApiServer
 from kodectl.node.events import BOUNDS_OF, Events
@@ -63,7 +63,7 @@ def served(rules: AccessRules, tmp_path: Path) -> Iterator[Served]:
     scope = runtime.scope("api")
     node = Node(runtime)
     node.events.emit("ready")
-    app = make_app(node, rules, lambda: None)  # type: ignore[arg-type]
+    app = make_app(node, Guard(rules), lambda: None)  # type: ignore[arg-type]
     path = tmp_path / "api.sock"
     servers = [ApiServer(listen_tcp(("127.0.0.1", 0)), app, unix=False), ApiServer(listen_unix(path), app, unix=True)]
     for server in servers:

@@ -9,7 +9,7 @@ import falcon.testing
 import pytest
 
 from kodectl.api.access import AccessRules
-from kodectl.api.app import make_app
+from kodectl.api.app import Guard, make_app
 from kodectl.api.network import MAX_BROADCAST_BODY
 from kodectl.api.requests import MAX_SMALL_BODY
 from kodectl.api.routes import ROUTES
@@ -182,7 +182,7 @@ def client(node, stops) -> falcon.testing.TestClient:
 
 
 def client_of(node, rules, stops) -> falcon.testing.TestClient:
-    app = make_app(node, rules, lambda: stops.append("stop"))
+    app = make_app(node, Guard(rules), lambda: stops.append("stop"))
     return falcon.testing.TestClient(app, headers=LOCAL)
 
 
