@@ -133,6 +133,32 @@ class NodeClient:
             raise self._no_node(status, content_type) from error
         return Answer(status, content_type, answer, problem)
 
+    def upgrade(self, path: str) -> socket.socket:
+        """A connection of its own that has become a WebSocket; nothing has come on it yet, since a node speaks when it is
+        spoken to."""
+        from wsproto.utilities import generate_accept_token, generate_nonce
+
+        connection = self._open()
+        key = generate_nonce()
+        headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+        try:
+            connection.request("GET", path, headers={**self._headers, **headers, "Sec-WebSocket-Key": key.decode()})
+            response = connection.getresponse()
+            status, content_type = response.status, response.getheader("Content-Type", "").partition(";")[0]
+            if status != http.HTTPStatus.SWITCHING_PROTOCOLS:
+                self._answer(status, content_type, response.read(MAX_ANSWER), msgspec.Raw)
+                raise self._no_node(status, content_type)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._unreachable(error, self.timeout_s) from error
+        except KodectlError:
+            connection.close()
+            raise
+        if response.getheader("Sec-WebSocket-Accept", "").encode() != generate_accept_token(key):
+            connection.close()
+            raise self._no_node(status, content_type)
+        return connection.sock
+
     def close(self) -> None:
         self._connection.close()
 
@@ -143,6 +169,9 @@ class NodeClient:
 
     def _call(self, method: str, target: str, shape: type[T], body: object, wait_s: float) -> T:
         status, content_type, answer = self._exchange(method, target, body, self.timeout_s + wait_s)
+        return self._answer(status, content_type, answer, shape)
+
+    def _answer(self, status: int, content_type: str, answer: bytes, shape: type[T]) -> T:
         try:
             if content_type == PROBLEM_TYPE:
                 raise _error_of(msgspec.json.decode(answer, type=_Problem))

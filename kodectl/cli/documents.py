@@ -74,10 +74,10 @@ class ParsedEnodes(msgspec.Struct):
 
 
 class Gap(msgspec.Struct):
-    """Events that are gone before they were read."""
+    """Events that are gone before they were read; null: not known how many, the node has been restarted."""
 
     type: Literal["gap"]
-    missed: int
+    missed: int | None
 
 
 class ConnectLine(msgspec.Struct):

@@ -1,8 +1,7 @@
-"""`kodectl node`: the commands that wait for a running node, probe it, follow it, or see it off."""
+"""`kodectl node`: the commands that wait for a running node, probe it, or see it off."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,18 +11,16 @@ import click
 
 from kodectl.cli.command import command, examples
 from kodectl.cli.node_target import on_node
-from kodectl.cli.options import MAX_LIMIT_S, Parsed
+from kodectl.cli.options import Parsed
 from kodectl.cli.output import Outcome, Output
 from kodectl.errors import DeadlineReached, KodectlError, NegativeAnswer, NodeUnreachable
 
 if TYPE_CHECKING:
     from kodectl.cli.client import NodeClient
-    from kodectl.node.views import EventView, StatusView
+    from kodectl.node.views import StatusView
 
 LOOK_EVERY_S = 0.2
 """Between two looks at a condition: soon enough for people and scripts, 0.1 % of a core for the node."""
-POLL_S = 30.0
-"""One long poll for events."""
 PATH_OF_PROBE = {"live": "/livez", "ready": "/readyz", "startup": "/startupz"}
 MAX_PEERS_WANTED = 10_000
 
@@ -143,32 +140,3 @@ def health(output: Output, client: NodeClient, probe: str) -> Outcome:
         return Outcome(view, text)
     failing = ", ".join(f"{check.name} ({check.detail})" for check in view.checks if not check.ok)
     return Outcome(view, text, failure=NegativeAnswer(f"the node is not {probe}: {failing}", code="unhealthy"))
-
-
-@command("events", epilog=examples("kodectl node events", "kodectl node events --since 120 --jsonl"))
-@click.option("--since", type=click.IntRange(min=0), default=0, show_default=True, help="After this event's number.")
-@click.option("--follow/--no-follow", default=True, show_default=True, help="Go on as things happen.")
-@on_node(deadline_s=MAX_LIMIT_S)
-def events(output: Output, client: NodeClient, since: int, follow: bool) -> None:
-    """Show what happens, one event a line.
-
-    Every event has a number, by which --since goes on after an interruption; events that are gone already are
-    told as a `gap`. Exit code 5: the node has left."""
-    from kodectl.node.views import EventsView
-
-    while True:
-        wait_s = POLL_S if follow else 0.0
-        query = {"since": since, "timeout": wait_s}
-        page = client.get("/api/events", EventsView, query, wait_s=wait_s)
-        if page.missed:
-            output.emit({"type": "gap", "missed": page.missed}, f"gap: {page.missed} events are gone")
-        for event in page.events:
-            output.emit(event, _event_line(event))
-        if not follow and not page.events:
-            return
-        since = page.next
-
-
-def _event_line(event: EventView) -> str:
-    data = " ".join(f"{name}={json.dumps(value)}" for name, value in event.data.items())
-    return f"{event.seq}  {event.ts}  {event.type}  {data}".rstrip()

@@ -24,7 +24,7 @@ TREE: dict[str, str | Branch] = {
             "rediscover": "kodectl.cli.node_order:rediscover",
             "table": "kodectl.cli.node_show:table_",
             "broadcast": "kodectl.cli.node_order:broadcast",
-            "events": "kodectl.cli.node_watch:events",
+            "events": "kodectl.cli.node_events:events",
         },
     ),
     "key": Branch(
