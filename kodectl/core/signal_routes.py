@@ -52,10 +52,11 @@ class SignalRoutes:
         return len(self._routes)
 
     def learn(self, sender: bytes, session: bytes, way: Way, now: float) -> None:
-        """A letter of `sender` has come by this way."""
+        """A letter of `sender` has come by this way. One that it has brought itself shows where it is now: it may have lost
+        the link or the address by which it wrote before."""
         name = (sender, session)
         route = self._routes.get(name)
-        if route is not None and route.until <= now:
+        if route is not None and (route.until <= now or (route.way != way and way.node_id == sender)):
             self._remove(name)
             route = None
         if route is None:

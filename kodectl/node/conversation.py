@@ -32,6 +32,8 @@ class Hop(NamedTuple):
 
     way: Way
     via: bytes = b""
+    is_spare: bool = False
+    """Taken when the others have failed, or what took them was not heard."""
 
 
 class Sender(Protocol):
@@ -164,14 +166,16 @@ class Conversation:
             self._transmit(hop, outgoing)
 
     def _choose(self, tried: set[Hop]) -> list[Hop]:
-        """Two that this letter has not taken yet, those that news has come by first; when it has taken all, from the start."""
+        """Two that this letter has not taken yet, those that news has come by first, spare ones last; when it has taken all,
+        from the start."""
         live = [hop for hop in [*self._proved, *self._hops] if hop not in self._failed]
         live = list(dict.fromkeys(live))
         fresh = [hop for hop in live if hop not in tried]
         if not fresh:
             tried.clear()
             fresh = live
-        return fresh[:SIDE_BY_SIDE]
+        usual = [hop for hop in fresh if not hop.is_spare or hop in self._proved]
+        return (usual or fresh)[:SIDE_BY_SIDE]
 
     def _transmit(self, hop: Hop, outgoing: Outgoing | None) -> None:
         ours = self._correspondence

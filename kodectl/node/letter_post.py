@@ -1,7 +1,7 @@
 """Passing letters on: one hop, for this node and for others (docs/protocol.md, "Signalling").
 
 to this node      handed to `on_arrival`
-to a linked peer  over the link
+to a linked peer  over the link, or to where it has written from itself in this session
 to who has asked  back by the way that the session's letters have come
 by name           over UDP to the nodes that a linked peer without UDP names
 """
@@ -99,6 +99,10 @@ class LetterPost:
         peer = self._peering.links.get(node_id)
         return peer if peer is not None and not peer.link.closed else None
 
+    def is_linked_over_tcp(self, node_id: bytes) -> bool:
+        peer = self.linked(node_id)
+        return peer is not None and peer.route.transport == "tcp"
+
     def send(self, way: Way, signal: Signal, tell: Tell) -> None:
         if way.address is not None:
             self._discovery.request(
@@ -150,9 +154,11 @@ class LetterPost:
         return SignalStatus.FORWARDED
 
     def _onward(self, way: Way, signal: Signal) -> Way | None:
-        if self.linked(signal.target) is not None:
-            return Way(signal.target)
         route = self.routes.find(signal.target, signal.session, self._runtime.now())
+        # Whoever writes past its link does so because that may be dead: nobody has noticed yet.
+        is_its_own = route is not None and route.node_id == signal.target
+        if self.linked(signal.target) is not None and not is_its_own:
+            return Way(signal.target)
         return route if route is not None and route.node_id != way.node_id else None
 
     def _admit(self, way: Way, signal: Signal, now: float) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import cycle, islice
 
 from kodectl.core.limits import SharedBudget, TokenBucket
@@ -119,8 +119,9 @@ class Signalling:
         return conversation
 
     def find_again(self, conversation: Conversation) -> bool:
-        """For a conversation. Who was written to has only the ways that letters came by."""
-        if conversation not in self._opened or self._scope.closed:
+        """For a conversation. A stranger who has written has only the ways that its letters came by; a peer is looked up."""
+        is_peer = self.post.linked(conversation.peer_id) is not None
+        if (conversation not in self._opened and not is_peer) or self._scope.closed:
             return False
         self.counters["sought_again"] += 1
         self._scope.spawn(f"locate {conversation.peer_id.hex()[:8]} again", self._find_again, conversation)
@@ -131,15 +132,14 @@ class Signalling:
             located = self.locate(conversation.peer_id, FIND_AGAIN_LIMIT_S)
         except NegativeAnswer as error:
             log.debug("%s again: %s", conversation.peer_id.hex(), error)
-            conversation.go_on([])
+            conversation.go_on(self._own_link(conversation.peer_id))
         else:
             conversation.go_on(self._hops(conversation.peer_id, located))
 
     def _hops(self, node_id: bytes, located: Located) -> list[Hop]:
-        link = self.post.linked(node_id)
-        if link is not None and link.route.transport == "tcp":
-            # A link that runs on what this conversation is about may be dead, and is no way to mend it.
-            return [Hop(Way(node_id))]
+        link = self._own_link(node_id)
+        if link and self.post.is_linked_over_tcp(node_id):
+            return link
         contacts = [*([located.contact] if located.contact is not None else []), *located.rendezvous]
         contacts = [contact for contact in contacts if contact.node_id != self._identity.node_id]
         linked = [contact for contact in contacts if self.post.linked(contact.node_id) is not None]
@@ -147,7 +147,18 @@ class Signalling:
         carried = self._carried(strangers)
         own = [Hop(Way(contact.node_id, contact.address)) for contact in strangers] if self._has_udp() else []
         # Peers carry what does not get through by itself, for whatever reason.
-        return [Hop(Way(contact.node_id)) for contact in linked] + own[:SIDE_BY_SIDE] + carried + own[SIDE_BY_SIDE:]
+        ways = [Hop(Way(contact.node_id)) for contact in linked] + own[:SIDE_BY_SIDE] + carried + own[SIDE_BY_SIDE:]
+        # The link that all this is about may be dead; or it goes on, by a way that is to be mended.
+        return [*ways, *self._beside_links(Way(contact.node_id) for contact in linked), *link]
+
+    def _own_link(self, node_id: bytes) -> list[Hop]:
+        return [Hop(Way(node_id), is_spare=True)] if self.post.linked(node_id) is not None else []
+
+    def _beside_links(self, ways: Iterable[Way]) -> list[Hop]:
+        """Links of nodes that can be written to over UDP too may be dead, without anybody's knowing yet."""
+        peers = [self.post.linked(way.node_id) for way in ways if way.address is None and self._has_udp()]
+        reached = [peer for peer in peers if peer is not None and peer.outbound and peer.hello.ports.udp]
+        return [Hop(Way(peer.node_id, (peer.remote[0], peer.hello.ports.udp)), is_spare=True) for peer in reached]
 
     def _carried(self, strangers: list[Contact]) -> list[Hop]:
         """Through peers, each of which hands a letter to two of the nodes."""
@@ -233,7 +244,8 @@ class Signalling:
     def _answer_to(self, way: Way, between: Correspondents, now: float) -> Conversation:
         name = (between.sender, between.session)
         self._remember(name, now)
-        conversation = Conversation(self._runtime, self, between.sender, between.session, [Hop(way)])
+        hops = [Hop(way), *self._beside_links([way])]
+        conversation = Conversation(self._runtime, self, between.sender, between.session, hops)
         self._conversations[name] = conversation
         return conversation
 

@@ -92,6 +92,43 @@ def test_a_hop_that_fails_is_replaced_at_once(four: Scripted) -> None:
     assert four.took() == []
 
 
+def with_a_spare() -> Scripted:
+    one = Scripted(1, 2)
+    one.conversation.go_on([*hops(1, 2), Hop(way(9), is_spare=True)])
+    return one
+
+
+def test_a_spare_hop_is_taken_when_the_others_are_not_heard() -> None:
+    one = with_a_spare()
+    one.conversation.send(OFFER)
+    assert one.took() == [1, 2]
+    one.world.run_for(0.8)
+    assert one.took() == [9]
+    one.arrives(1, heard=1)
+    one.conversation.send(OFFER)
+    assert one.took() == [1, 2]
+
+
+def test_a_spare_hop_is_taken_when_the_others_fail() -> None:
+    one = with_a_spare()
+    one.conversation.send(OFFER)
+    one.took()
+    one.tells[0](False)
+    assert one.took() == [9]
+    one.tells[1](False)
+    one.conversation.send(OFFER)
+    assert one.took() == [9]
+    assert one.undelivered == []
+
+
+def test_a_spare_hop_that_brings_news_is_as_good_as_any() -> None:
+    one = with_a_spare()
+    one.conversation.send(OFFER)
+    one.took()
+    one.arrives(9, heard=1, number=1, offer=OFFER)
+    assert one.took() == [9, 1]
+
+
 def test_it_is_over_when_nobody_knows_the_node(four: Scripted) -> None:
     four.conversation.send(OFFER)
     for number in range(4):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from town import SYMMETRIC, Town, town_of
 
+from kodectl.core.signal_routes import ROUTE_S
 from kodectl.node.node import Node
 from kodectl.sim.translation import PortRule
 from kodectl.wire.messages import MessageKind
@@ -23,6 +24,7 @@ CONNECT_LIMIT_S = 20.0
 CUT_S = 5.0
 BACK_LIMIT_S = 10.0
 """After whatever has happened, for a path to be there again."""
+LONG_S = 100_000.0
 RELAY_LIMIT_S = 5.0
 DIRECT_LIMIT_S = 15.0
 """For a direct path where there is a relayed one: it is looked for again every few seconds."""
@@ -106,6 +108,7 @@ class Pair:
         return self.one.peering.links.get(self.other.identity.node_id) is self.link
 
 
+RANDOM_PORTS = {"ports": PortRule.RANDOM}
 SYMMETRIC_BOX = {"mapping": SYMMETRIC, "ports": PortRule.RANDOM}
 
 
@@ -204,5 +207,27 @@ def test_another_outer_address_is_survived(town: Town, side: int) -> None:
     town.world.run_for(3.0)
     pair.boxes[side].change_address("29.9.9.9")
     assert talk.flows(15.0)
+    talk.end()
+    assert pair.is_the_first_link()
+
+
+# -- through whom they write to each other -------------------------------------------------------------------------------
+
+
+def test_who_was_asked_is_direct_again_after_its_box_forgot(town: Town) -> None:
+    """Its letters can only go by what it looks up now: nobody who passes letters on is linked with both, and the ways by which
+    the others' letters came are forgotten."""
+    pair = Pair(town, RANDOM_PORTS, RANDOM_PORTS)
+    town.world.run_for(ROUTE_S)
+    for node, kept in ((pair.one, town.open[:2]), (pair.other, town.open[2:])):
+        for stranger in set(town.open) - set(kept):
+            town.world.call(node.runtime, node.ban, stranger.identity.node_id.hex(), LONG_S)
+    town.world.run_for(ROUTE_S)
+    assert not set(pair.one.peering.links) & set(pair.other.peering.links)
+    assert pair.comes_to("direct", 0.0)
+    talk = Talk(town, pair.one, pair.other)
+    pair.boxes[1].forget()
+    assert pair.comes_to("relay", BACK_LIMIT_S)
+    assert pair.comes_to("direct", DIRECT_LIMIT_S)
     talk.end()
     assert pair.is_the_first_link()

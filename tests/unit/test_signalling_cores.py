@@ -61,6 +61,14 @@ class TestRoutes:
         routes.learn(node(1), session(1), over_udp(3), 1.0)
         assert routes.find(node(1), session(1), 2.0) == over_udp(2)
 
+    def test_who_comes_itself_is_found_where_it_came_from_last(self) -> None:
+        routes = SignalRoutes()
+        routes.learn(node(1), session(1), Way(node(1)), 0.0)
+        routes.learn(node(1), session(1), over_udp(1), 1.0)
+        assert routes.find(node(1), session(1), 2.0) == over_udp(1)
+        routes.learn(node(1), session(1), over_udp(2), 3.0)
+        assert routes.find(node(1), session(1), 4.0) == over_udp(1)
+
     def test_a_second_way_does_not_keep_the_first_alive(self) -> None:
         routes = SignalRoutes()
         routes.learn(node(1), session(1), over_udp(2), 0.0)
