@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kodectl.core import crawl as crawl_module
+from kodectl.core import hearsay
 from kodectl.core.crawl import AT_ONCE, Ask, Crawl, CrawlTerms, Seen, Silent, Verdict
 from kodectl.core.table import K, RoutingTable
 from kodectl.sim.dht import public_ip
@@ -201,8 +202,8 @@ def test_ids_out_of_nothing_do_not_run_the_crawl_and_hide_nobody():
     net = with_liars(12, lambda question: invented(rng, question))
     assert reachable(net.crawl()) >= net.live
     pings = sum(question.ask is Ask.PING for _, question in net.asked)
-    # Each liar makes up to 320; he is believed until 32 do not answer, and a few more that are under way then.
-    assert pings < 120 + 12 * (crawl_module.MAX_FAILED_OF_SOURCE + 12)
+    # Each liar makes up 320, and is believed until 32 do not answer; two more for each honest node that he named first.
+    assert pings <= 3 * 120 + 12 * hearsay.MAX_FAILED_OF_SOURCE
     assert net.last.unasked()["doubted_source"] > 1000
 
 
@@ -211,7 +212,7 @@ def test_a_victim_s_network_is_not_asked_for_all_that_is_made_up_there():
     net = with_liars(4, lambda question: invented(rng, question, ip=f"198.50.7.{rng.randrange(1, 255)}"))
     assert reachable(net.crawl()) >= net.live
     at_victim = [question for _, question in net.asked if question.contact.ip.startswith("198.50.7.")]
-    assert len(at_victim) <= crawl_module.MAX_FAILED_OF_SUBNET + AT_ONCE
+    assert len(at_victim) <= hearsay.MAX_FAILED_OF_SUBNET
 
 
 def test_false_ids_at_true_addresses_and_true_ids_at_false_ones_hide_nobody():
@@ -238,7 +239,7 @@ def test_hearsay_is_bounded_whatever_is_named(monkeypatch):
     rng = random.Random(5)
     net = with_liars(60, lambda question: invented(rng, question))
     net.crawl(CrawlTerms(max_nodes=25, rate=1e6, handshake=False))
-    assert len(net.last._nodes) <= 200
+    assert len(net.last._hearsay.nodes) <= 200
     assert net.last.unasked()["no_room"]
 
 
@@ -250,7 +251,7 @@ def test_one_rented_network_gets_no_more_than_its_share_of_questions():
     net.world = net.world | {contact.node_id: RoutingTable(contact.node_id) for contact in farm}
     net.lies = dict.fromkeys([liar, *(contact.node_id for contact in farm)], lambda question: rng.sample(farm, K))
     found = reachable(net.crawl())
-    assert len(found & {contact.node_id for contact in farm}) <= crawl_module.MAX_OF_SUBNET
+    assert len(found & {contact.node_id for contact in farm}) <= hearsay.MAX_OF_SUBNET
     assert net.last.unasked()["crowded_network"]
 
 
