@@ -329,10 +329,11 @@ def load_configuration(asked: str | None, environ: Mapping[str, str] = os.enviro
 
     file = Path(asked) if asked else next((path for path in standard_files(environ) if path.is_file()), None)
     values = {} if file is None else _read(file)
-    for key in values:
+    for key, value in values.items():
         if key not in BY_KEY:
+            flat = " The file has no tables: keys stand by themselves." if isinstance(value, dict) else ""
             raise LocalMisuse(
-                f"{file}: unknown key {key!r}.{suggest(key, BY_KEY)}",
+                f"{file}: unknown key {key!r}.{suggest(key, BY_KEY)}{flat}",
                 code="config_unknown_key",
                 hint="kodectl config init --stdout prints every key",
             )
@@ -381,7 +382,7 @@ def _from_toml(setting: Setting, value: Any, file: Path | None) -> Any:
 def _parse_scalar(setting: Setting, value: Any, where: str) -> Any:
     if isinstance(value, bool):
         value = "true" if value else "false"
-    if not isinstance(value, str | int):
+    if not isinstance(value, str | int | float):
         raise _invalid(setting, where, value, "text, a number or a switch")
     return _parse(setting, str(value), where)
 

@@ -125,6 +125,9 @@ def test_a_variable_holds_a_list(text: str) -> None:
         ('network = ""', "config_invalid_value", "printable"),
         ("discovery_port = 65536", "config_invalid_value", "0 to 65535"),
         ('api_token = "never"', "config_invalid_value", "one of"),
+        ("max_peers = 1.5", "config_invalid_value", "'1.5' is not a number from 1 to"),
+        ("max_peers = 1979-05-27", "config_invalid_value", "is not text, a number or a switch"),
+        ("[node]\nmax_peers = 3", "config_unknown_key", "The file has no tables"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named(config: Path, content: str | bytes, code: str, message: str) -> None:
