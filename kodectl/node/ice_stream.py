@@ -13,7 +13,7 @@ from kodectl.core.quic_paths import Path
 from kodectl.node.ice import SendingBase
 from kodectl.node.quic_stream import LINGER_S, QuicStream
 from kodectl.node.routes import Route
-from kodectl.runtime.base import Address, Runtime
+from kodectl.runtime.base import Address, Runtime, Timer
 
 
 class PathBook:
@@ -60,8 +60,8 @@ class PathBook:
 
 
 class IceStream:
-    """See `runtime.base.Stream` and `node.routes.RoutedStream`. `on_closed` is called once, when what was written has had its
-    time to arrive after `close`."""
+    """See `runtime.base.Stream` and `node.routes.RoutedStream`. `on_closed` is called once, after `close`, when
+    the connection is gone, or what was written has had its time to arrive."""
 
     def __init__(
         self, runtime: Runtime, stream: QuicStream, route: Callable[[], Route], on_closed: Callable[[], None]
@@ -71,6 +71,7 @@ class IceStream:
         self._route = route
         self._on_closed = on_closed
         self._is_closed = False
+        self._ending: Timer | None = None
 
     @property
     def local(self) -> Address:
@@ -94,6 +95,14 @@ class IceStream:
 
     def close(self) -> None:
         self._stream.close()
-        if not self._is_closed:
-            self._is_closed = True
-            self._runtime.call_later(LINGER_S, self._on_closed)
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._ending = self._runtime.call_later(0.0 if self._stream.is_gone else LINGER_S, self._end)
+        self._stream.on_gone = self._end
+
+    def _end(self) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
+            self._on_closed()

@@ -77,6 +77,8 @@ class QuicStream:
         self._silent_deadlines = 0
         self.on_silence: Callable[[], None] = lambda: None
         """What was sent is not answered: the path may be dead. Runs in the hub."""
+        self.on_gone: Callable[[], None] = lambda: None
+        """Both sides have said their last word, or will not say it any more. Runs in the hub."""
 
     @property
     def local(self) -> Address:
@@ -89,6 +91,10 @@ class QuicStream:
     @property
     def is_open(self) -> bool:
         return self._is_opened and self.end is None and not self._is_closed
+
+    @property
+    def is_gone(self) -> bool:
+        return self._is_gone
 
     @property
     def dialled(self) -> bool:
@@ -270,3 +276,4 @@ class QuicStream:
         self._waiting.clear()
         self._wake()
         self._owner.gone(self)
+        self.on_gone()

@@ -19,7 +19,7 @@ MAX_QUEUED = 1_024
 MAX_QUEUED_BYTES = 256 * 1024
 """Datagrams that the connection has not taken yet. What comes then is lost, as on a full line, and QUIC slows down by that;
 a long queue would only make every path look slow."""
-REST_S = 1.0
+REST_S = 0.25
 """From the end of the base to that of the connection: what was sent last arrives meanwhile, or is lost as datagrams are."""
 Receive = Callable[["TcpBase", bytes, Address], None]
 

@@ -22,6 +22,8 @@ DIRECT_AGAIN_LIMIT_S = 90.0
 """Pairs that have failed are tried again every 30 s, by each side in its own time."""
 REPLACED_LIMIT_S = 60.0
 """For another rendezvous node to be chosen, and the record that names it to be published."""
+PARTED_LIMIT_S = 2.0
+"""Some round trips."""
 CRASHES = 3
 SYMMETRIC_BOX = {"mapping": SYMMETRIC, "ports": PortRule.RANDOM}
 BOXES: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -144,6 +146,18 @@ def test_two_that_connect_at_the_same_moment_have_one_link(
 
 def passages(node: Node) -> set[Any]:
     return node.connectivity.traversal._passages
+
+
+@pytest.mark.parametrize(("here", "there"), BOXES)
+def test_who_have_parted_keep_nothing_of_it(town: Town, here: dict[str, Any], there: dict[str, Any]) -> None:
+    """The next connection needs the same ports, and relays may be few."""
+    one, other = hidden(town, here, there)
+    connect(town, one, other)
+    town.world.run_for(DIRECT_LIMIT_S)
+    assert passages(one)
+    assert passages(other)
+    assert one.disconnect(other.identity.node_id.hex())
+    assert town.world.run(lambda: not passages(one) and not passages(other), PARTED_LIMIT_S)
 
 
 def test_an_old_port_in_the_table_is_no_dead_end(town: Town) -> None:
