@@ -9,42 +9,60 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from conftest import Nodes
+from click.testing import CliRunner
+from conftest import NodeProcess, Nodes
 
 from kodectl.cli.doctor import CHECKS
+from kodectl.cli.main import cli
 
 REPOSITORY = Path(__file__).parents[2]
 WELL, USAGE, FAILED, DEGRADED = 0, 2, 3, 4
 LOCAL = ("--listen", "127.0.0.1:0", "--discovery-port", "0", "--api", "127.0.0.1:0", "--no-lan", "--nat", "none")
-STRANGER = f"enode://{'ab' * 32}@127.0.0.1:{{port}}?discport={{port}}"
 
 
 class Doctor:
-    def __init__(self, nodes: Nodes, home: Path) -> None:
+    """Runs the command in this process, or in one of its own (`launch`), with a data directory that is not there yet."""
+
+    def __init__(self, environment: dict[str, str], home: Path) -> None:
         self.datadir = home / "data"
-        self._nodes = nodes
+        self.environment = environment
 
-    def __call__(self, *arguments: str, datadir: Path | None = None, **options: Any) -> tuple[int, dict[str, Any]]:
-        """The exit code, and what was found; options are those of `subprocess.run`."""
-        done = self.run("--json", *arguments, datadir=datadir, **options)
-        document = json.loads(done.stdout)
-        return done.returncode, document["data"] if document["ok"] else document["error"]["details"]
+    def __call__(self, *arguments: str, datadir: Path | None = None) -> tuple[int, dict[str, Any]]:
+        """The exit code, and what was found."""
+        command = ["doctor", "--datadir", str(datadir or self.datadir), "--json", *arguments]
+        unset = {name: None for name in os.environ if name.startswith("KODECTL_")}
+        done = CliRunner().invoke(cli, command, env=unset | self.environment)
+        return done.exit_code, found_in(done.stdout)
 
-    def run(self, *arguments: str, datadir: Path | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+    def launch(self, *arguments: str, datadir: Path | None = None, **options: Any) -> subprocess.Popen[str]:
+        """Options are those of Popen."""
         command = [sys.executable, "-m", "kodectl", "doctor", "--datadir", str(datadir or self.datadir), *arguments]
-        environment = self._nodes.environment | options.pop("env", {})
-        return subprocess.run(
-            command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, timeout=60, check=False, **options
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, stdout=pipe, stderr=pipe, text=True, cwd=REPOSITORY, env=self.environment, **options
         )
+
+
+def found_in(text: str) -> dict[str, Any]:
+    document = json.loads(text)
+    return document["data"] if document["ok"] else document["error"]["details"]
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
+    """Of one that was launched with --json."""
+    out, err = process.communicate(timeout=60)
+    assert out, err
+    return process.returncode, found_in(out)
 
 
 @pytest.fixture
 def doctor(nodes: Nodes, tmp_path: Path) -> Doctor:
-    return Doctor(nodes, tmp_path)
+    return Doctor(nodes.environment, tmp_path)
 
 
 def checks(*names: str) -> list[str]:
@@ -71,7 +89,7 @@ def test_a_port_that_is_taken(doctor):
         code, view = doctor(*LOCAL, "--listen", f"127.0.0.1:{port}", *MACHINE)
     root = view["root_cause"]
     assert (code, root["check"], root["code"]) == (FAILED, "ports", "port_in_use")
-    assert f"TCP port {port} is in use by process {os.getpid()}" in root["seen"]
+    assert f"TCP port {port} is in use by this very process ({os.getpid()})" in root["seen"]
     assert root["command"].startswith("kodectl node run --listen 127.0.0.1:")
     assert root["command"].rpartition(":")[2] not in ("0", str(port))
 
@@ -89,15 +107,9 @@ def test_a_full_disk(doctor, tmp_path):
     small.mkdir()
     mount = f"mount -t tmpfs -o size=64k none {small} && exec "
     python = f"{sys.executable} -m kodectl doctor --json --datadir {small} {' '.join([*LOCAL, *MACHINE])}"
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", mount + python],
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-        env=doctor._nodes.environment,
-        check=False,
-    )
-    root = json.loads(done.stdout)["error"]["details"]["root_cause"]
+    command = ["unshare", "-m", "sh", "-c", mount + python]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=doctor.environment, check=False)
+    root = found_in(done.stdout)["root_cause"]
     assert (done.returncode, root["check"], root["code"]) == (FAILED, "disk", "disk_full")
     assert root["command"].startswith(f"df -h {small}")
 
@@ -138,7 +150,7 @@ def test_a_low_limit_of_open_files(doctor, limit, code, name):
     def lower() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
-    found, view = doctor(*LOCAL, *MACHINE, preexec_fn=lower)
+    found, view = ended(doctor.launch("--json", *LOCAL, *MACHINE, preexec_fn=lower))
     assert (found, view["root_cause"]["check"], view["root_cause"]["code"]) == (code, "fd_limit", name)
     assert view["root_cause"]["command"].startswith("ulimit -n ")
 
@@ -183,83 +195,120 @@ def test_a_configuration_that_cannot_be_read_leaves_the_defaults(doctor, tmp_pat
     assert (code, view["root_cause"]["check"]) == (FAILED, "config")
 
 
-def test_a_dead_bootstrap_node(doctor):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent, socket.socket() as closed:
-        silent.bind(("127.0.0.1", 0))
-        port = silent.getsockname()[1]
-        closed.bind(("127.0.0.1", port))
-        enode = STRANGER.format(port=port)
-        code, view = doctor(*LOCAL, "--bootstrap", enode, *checks("addresses", "udp_egress", "bootstrap", "table"))
-    root = view["root_cause"]
-    assert (code, root["check"], root["code"]) == (FAILED, "bootstrap", "no_bootstrap_answered")
-    assert root["command"] == f"kodectl peer ping '{enode}'"
-    assert {"udp_egress", "table"} <= set(root["consequences"])
+# -- with a network, which is waited for: side by side ----------------------------------------------------------------------
 
 
-def test_a_bootstrap_node_that_is_somebody_else(doctor, nodes):
-    other = nodes.start("other")
-    enode = f"enode://{'cd' * 32}@{other.enode.partition('@')[2]}"
-    code, view = doctor(*LOCAL, "--bootstrap", enode, *checks("bootstrap", "table"))
-    assert (code, view["root_cause"]["code"]) == (FAILED, "identity_mismatch")
-    assert other.id in view["root_cause"]["seen"]
+class Examined(NamedTuple):
+    first: NodeProcess
+    second: NodeProcess
+    silent: str
+    """An enode of which nothing answers."""
+    impostor: str
+    """One at which another node is."""
+    processes: dict[str, subprocess.Popen[str]]
 
 
-def test_a_stand_in_joins_leaves_and_keeps_nothing(doctor, nodes):
-    other = nodes.start("other")
-    names = ("bootstrap", "udp_egress", "clock", "table", "dials", "node")
-    code, view = doctor(*LOCAL, "--bootstrap", other.enode, *checks(*names))
-    assert (code, view["examined"]["running"]) == (WELL, False)
-    assert {check["check"]: check["state"] for check in view["checks"]} == {
-        **dict.fromkeys(names, "ok"),
-        "node": "skipped",
-    }
-    assert nodes.kodectl("node", "wait", "--for", "ready", "--datadir", str(other.datadir)).returncode == 0
-    peers = nodes.kodectl("node", "peers", "--datadir", str(other.datadir), "--json")
-    assert json.loads(peers.stdout)["data"]["count"] == 0
-    assert not doctor.datadir.exists()
+STANDING_IN = ("bootstrap", "udp_egress", "clock", "table", "dials", "node")
 
 
 @pytest.fixture(scope="module")
-def pair(shared_nodes):
+def examined(shared_nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examined]:
     first = shared_nodes.start("first")
     second = shared_nodes.start("second", "--bootstrap", first.enode)
     wait = shared_nodes.kodectl("node", "wait", "--for", "peers=1", "--datadir", str(second.datadir))
     assert wait.returncode == 0
-    return first, second
+    doctor = Doctor(shared_nodes.environment, tmp_path_factory.mktemp("doctor"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute, socket.socket() as closed:
+        mute.bind(("127.0.0.1", 0))
+        closed.bind(mute.getsockname())
+        port = mute.getsockname()[1]
+        silent = f"enode://{'ab' * 32}@127.0.0.1:{port}?discport={port}"
+        impostor = f"enode://{'cd' * 32}@{first.enode.partition('@')[2]}"
+        alone = (*LOCAL, "--json", "--bootstrap")
+        processes = {
+            "dead": doctor.launch(*alone, silent, *checks("addresses", "udp_egress", "bootstrap", "table")),
+            "somebody else": doctor.launch(*alone, impostor, *checks("udp_egress", "bootstrap", "table")),
+            "late": doctor.launch(*alone, silent, "--deadline", "4", *checks("bootstrap", "disk")),
+            "stand-in": doctor.launch(*alone, first.enode, *checks(*STANDING_IN)),
+            "running": doctor.launch("--json", datadir=second.datadir),
+            "text": doctor.launch(datadir=second.datadir),
+            "lines": doctor.launch("--jsonl", datadir=second.datadir),
+        }
+        yield Examined(first, second, silent, impostor, processes)
+        for process in processes.values():
+            process.kill()
+            process.communicate()
 
 
-def test_a_node_that_runs_is_asked(pair, doctor):
-    _, second = pair
-    code, view = doctor(datadir=second.datadir)
+def test_a_dead_bootstrap_node(examined):
+    code, view = ended(examined.processes["dead"])
+    root = view["root_cause"]
+    assert (code, root["check"], root["code"]) == (FAILED, "bootstrap", "no_bootstrap_answered")
+    assert root["command"] == f"kodectl peer ping '{examined.silent}'"
+    assert {"udp_egress", "table"} <= set(root["consequences"])
+
+
+def test_a_bootstrap_node_that_is_somebody_else(examined):
+    """It is silent over UDP and answers over TCP, as in a network without UDP."""
+    code, view = ended(examined.processes["somebody else"])
+    assert (code, view["root_cause"]["check"], view["root_cause"]["code"]) == (FAILED, "bootstrap", "identity_mismatch")
+    assert examined.first.id in view["root_cause"]["seen"]
+    assert state_of(view, "udp_egress") == "ok"
+
+
+def test_the_deadline_ends_the_checks_and_not_the_report(examined):
+    """It is less than a silent bootstrap node takes to be known as such."""
+    code, view = ended(examined.processes["late"])
+    assert (code, view["complete"]) == (DEGRADED, False)
+    assert (state_of(view, "disk"), state_of(view, "bootstrap")) == ("ok", "unknown")
+
+
+def test_a_stand_in_joins_leaves_and_keeps_nothing(examined, shared_nodes, eventually):
+    code, view = ended(examined.processes["stand-in"])
+    assert (code, view["examined"]["running"]) == (WELL, False)
+    expected = {**dict.fromkeys(STANDING_IN, "ok"), "node": "skipped"}
+    assert {check["check"]: check["state"] for check in view["checks"]} == expected
+    assert not Path(view["examined"]["datadir"]).exists()
+
+    def peers() -> int:
+        told = shared_nodes.kodectl("node", "peers", "--datadir", str(examined.first.datadir), "--json")
+        return json.loads(told.stdout)["data"]["count"]
+
+    # The other node, and no stand-in.
+    assert eventually(lambda: peers() == 1)
+
+
+def test_a_node_that_runs_is_asked(examined):
+    code, view = ended(examined.processes["running"])
     assert code == WELL, view["root_cause"]
-    assert (view["examined"]["running"], view["examined"]["id"]) == (True, second.id)
-    assert view["examined"]["pid"] == second.process.pid
+    told = view["examined"]
+    assert (told["running"], told["id"], told["pid"]) == (True, examined.second.id, examined.second.process.pid)
     assert state_of(view, "ports") == state_of(view, "bootstrap") == state_of(view, "node") == "ok"
     # It listens on loopback only.
     assert state_of(view, "nat_class") == state_of(view, "inbound_udp") == "skipped"
 
 
-def test_text_has_a_line_for_each_check(pair, doctor):
-    done = doctor.run(datadir=pair[1].datadir)
-    table, _, end = done.stdout.partition("\n\n")
+def test_text_has_a_line_for_each_check(examined):
+    out, err = examined.processes["text"].communicate(timeout=60)
+    table, _, end = out.partition("\n\n")
     assert [line.split()[1] for line in table.splitlines()] == list(CHECKS)
     assert end == "all is well, as far as 20 checks can tell\n"
-    assert done.stderr == ""
+    assert err == ""
 
 
-def test_lines_come_as_checks_end_and_the_verdict_last(pair, doctor):
-    done = doctor.run("--jsonl", datadir=pair[1].datadir)
-    lines = [json.loads(line)["data"] for line in done.stdout.splitlines()]
+def test_lines_come_as_checks_end_and_the_verdict_last(examined):
+    out, _ = examined.processes["lines"].communicate(timeout=60)
+    lines = [json.loads(line)["data"] for line in out.splitlines()]
     assert {line["check"] for line in lines[:-1]} == set(CHECKS)
     assert (lines[-1]["state"], lines[-1]["root_cause"], "checks" in lines[-1]) == ("ok", None, False)
 
 
-def test_a_key_that_was_changed_under_a_running_node(shared_nodes, pair, doctor, tmp_path):
-    key = pair[0].datadir / "node.key"
+def test_a_key_that_was_changed_under_a_running_node(shared_nodes, examined, doctor):
+    key = examined.first.datadir / "node.key"
     kept = key.read_bytes()
     try:
         assert shared_nodes.kodectl("key", "gen", str(key), "--force").returncode == 0
-        code, view = doctor(*checks("key_file"), datadir=pair[0].datadir)
+        code, view = doctor(*checks("key_file"), datadir=examined.first.datadir)
     finally:
         key.write_bytes(kept)
     assert (code, view["root_cause"]["code"]) == (DEGRADED, "key_replaced")
@@ -281,30 +330,24 @@ def test_a_node_that_hangs(nodes, doctor):
 
 def test_what_cannot_be_found_out_is_not_well(doctor):
     """Nobody is there to ask: neither a failure nor a success."""
-    done = doctor.run("--json", *LOCAL, *checks("udp_egress"), env={"KODECTL_BOOTSTRAP": ""})
-    error = json.loads(done.stdout)["error"]
-    assert (done.returncode, error["code"], error["details"]["state"]) == (DEGRADED, "undecided", "unknown")
+    code, view = doctor(*LOCAL, *checks("udp_egress"))
+    assert (code, view["state"], view["root_cause"]["code"]) == (DEGRADED, "unknown", None)
 
 
-def test_the_list_names_every_check(doctor):
-    done = doctor.run("--list", "--json")
-    assert [row["check"] for row in json.loads(done.stdout)["data"]["checks"]] == list(CHECKS)
-    assert doctor.run("--list").stdout.splitlines()[0].split() == ["check", "looks", "whether"]
+def run(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(cli, ["doctor", *arguments])
+    return done.exit_code, done.stdout
+
+
+def test_the_list_names_every_check():
+    code, out = run("--list", "--json")
+    assert (code, [row["check"] for row in found_in(out)["checks"]]) == (WELL, list(CHECKS))
+    assert run("--list")[1].splitlines()[0].split() == ["check", "looks", "whether"]
 
 
 @pytest.mark.parametrize(
     "arguments", [["--check", "heart"], ["--listen", "x"], ["--deadline", "0"], ["extra"]], ids=" ".join
 )
-def test_usage(doctor, arguments):
-    done = doctor.run("--json", *arguments)
-    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (USAGE, "usage")
-
-
-def test_the_deadline_ends_the_checks_and_not_the_report(doctor):
-    """Two seconds are less than a silent bootstrap node takes to be known as such."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
-        silent.bind(("127.0.0.1", 0))
-        enode = STRANGER.format(port=silent.getsockname()[1])
-        code, view = doctor(*LOCAL, "--bootstrap", enode, "--deadline", "4", *checks("bootstrap", "disk"))
-    assert (code, view["complete"]) == (DEGRADED, False)
-    assert (state_of(view, "disk"), state_of(view, "bootstrap")) == ("ok", "unknown")
+def test_usage(arguments):
+    code, out = run("--json", *arguments)
+    assert (code, json.loads(out)["error"]["code"]) == (USAGE, "usage")
