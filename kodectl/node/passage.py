@@ -49,7 +49,9 @@ GO_LIMIT_S = 2.0
 """For the word that the other side punches; without it, this side begins all the same."""
 LATER_GO_LIMIT_S = 5.0
 """For the next one: the other side is not through with the last one yet."""
-TCP_PUNCHES = 4
+PUNCH_PAUSES_S = (0.0, 0.0, 12.0, 125.0)
+"""Before each TCP punch. One that came to nothing may have left a box with a connection that it lets no other one into: Linux
+keeps one that was reset for 10 s, and one that was opened by half for 120 s, from the last packet."""
 SETTLE_S = 1.0
 """From the first direct path to the end of what was tried beside it: the other side may have seen another one."""
 RESTARTS_PER_S = 0.25
@@ -190,7 +192,7 @@ class Passage:
                 self.session.remote_done()
         elif offer.kind is OfferKind.OFFER and not self._is_controlling:
             self._begin_again(offer)
-        elif offer.kind is OfferKind.GO:
+        elif offer.kind is OfferKind.GO and not self._is_controlling:
             self._go.set()
         elif offer.kind in (OfferKind.ANSWER, OfferKind.REFUSAL) and self._is_controlling:
             self.answer = offer
@@ -380,22 +382,24 @@ class Passage:
         self._around.scope.spawn(f"side ways to {self.peer_id.hex()[:8]}", self._go_side_ways, errand)
 
     def _go_side_ways(self, errand: Errand) -> None:
-        """A punch over TCP may leave boxes that have lost the thread; another one begins anew."""
-        for attempt in range(TCP_PUNCHES if errand.agreed.punches_tcp else 1):
-            if errand.agreed.punches_tcp:
-                self._begin_together(GO_LIMIT_S if attempt == 0 else LATER_GO_LIMIT_S)
+        if not errand.agreed.punches_tcp:
+            self.side_ways.run(errand)
+            return
+        for attempt, pause_s in enumerate(PUNCH_PAUSES_S):
+            self._begin_together(pause_s, GO_LIMIT_S if attempt == 0 else LATER_GO_LIMIT_S)
             path = self.session.path
             if self._is_closed or (path is not None and not path.is_relayed):
                 return
             self.side_ways.run(errand._replace(rtt_s=self._conversation.rtt_s))
 
-    def _begin_together(self, limit_s: float) -> None:
-        """Half a round trip lies between telling and hearing."""
+    def _begin_together(self, pause_s: float, limit_s: float) -> None:
+        """Half a round trip lies between telling and hearing. Who controls says when; the other one only hears of it."""
         if self._is_controlling:
+            self._go.wait(pause_s)
             self._conversation.send(Offer(OfferKind.GO))
             self._around.scope.sleep((self._conversation.rtt_s or 0.0) / 2)
         else:
-            self._go.wait(limit_s)
+            self._go.wait(pause_s + limit_s)
             self._go.clear()
 
     def _tell_more(self, candidates: Sequence[Candidate]) -> None:

@@ -65,3 +65,14 @@ def test_is_direct_in_the_end(town: Town, here: dict[str, Any], there: dict[str,
     remote = route(one, other).remote
     assert remote is not None
     assert remote.transport == transport
+
+
+@pytest.mark.parametrize(("dark_s", "limit_s"), [(8.0, 10.0), (60.0, 100.0)])
+def test_a_punch_that_came_to_nothing_is_made_again(town: Town, dark_s: float, limit_s: float) -> None:
+    """After boxes have forgotten what it left there."""
+    town.world.cut("box1", "box2")
+    one, other = connected(town, BLOCKED, KEEPING)
+    town.world.run_for(dark_s)
+    assert route(one, other).path == "relay"
+    town.world.mend("box1", "box2")
+    assert town.world.run(lambda: route(one, other).path == "direct", limit_s), route(one, other)
