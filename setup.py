@@ -25,6 +25,7 @@ RUNTIME = [
     "pycryptodome>=3.20",
     "pystun3>=1.0",
     "qh3>=2.1",
+    "rich>=13.7",
     "wsproto>=1.2",
     "zstandard>=0.22",
 ]

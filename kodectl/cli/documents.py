@@ -277,6 +277,7 @@ DOCUMENTS: dict[str, Documents] = {
     "node.table": Documents((f"{VIEWS}TableView",), (f"{VIEWS}BucketView",)),
     "node.broadcast": Documents((f"{VIEWS}BroadcastView",)),
     "node.events": Documents(EVENTS),
+    "node.top": Documents(("kodectl.cli.node_top_look:TopView",)),
     "key.gen": Documents((Key,)),
     "key.show": Documents((Key, RevealedKey)),
     "key.id": Documents((KeyId,)),

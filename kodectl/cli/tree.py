@@ -25,6 +25,7 @@ TREE: dict[str, str | Branch] = {
             "table": "kodectl.cli.node_show:table_",
             "broadcast": "kodectl.cli.node_order:broadcast",
             "events": "kodectl.cli.node_events:events",
+            "top": "kodectl.cli.node_top:top",
         },
     ),
     "key": Branch(

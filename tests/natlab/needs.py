@@ -24,6 +24,7 @@ PACKAGES = {
 OTHER_PACKAGES = {
     "curl": "curl",
     "jq": "jq",
+    "tmux": "tmux",
 }
 """The same, for tests without a lab; each is skipped where its program is not."""
 

@@ -1,0 +1,85 @@
+"""Lines of styled text, and how they are cut, joined and filled up. Widths are columns of a terminal: some characters take two,
+some none, and peers choose some of the text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from rich.cells import cell_len, set_cell_size
+
+from kodectl.cli.output import clean
+
+
+class Span(NamedTuple):
+    """`style`: one of `node_top_terminal.STYLES`; nothing for plain text."""
+
+    text: str
+    style: str = ""
+
+
+Line = list[Span]
+
+
+class Glyphs(NamedTuple):
+    """What is drawn with. `levels`: from nothing to full."""
+
+    levels: str
+    none: str
+    dot: str
+    more: str
+    sorted_by: str
+    arrows: str
+
+
+UNICODE = Glyphs(" ▁▂▃▄▅▆▇█", "·", "●", "…", "▾", "↑↓")
+ASCII = Glyphs(" ._-=+*%#", ".", "*", "~", "v", "j k")
+
+
+def one_line(text: str) -> str:
+    """Somebody's text, as a terminal can show it in a line without obeying."""
+    return clean(" ".join(text.split()))
+
+
+def width_of(line: Iterable[Span]) -> int:
+    return sum(cell_len(span.text) for span in line)
+
+
+def fit(line: Line, width: int, glyphs: Glyphs) -> Line:
+    """No wider than `width`; where something is cut, that shows."""
+    if width_of(line) <= width:
+        return line
+    kept: Line = []
+    left = max(0, width - 1)
+    for span in line:
+        text = span.text if cell_len(span.text) <= left else set_cell_size(span.text, left)
+        kept.append(Span(text, span.style))
+        left -= cell_len(text)
+        if text != span.text or not left:
+            break
+    return [*kept, Span(glyphs.more if width > 0 else "")]
+
+
+def filled(line: Line, width: int) -> Line:
+    return [*line, Span(" " * max(0, width - width_of(line)))]
+
+
+def apart(left: Line, right: Line, width: int) -> Line:
+    """`right` at the right end; left out where there is no room for it."""
+    gap = width - width_of(left) - width_of(right)
+    return [*left, Span(" " * gap), *right] if gap > 0 else left
+
+
+def beside(left: Sequence[Line], right: Sequence[Line], left_width: int) -> list[Line]:
+    count = max(len(left), len(right))
+    lefts = [*left, *([[]] * (count - len(left)))]
+    rights = [*right, *([[]] * (count - len(right)))]
+    return [[*filled(one, left_width), *other] if other else one for one, other in zip(lefts, rights, strict=True)]
+
+
+def cell(text: str, width: int, *, right: bool, glyphs: Glyphs) -> str:
+    """Exactly `width` columns of somebody's text."""
+    shown = one_line(text)
+    if cell_len(shown) > width:
+        return set_cell_size(shown, width - 1) + glyphs.more
+    return " " * (width - cell_len(shown)) + shown if right else set_cell_size(shown, width)
