@@ -28,7 +28,8 @@ class Threads:
 
     def spawn(self, function: Callable[..., Any], *args: Any) -> AsyncResult:
         """Runs `function` in a thread; waits for a free one."""
-        if self._pool.size >= self._count:
+        if self._pool.size >= self._count or len(self._pool) < self._pool.size:
+            # None is made: all are, or one has nothing to do. Looking would take 20 us or more each time.
             return self._pool.spawn(self._work, function, args)
         # With room for one more nothing waits, so that what is new afterwards was made here.
         before = _threads_of_process()
