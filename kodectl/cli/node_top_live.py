@@ -82,7 +82,7 @@ def live(terminal: Terminal, state: State, looker: Looker, interval_s: float, lo
 
 def _with(state: State, news: News) -> State:
     if isinstance(news, KodectlError):
-        return failed(state, f"{news.message}; trying again")
+        return failed(state, f"trying again: {news.message}")
     if isinstance(news, Exception):
         raise news
     return looked(state, *news)
