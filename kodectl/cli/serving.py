@@ -48,6 +48,8 @@ VERBOSITY_OF = {"error": -1, "warning": 0, "info": 1, "debug": 2}
 LOOK_AGAIN_S = 1.0
 """How soon a node whose tasks have failed is noticed."""
 EVENTS_WAIT_S = 60.0
+EVENTS_AT_ONCE = 256
+PRINT_REST_S = 0.01
 PRINTED_PAYLOAD_BYTES = 1024
 """Of a block or transaction among the events of `node run --json`."""
 PCP_NONCE_CONTEXT = b"kodechain pcp nonce v1"
@@ -246,21 +248,25 @@ class EventPrinter:
             self._leaving.set()
 
     def _print_events(self) -> None:
-        seq = 0
-        while True:
-            page = self._node.events.wait(seq, EVENTS_WAIT_S)
-            if page.missed:
-                self._emit({"type": "gap", "missed": page.missed})
+        seq, stopping = 0, False
+        while not stopping:
+            page = self._node.events.wait(seq, EVENTS_WAIT_S, EVENTS_AT_ONCE)
+            records: list[object] = [{"type": "gap", "missed": page.missed}] if page.missed else []
             for event in page.events:
                 # `ready` has been printed, with more in it.
                 if event.type != "ready":
-                    self._emit(_without_large_payload(event))
+                    records.append(_without_large_payload(event))
                 if event.type == "stopping":
-                    return
+                    stopping = True
+                    break
+            self._runtime.in_thread(self._print, records)
             seq = page.next
+            # What happens meanwhile is printed together: a thread for each event takes as long as its message.
+            self._leaving.wait(PRINT_REST_S)
 
-    def _emit(self, record: object) -> None:
-        self._runtime.in_thread(self._output.emit, record, "")
+    def _print(self, records: list[object]) -> None:
+        for record in records:
+            self._output.emit(record, "")
 
 
 def _without_large_payload(event: EventView) -> EventView:
