@@ -35,7 +35,7 @@ def test_a_number_of_thousands_of_digits_is_bad_configuration(tmp_path):
 @pytest.mark.parametrize("command", [("get",), ("put",)])
 def test_a_key_need_not_be_utf8(command):
     value = ["v"] if command == ("put",) else []
-    done = kodectl("dht", *command, b"\xff\xfe", *value, "--bootstrap", NOBODY, "--deadline", "1", "--json")
+    done = kodectl("dht", *command, b"\xff\xfe", *value, "--bootstrap", NOBODY, "--deadline", "10", "--json")
     assert json.loads(done.stdout)["error"]["code"] == "no_bootstrap_answered"
 
 
