@@ -224,7 +224,7 @@ def test_a_node_that_goes_is_waited_for(nodes: Nodes, pane: Pane, eventually: Ca
 
 
 def test_it_fits_every_size(nodes: Nodes, pane: Pane, eventually: Callable[..., Any]) -> None:
-    top = Top(pane, nodes.start("a"), eventually)
+    top = Top(pane, nodes.start("a"), eventually, "--interval", "3600")
     top.shows("no peers", "? help")
     pane.resize(200, 60)
     screen = top.shows("priority", "0.1.0, 127.0.0.1")
