@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +115,7 @@ def doctor(
     if is_list:
         rows = [{"check": name, "about": about} for name, about in CHECKS.items()]
         return Outcome({"checks": rows}, table(("check", "looks whether"), CHECKS.items()), rows=rows)
+    began = time.monotonic()
     output = ctx.find_object(Output)
     assert output is not None, "the root group puts an Output into every context"
     names = chosen or tuple(CHECKS)
@@ -120,14 +123,26 @@ def doctor(
 
     from kodectl.cli.examination import Examination
     from kodectl.cli.log import configure
+    from kodectl.cli.mending import whole
 
     # What the stand-in has to warn of is what the checks tell.
     configure(verbosity=-1 if output.quiet else output.verbosity - 1, json_lines=output.log_format == "json")
     is_given = given["datadir"] is not None or "KODECTL_DATADIR" in os.environ
     examination = Examination(
-        place_of(values, passphrase_file), names, config, timeout_s=timeout_s, ends_s=deadline_s, is_given=is_given
+        place_of(values, passphrase_file),
+        names,
+        config,
+        timeout_s=timeout_s,
+        ends_s=deadline_s - (time.monotonic() - began),
+        is_given=is_given,
+        complete=partial(whole, given=given, config_path=output.config_path),
     )
-    view = examination.run(Reporter(output, names).ended)
+    reporter = Reporter(output, names)
+    try:
+        view = examination.run(reporter.ended)
+    except SystemExit:  # a signal, or the alarm of the deadline
+        reporter.flush()
+        raise
     data = _verdict(view) if output.format is Format.JSONL else view
     return Outcome(data, doctor_text(view), failure=failure_of(view))
 
@@ -225,6 +240,7 @@ class Reporter:
     def __init__(self, output: Output, names: tuple[str, ...]) -> None:
         self._output = output
         self._waiting = dict.fromkeys(names)
+        self._found: list[FindingView] = []
         self._count = len(self._waiting)
         self._show()
 
@@ -232,9 +248,15 @@ class Reporter:
         from kodectl.node.doctor_views import finding_view
 
         self._waiting.pop(examined.finding.check, None)
+        self._found.append(finding_view(examined, {}))
         if self._output.format is Format.JSONL:
-            self._output.emit(finding_view(examined, {}), "")
+            self._output.emit(self._found[-1], "")
         self._show()
+
+    def flush(self) -> None:
+        """What is known, for people; a program gets one document, the error, or has had a line for each check."""
+        if not self._output.structured and self._found:
+            self._output.emit(None, _table(self._found))
 
     def _show(self) -> None:
         waiting = list(self._waiting)
@@ -256,14 +278,17 @@ def failure_of(view: DoctorView) -> KodectlError | None:
 
 
 def doctor_text(view: DoctorView) -> str:
-    rows = [(_styled(check), check.check, _seen(check)) for check in view.checks]
-    blocks = [_aligned(rows)]
+    blocks = [_table(view.checks)]
     root = view.root_cause
     if root is None:
         return "\n\n".join([*blocks, f"all is well, as far as {len(view.checks)} checks can tell"])
     blocks.append(_cause_text("root cause", root))
     blocks += [_cause_text("also", other) for other in view.other_causes]
     return "\n\n".join(blocks)
+
+
+def _table(checks: list[FindingView]) -> str:
+    return _aligned([(_styled(check), check.check, _seen(check)) for check in checks])
 
 
 def _styled(check: FindingView) -> str:

@@ -71,7 +71,6 @@ NODE_CHECKS: dict[str, Callable[[Patient], Finding]] = {
     "node": check_node,
     "addresses": check_addresses,
     "dns": check_dns,
-    "udp_egress": check_udp_egress,
     "bootstrap": check_bootstrap,
     "advertised_address": check_advertised_address,
     "port_mapping": check_port_mapping,
@@ -80,6 +79,7 @@ NODE_CHECKS: dict[str, Callable[[Patient], Finding]] = {
 }
 MACHINE_AND_NODE: dict[str, Callable[[Patient, Machine], Finding]] = {
     "clock": check_clock,
+    "udp_egress": check_udp_egress,
     "cgnat": check_cgnat,
     "nat_class": check_nat_class,
     "inbound_udp": check_inbound_udp,
@@ -101,15 +101,25 @@ class Examination:
     """`names`: the checks to run. `config`: what is to be said of the configuration."""
 
     def __init__(
-        self, place: Place, names: Sequence[str], config: Finding, *, timeout_s: float, ends_s: float, is_given: bool
+        self,
+        place: Place,
+        names: Sequence[str],
+        config: Finding,
+        *,
+        timeout_s: float,
+        ends_s: float,
+        is_given: bool,
+        complete: Callable[[str], str],
     ) -> None:
-        """`ends_s`: seconds for all. `is_given`: the data directory was named, so that the API's address alone tells nothing."""
+        """`ends_s`: seconds for all. `is_given`: the data directory was named, so that the API's address alone tells nothing.
+        `complete` makes a command of a finding one that can be typed here."""
         self._place = place
         self._names = names
         self._config = config
         self._timeout_s = timeout_s
         self._ends_s = ends_s
         self._is_given = is_given
+        self._complete = complete
 
     def run(self, report: Callable[[Examined], None]) -> DoctorView:
         runtime = GreenRuntime()
@@ -126,8 +136,8 @@ class Examination:
                 checks.append(self._given("ports", ports))
             with self._patient(runtime, place, found) as patient:
                 if patient is not None:
-                    checks += self._node_checks(patient, found)
-                chosen = [check for check in checks if check.name in self._names]
+                    checks += self._node_checks(patient, found, runtime.in_thread(machine_checks.machine))
+                chosen = [self._with_command(check) for check in checks if check.name in self._names]
                 left_s = max(LEAST_S, self._ends_s - (runtime.now() - began) - LEAVE_S)
                 examined = examine(runtime, chosen, left_s, report)
             diagnosis = diagnose(one.finding for one in examined)
@@ -207,6 +217,13 @@ class Examination:
 
     # -- the checks ----------------------------------------------------------------------------------------------------
 
+    def _with_command(self, check: Check) -> Check:
+        def examined() -> Finding:
+            finding = check.examine()
+            return finding if finding.command is None else finding._replace(command=self._complete(finding.command))
+
+        return check._replace(examine=examined)
+
     def _given(self, name: str, finding: Finding) -> Check:
         return Check(name, lambda: finding, QUICK_LIMIT_S)
 
@@ -216,8 +233,7 @@ class Examination:
             for name, check in MACHINE_CHECKS.items()
         ]
 
-    def _node_checks(self, patient: Patient, found: Found) -> list[Check]:
-        machine = machine_checks.machine()
+    def _node_checks(self, patient: Patient, found: Found, machine: Machine) -> list[Check]:
         plain = {name: partial(check, patient) for name, check in NODE_CHECKS.items()}
         with_machine = {name: partial(check, patient, machine) for name, check in MACHINE_AND_NODE.items()}
         if found.trouble is not None:

@@ -9,19 +9,21 @@ import shutil
 import socket
 import stat
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
 from kodectl.api.access import is_loopback, load_token
 from kodectl.api.files import SOCKET_FILE, TOKEN_FILE
+from kodectl.cli.firewall import find_firewall
 from kodectl.cli.identity import KEY_FILE
 from kodectl.cli.wording import size
 from kodectl.core.diagnosis import Finding, State
 from kodectl.errors import EnvironmentFault, KodectlError
 from kodectl.node.checks.machine import Machine
 from kodectl.runtime.binding import bind_datagram, bind_stream
-from kodectl.runtime.hops import first_hops
+from kodectl.runtime.hops import first_hops, may_send
 from kodectl.runtime.kernel_clock import is_clock_synchronised
 from kodectl.settings import NodeSettings
 from kodectl.store.keyfile import load_key, read_passphrase
@@ -57,20 +59,13 @@ class Place(NamedTuple):
 
 
 def machine() -> Machine:
-    return Machine(is_clock_synchronised(), _clock_command(), _let_in, first_hops)
+    """Blocks for a moment."""
+    firewall = find_firewall()
+    return Machine(is_clock_synchronised(), _clock_command(), firewall.let_in, firewall.let_out, may_send, first_hops)
 
 
 def _clock_command() -> str:
     return _as_root("chronyc makestep" if shutil.which("chronyc") else "timedatectl set-ntp true")
-
-
-def _let_in(transport: str, port: int) -> str:
-    """For the firewall that this machine's owner most likely uses."""
-    if shutil.which("ufw"):
-        return _as_root(f"ufw allow {port}/{transport}")
-    if shutil.which("firewall-cmd"):
-        return _as_root(f"firewall-cmd --add-port={port}/{transport}")
-    return _as_root(f"nft insert rule inet filter input {transport} dport {port} accept")
 
 
 def _as_root(command: str) -> str:
@@ -256,7 +251,7 @@ def check_ports(place: Place) -> Finding:
         first.code,
         "a node does not start without them",
         first.hint or "choose an address of this machine, and ports that are free",
-        f"kodectl node run {' '.join(_another(option, place) for option, _ in faults)}",
+        f"kodectl node run {' '.join(_others(place, faults))}",
         details,
     )
 
@@ -273,6 +268,16 @@ def _numeric(address: tuple[str, int]) -> tuple[str, int]:
     """Raises OSError for a name that does not resolve."""
     host, port = address
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0], port  # type: ignore[return-value]
+
+
+def _others(place: Place, faults: list[tuple[str, EnvironmentFault]]) -> Iterator[str]:
+    """Options that mend it. Where only the address is wrong, the port may stay, and both of the node's have one address."""
+    for option, fault in faults:
+        if fault.code != "address_not_available":
+            yield _another(option, place)
+        elif option != "discovery_port":
+            host, port = ("0.0.0.0", place.settings.tcp_port) if option == "listen" else ("127.0.0.1", place.api[1])
+            yield f"--{option} {address_text(host, port)}"
 
 
 def _another(option: str, place: Place) -> str:

@@ -81,7 +81,7 @@ FOLLOWS_FROM: dict[str, frozenset[str]] = {
     "too_many_open_files": _OF_THE_NETWORK | {"ports", "node"},
     "port_in_use": _INBOUND,
     "permission": _INBOUND,
-    "address_not_available": _INBOUND,
+    "address_not_available": _INBOUND | {"addresses"},
     "api_token_required": frozenset({"node"}),
     "node_not_answering": _OF_THE_NETWORK,
     "not_authorised": _OF_THE_NETWORK,

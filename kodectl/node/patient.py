@@ -23,6 +23,7 @@ SETTLED_S = 60.0
 CALM_S = 2.0
 """Joining has some news in every round trip, and peers are dialled every second."""
 ASKING = ("unknown", "resolving")
+ANSWERED = ("answered", "wrong_identity", "clock_skew")
 GIVEN_UP = ("silent", "not_resolved", "wrong_identity", "clock_skew")
 STAND_IN_PEERS = 8
 """Enough to see whether peers take it; it leaves their places again within seconds."""
@@ -113,6 +114,12 @@ def is_alone(chart: Chart) -> bool:
     status = chart.status
     is_asked = all(node.state in GIVEN_UP for node in chart.bootstrap.bootstrap)
     return is_asked and not (status.table_size or status.peers or status.nat.observers)
+
+
+def is_heard_over_udp(chart: Chart) -> bool:
+    """Somebody, whoever that is."""
+    answered = any(node.state in ANSWERED for node in chart.bootstrap.bootstrap)
+    return answered or chart.status.table_size > 0 or chart.status.nat.observers > 0
 
 
 def _company(chart: Chart) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The first routers on the way to an address, as traceroute finds them, without privileges.
+"""The way out, as far as it can be seen without privileges: the first routers on it, as traceroute finds them.
 
 A datagram with a short time to live dies at a router, which says so; Linux keeps that word in the socket's error queue
 (ip(7), IP_RECVERR). Blocking: for a thread.
@@ -41,6 +41,20 @@ def first_hops(target: str, count: int, limit_s: float) -> list[str | None]:
         for probe in probes:
             probe.close()
     return [found.get(number) or None for number in range(count)]
+
+
+def may_send(host: str, port: int) -> bool:
+    """Whether the kernel takes an empty datagram to that numeric address: what a firewall of this machine drops on its way
+    out is refused to who sends it."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.sendto(b"", (host, port))
+        except PermissionError:
+            return False
+        except OSError:
+            pass
+    return True
 
 
 def _probe(target: str, ttl: int) -> socket.socket:

@@ -63,6 +63,7 @@ def test_a_chain_leads_to_its_beginning():
         (("udp_egress", "udp_blocked"), ("bootstrap", "no_bootstrap_answered"), "udp_egress"),
         (("clock", "clock_skew"), ("bootstrap", "identity_mismatch"), "clock"),
         (("ports", "port_in_use"), ("inbound_tcp", "inbound_blocked"), "ports"),
+        (("ports", "address_not_available"), ("addresses", "address_not_available"), "ports"),
         (("disk", "disk_full"), ("node", "unhealthy"), "disk"),
         (("dns", "name_not_resolved"), ("bootstrap", "no_bootstrap_answered"), "dns"),
         (("port_mapping", "mapping_refused"), ("nat_class", "nat_not_forwarded"), "port_mapping"),

@@ -7,13 +7,14 @@ from kodectl.core.peer_clocks import MIN_VOICES, WRONG_S
 from kodectl.errors import KodectlError
 from kodectl.node.checks.machine import Machine
 from kodectl.node.nat import EVERYWHERE
-from kodectl.node.patient import CALM_S, Chart, Patient
+from kodectl.node.patient import CALM_S, Chart, Patient, is_heard_over_udp
 from kodectl.settings import DEFAULT_BOOTSTRAP
 from kodectl.wire.addresses import scope_of
 from kodectl.wire.enode import parse_enode
 from kodectl.wire.turn_server import parse_turn
 
 RESOLVE_LIMIT_S = 5.0
+HEARD_LIMIT_S = 6.0
 VOICES_LIMIT_S = 8.0
 """A stand-in has met the nodes around it by then."""
 DIFFERENT_S = 10.0
@@ -28,10 +29,16 @@ def check_addresses(patient: Patient) -> Finding:
         return Finding("addresses", State.SKIPPED, f"it listens on {host} only: no network is needed")
     details = {"ipv4": network.source, "ipv6": network.source6, "gateway": network.gateway or network.gateway6}
     if source is None:
+        own = [ip for ip in network.addresses if scope_of(ip) != "loopback"]
+        if own and is_heard_over_udp(patient.until(is_heard_over_udp, HEARD_LIMIT_S)):
+            seen = f"{', '.join(own)}; no default route, and none is needed to reach the nodes that answer"
+            return Finding("addresses", State.OK, seen, details=details)
         return Finding(
             "addresses",
             State.FAILED,
-            "no default route: this machine has no network",
+            f"no default route: {', '.join(own)} reaches its own network only"
+            if own
+            else "no address and no route: this machine has no network",
             "no_network",
             "without a route out nobody can be reached",
             "bring up an interface with an address and a default route",
@@ -153,7 +160,7 @@ def check_clock(patient: Patient, machine: Machine) -> Finding:
     if machine.clock_synchronised is False:
         return Finding(
             "clock",
-            State.WARNING,
+            State.UNKNOWN,
             "nobody keeps this clock right, and no other node was there to compare it with",
             "clock_unsynchronised",
             "a clock that is a minute off has announcements and messages refused",

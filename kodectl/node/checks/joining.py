@@ -8,12 +8,13 @@ from kodectl.core.diagnosis import Finding, State
 from kodectl.errors import KodectlError
 from kodectl.node.bootstrap import FEW_NODES
 from kodectl.node.checks.asking import who_answers
-from kodectl.node.patient import ASKING, CALM_S, Chart, Patient
+from kodectl.node.checks.machine import Machine
+from kodectl.node.patient import ASKING, CALM_S, Chart, Patient, is_heard_over_udp
 from kodectl.node.stun_client import ask_over_tcp
 from kodectl.node.stun_query import ask_any
 from kodectl.node.views import BootstrapEntry
 from kodectl.runtime.base import Address, ConnectFailed
-from kodectl.wire.addresses import address_text
+from kodectl.wire.addresses import address_text, scope_of
 from kodectl.wire.enode import Enode, parse_enode
 
 UDP_LIMIT_S = 6.0
@@ -30,29 +31,51 @@ MANY_DIALS = 3
 """Before their failures say something."""
 MAX_ASKED = 6
 """Over TCP, of bootstrap nodes and STUN servers each."""
+WITHOUT_UDP = "without UDP the node neither looks anybody up nor gets through NATs; what is left are links over TCP"
+FEW_CONNECT = 0.2
+"""Of dials. Addresses are hearsay, peers behind NATs are many, and full ones say no: to fail often is usual."""
 OUR_DOING = frozenset({"connected", "stopped", "already_connected", "duplicate_connection", "recently_dialed"})
 """Outcomes of dials that are nothing to worry about."""
 
 
-def check_udp_egress(patient: Patient) -> Finding:
+def check_udp_egress(patient: Patient, machine: Machine) -> Finding:
     """An answer over UDP settles it. Else TCP to the same places tells a network without UDP from one where nobody is."""
     chart = patient.until(lambda chart: True, UDP_LIMIT_S)
     bootstrap = [parse_enode(node.enode) for node in chart.bootstrap.bootstrap]
     servers = patient.settings.stun[:MAX_ASKED]
     seeking = _Seeking(patient, bootstrap[:MAX_ASKED], servers)
-    chart = patient.until(lambda chart: _heard_over_udp(chart) or seeking.over_udp, UDP_LIMIT_S)
-    if not _heard_over_udp(chart) and not seeking.over_udp:
+    chart = patient.until(lambda chart: is_heard_over_udp(chart) or seeking.over_udp, UDP_LIMIT_S)
+    if not is_heard_over_udp(chart) and not seeking.over_udp:
         seeking.finish()
     seeking.close()
-    if _heard_over_udp(chart):
+    if is_heard_over_udp(chart):
         return Finding("udp_egress", State.OK, "answers come in over UDP", details={"answered": True})
     if seeking.over_udp:
         seen = f"{seeking.over_udp[0]} answers over UDP"
         return Finding("udp_egress", State.OK, seen, details={"answered": True})
-    return _without_udp(patient, chart, sorted(seeking.over_tcp), is_anybody=bool(bootstrap or servers))
+    asked = [*((enode.host, enode.udp) for enode in bootstrap), *servers]
+    own = _own_firewall(asked, machine)
+    return own or _without_udp(patient, chart, sorted(seeking.over_tcp), asked)
 
 
-def _without_udp(patient: Patient, chart: Chart, over_tcp: list[str], *, is_anybody: bool) -> Finding:
+def _own_firewall(asked: list[Address], machine: Machine) -> Finding | None:
+    """What this machine drops itself it says at once."""
+    refused = next((one for one in asked if scope_of(one[0]) != "name" and not machine.may_send(*one)), None)
+    if refused is None:
+        return None
+    return Finding(
+        "udp_egress",
+        State.FAILED,
+        f"this machine's own firewall lets no UDP out, as to {address_text(*refused)}",
+        "udp_blocked",
+        WITHOUT_UDP,
+        "let UDP out, to any address and port",
+        machine.let_out("udp"),
+        {"answered": False, "over_tcp": []},
+    )
+
+
+def _without_udp(patient: Patient, chart: Chart, over_tcp: list[str], asked: list[Address]) -> Finding:
     details = {"answered": False, "over_tcp": over_tcp}
     if over_tcp or chart.status.nat.nat_type == "blocked":
         where = f"{', '.join(over_tcp)} can be reached over TCP" if over_tcp else "peers are connected over TCP"
@@ -63,12 +86,12 @@ def _without_udp(patient: Patient, chart: Chart, over_tcp: list[str], *, is_anyb
             State.FAILED,
             f"{where}, and nobody answers over UDP",
             "udp_blocked",
-            "without UDP the node neither looks anybody up nor gets through NATs; what is left are links over TCP",
+            WITHOUT_UDP,
             mend if len(over_tcp) != 1 else f"{mend}; or its UDP port is another one than in the enode",
-            "kodectl nat probe --server HOST:PORT",
+            f"kodectl nat probe --server {address_text(*asked[0]) if asked else 'HOST:PORT'}",
             details,
         )
-    if not is_anybody:
+    if not asked:
         seen = "there is nobody to ask: no bootstrap node and no STUN server"
         return Finding("udp_egress", State.UNKNOWN, seen, details=details)
     return Finding("udp_egress", State.UNKNOWN, "nobody answers, neither over UDP nor over TCP", details=details)
@@ -119,11 +142,6 @@ class _Seeking:
 
     def _ask_stun_over_tcp(self, address: Address) -> None:
         ask_over_tcp(self._runtime, address, TCP_LIMIT_S)
-
-
-def _heard_over_udp(chart: Chart) -> bool:
-    answered = any(node.state in ("answered", "wrong_identity", "clock_skew") for node in chart.bootstrap.bootstrap)
-    return answered or chart.status.table_size > 0 or chart.status.nat.observers > 0
 
 
 def check_bootstrap(patient: Patient) -> Finding:
@@ -234,14 +252,14 @@ def check_dials(patient: Patient) -> Finding:
             )
         return Finding("dials", State.SKIPPED, "nobody was dialled yet", details=details)
     reasons = ", ".join(f"{count} {outcome}" for outcome, count in sorted(failed.items(), key=lambda item: -item[1]))
-    if not failed or connected >= sum(failed.values()) or (connected and total < 2 * MANY_DIALS):
-        also = f" (not: {reasons})" if failed else ""
-        return Finding("dials", State.OK, f"{connected} of {total} dials connected{also}", details=details)
+    told = f"{connected} of {total} dial{'s' * (total != 1)} connected"
+    if not failed or connected >= FEW_CONNECT * sum(failed.values()):
+        return Finding("dials", State.OK, f"{told} (not: {reasons})" if failed else told, details=details)
     worst = max(failed, key=lambda outcome: failed[outcome])
     return Finding(
         "dials",
         State.WARNING if connected or chart.status.peers or total < MANY_DIALS else State.FAILED,
-        f"{connected} of {total} dials connected: {reasons}",
+        f"{told}: {reasons}",
         "dials_fail",
         "without links there are no messages, and nobody brings word of those behind NATs",
         f"see what {worst} means, and whether a firewall keeps TCP in",

@@ -12,6 +12,7 @@ from kodectl.node.patient import Chart, Patient
 from kodectl.node.probe_views import ProbeView
 from kodectl.node.probing import MAX_SERVERS, ProbeTerms, probe
 from kodectl.node.views import NatView
+from kodectl.runtime.base import LocalNetwork
 from kodectl.wire.addresses import address_text, scope_of
 from kodectl.wire.enode import parse_enode
 
@@ -26,6 +27,10 @@ HOPS = 4
 HOPS_LIMIT_S = 1.5
 TOLD_BY_FEW = 2
 """Networks from which on a difference in addresses is more than one liar's word."""
+
+ASK_ROUTER = "kodectl node run --nat auto"
+LOOK_AGAIN = "kodectl doctor --check nat_class --check inbound_udp --check inbound_tcp"
+"""Where the mending is to be done elsewhere: whether it is done."""
 
 _LOCAL = "it listens on {} only: nobody outside is meant to reach it"
 _PER_NAT = {
@@ -70,7 +75,9 @@ def check_nat_class(patient: Patient, machine: Machine) -> Finding:
         "observers": nat.observers,
     }
     if nat.state == "direct":
-        through = " and its ports are forwarded" if nat.translated and nat.nat_type not in ("open", "full_cone") else ""
+        through = (
+            ", and its ports are forwarded" if nat.translated and nat.nat_type not in ("open", "full_cone") else ""
+        )
         return Finding(check, State.OK, seen + through, details=details)
     if nat.nat_type == "blocked":
         return Finding(
@@ -89,15 +96,10 @@ def _in_the_way(patient: Patient, machine: Machine, chart: Chart, seen: str, det
             seen,
             "firewalled",
             "peers that dial this node do not get through; it can only dial itself",
-            f"let UDP port {udp} and TCP port {tcp} in, on this machine or the firewall before it",
-            f"{machine.let_in('udp', udp)}; {machine.let_in('tcp', tcp)}",
+            *_open_both(machine, tcp, udp),
             details,
         )
-    network = patient.runtime.local_network()
-    mend = (
-        f"forward UDP {udp} and TCP {tcp} to {network.source or 'this machine'} on the router"
-        f"{f' (most have a page at http://{network.gateway}/)' if network.gateway else ''}, or turn on UPnP, NAT-PMP or PCP there"
-    )
+    mend, command = _forward(patient, chart, f"UDP {udp} and TCP {tcp}", LOOK_AGAIN)
     if nat.nat_type == "symmetric":
         return Finding(
             "nat_class",
@@ -106,7 +108,7 @@ def _in_the_way(patient: Patient, machine: Machine, chart: Chart, seen: str, det
             "nat_symmetric",
             "peers reach this node through relays only, slower and with less to spare",
             mend,
-            f"kodectl nat map {tcp}/tcp {udp}/udp",
+            command,
             details,
         )
     return Finding(
@@ -116,9 +118,31 @@ def _in_the_way(patient: Patient, machine: Machine, chart: Chart, seen: str, det
         "nat_not_forwarded",
         "peers reach this node by hole punching: it works, and takes longer; it serves nobody as DHT server or relay",
         mend,
-        f"kodectl nat map {tcp}/tcp {udp}/udp",
+        command,
         details,
     )
+
+
+def _open_both(machine: Machine, tcp: int, udp: int) -> tuple[str, str]:
+    """What to do, and the command."""
+    ports = f"let UDP port {udp} and TCP port {tcp} in"
+    commands = [machine.let_in("udp", udp), machine.let_in("tcp", tcp)]
+    if None in commands:
+        return (
+            f"{ports}, in the firewall before this machine (provider, cloud, router): its own drops nothing",
+            LOOK_AGAIN,
+        )
+    return f"{ports}, on this machine and in the firewall before it", "; ".join(filter(None, commands))
+
+
+def _forward(patient: Patient, chart: Chart, ports: str, look_again: str) -> tuple[str, str]:
+    """Of ports behind a router: what to do, and the command. By hand, unless the router was not asked yet."""
+    network, mapping = patient.runtime.local_network(), chart.status.nat.port_mapping
+    page = f" (most have a page at http://{network.gateway}/)" if network.gateway else ""
+    by_hand = f"forward {ports} to {network.source or 'this machine'} on the router{page}"
+    if mapping.state == "off":
+        return f"let the node ask the router to forward its ports; where that does not do it, {by_hand}", ASK_ROUTER
+    return f"{by_hand}, or turn on UPnP, NAT-PMP or PCP there; then look again", look_again
 
 
 def _by_probe(patient: Patient) -> Finding | None:
@@ -190,21 +214,22 @@ def check_cgnat(patient: Patient, machine: Machine) -> Finding:
             f"the provider shares one public address among customers: {where} is of 100.64.0.0/10",
             None if is_reached else "cgnat",
             "no setting of the router here lets strangers in, as another NAT stands beyond it",
-            "ask the provider for a public IPv4 address, or use IPv6; until then relays and hole punching do it",
-            None if is_reached else "kodectl node run --turn turn:USER:PASS@HOST:3478",
+            *_without_address(patient, network, is_reached=is_reached),
             details,
         )
     private = [ip for ip in hops[1:2] if ip is not None and scope_of(ip) == "private" and network.source != ip]
     if nat.double_nat or (nat.port_mapping.double_nat and outer is not None) or (private and nat.translated):
         first, second = hops[0] if hops else network.gateway, outer or (private[0] if private else None)
+        tcp, udp = _ports(chart)
         return Finding(
             check,
             State.OK if is_reached else State.WARNING,
             f"two NATs, one behind the other: {first or 'the router'}, and beyond it {second or 'another'}",
             None if is_reached else "double_nat",
             "a port that the first router forwards still ends at the second",
-            "set one of the two routers to bridge mode, or forward the ports on both",
-            None if is_reached else f"kodectl nat mappings; ip route get {nat.observed_address or '192.0.2.1'}",
+            f"set one of the two to bridge mode; or forward UDP {udp} and TCP {tcp} on the outer one to the inner, and there to "
+            f"{network.source or 'this machine'}; then look again",
+            None if is_reached else LOOK_AGAIN,
             details,
         )
     if nat.translated is False:
@@ -212,6 +237,17 @@ def check_cgnat(patient: Patient, machine: Machine) -> Finding:
     if outer is None and (len(hops) < 2 or hops[1] is None):
         return Finding(check, State.SKIPPED, "no sign of it: neither a router nor the way out tells", details=details)
     return Finding(check, State.OK, "no NAT beyond the router here", details=details)
+
+
+def _without_address(patient: Patient, network: LocalNetwork, *, is_reached: bool) -> tuple[str, str | None]:
+    """What to do where the provider gives no public IPv4 address, and the command."""
+    if is_reached:
+        return "nothing: strangers reach the node all the same", None
+    if network.source6 is not None and scope_of(network.source6) == "public" and patient.settings.listen_host != "::":
+        mend = f"listen on IPv6 as well, which this machine has ({network.source6}), and no NAT stands before that"
+        return mend, f"kodectl node run --listen [::]:{patient.settings.tcp_port}"
+    mend = "ask the provider for a public IPv4 address, or for IPv6; until then hole punching and relays do it, your own first"
+    return mend, "kodectl node run --turn turn:USER:PASS@HOST:3478"
 
 
 def _hops(patient: Patient, machine: Machine, chart: Chart) -> list[str | None]:
@@ -355,10 +391,23 @@ def _check_inbound(patient: Patient, machine: Machine, transport: Literal["udp",
         "peers that dial this node do not get through"
         if transport == "tcp"
         else "others reach it only after it has sent to them",
-        f"let {transport.upper()} port {port} through the firewall of this machine, of the provider, and the router",
-        machine.let_in(transport, port),
+        *_let_one_in(patient, machine, chart, transport, port),
         details,
     )
+
+
+def _let_one_in(
+    patient: Patient, machine: Machine, chart: Chart, transport: Literal["udp", "tcp"], port: int
+) -> tuple[str, str]:
+    """What to do, and the command: here, if this machine drops anything, else on the router or before it."""
+    look_again = f"kodectl doctor --check inbound_{transport}"
+    command = machine.let_in(transport, port)
+    if command is not None:
+        return f"let {transport.upper()} port {port} in, on this machine and in whatever stands before it", command
+    if chart.status.nat.translated:
+        return _forward(patient, chart, f"{transport.upper()} {port}", look_again)
+    mend = f"let {transport.upper()} port {port} in, in the firewall before this machine: its own drops nothing"
+    return f"{mend}; then look again", look_again
 
 
 def _knocked_at(nat: NatView, transport: Literal["udp", "tcp"], port: int) -> str | None:

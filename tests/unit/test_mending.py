@@ -1,0 +1,42 @@
+"""Commands that the doctor tells to type: with what it was given itself."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from kodectl.cli.configuration import turn_without_secret
+from kodectl.cli.mending import whole
+
+GIVEN = {"datadir": Path("my node"), "listen": ("::1", 7), "bootstrap": ("enode://a?b", "enode://c?d"), "lan": False}
+
+
+def test_a_node_is_run_with_what_the_doctor_was_given():
+    command = whole("kodectl node run --nat auto", {**GIVEN, "nat": "none", "stun": ()}, "my.toml")
+    assert shlex.split(command)[5:] == [
+        *("--config", "my.toml", "--datadir", "my node", "--listen", "[::1]:7"),
+        *("--bootstrap", "enode://a?b", "--bootstrap", "enode://c?d", "--no-lan"),
+    ]
+
+
+def test_what_the_command_says_comes_before():
+    command = whole("kodectl node run --listen 0.0.0.0:8 --datadir D", GIVEN, None)
+    assert (command.count("--listen"), command.count("--datadir")) == (1, 1)
+
+
+def test_each_of_several_commands_gets_what_it_takes():
+    given = {"datadir": Path("/d"), "max_peers": 5}
+    assert whole("kill 7; kodectl node stop; kodectl doctor --check ports", given, None) == (
+        "kill 7; kodectl node stop --datadir /d; kodectl doctor --check ports --datadir /d --max-peers 5"
+    )
+
+
+def test_nothing_given_changes_nothing():
+    assert whole("kodectl node run", {"datadir": None, "stun": ()}, None) == "kodectl node run"
+
+
+def test_no_password_gets_into_a_command():
+    turn = "turn:user:s3cret@192.0.2.1"
+    command = whole("kodectl node run", {"turn": (turn,)}, None)
+    assert "s3cret" not in command
+    assert shlex.quote(turn_without_secret(turn)) in command
