@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -93,8 +94,8 @@ def test_a_port_that_is_taken(doctor):
     assert f"TCP port {port} is in use by this very process ({os.getpid()})" in root["seen"]
     assert root["command"].startswith("kodectl node run --listen 127.0.0.1:")
     assert root["command"].split()[4].rpartition(":")[2] not in ("0", str(port))
-    assert root["command"].endswith(
-        f"--datadir {doctor.datadir} --discovery-port 0 --api 127.0.0.1:0 --nat none --no-lan"
+    assert {f"--datadir {doctor.datadir}", "--discovery-port 0", "--no-lan"} <= set(
+        re.findall(r"--\S+(?: [^-]\S*)?", root["command"])
     )
 
 
