@@ -130,6 +130,8 @@ def observe(
     elapsed_s = time.monotonic() - began
     cpu = [(cpu_s(one) - before) / elapsed_s for one, before in zip((process, *others), cpu_began, strict=True)]
     rows = [json.loads(line) for line in delays.read_text().splitlines()[skip:]]
+    if not rows:
+        raise SystemExit("the node did not come to look at a timer in all that time")
     if options.samples:
         lines = [json.dumps({"rss_mb": round(mb, 1), **row}) for mb, row in zip(resident, rows, strict=False)]
         Path(options.samples).write_text("\n".join(lines) + "\n")

@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 CLOSING_LIMIT_S = 1.0
 """From the decision to disconnect to the closed stream: the reason goes out and the other side closes within a round
 trip. Closing at once, with data unread, makes TCP reset the connection and lose the reason."""
-TURN_S = 0.005
-"""Work of the reader between two turns of the hub. One chunk of input can hold a gigabyte compressed, or hundreds of
-signatures to check."""
+PAUSE_S = 0.001
+"""Of the reader when the hub's turn has come. One chunk of input can hold a gigabyte compressed, or hundreds of signatures to
+check. Not 0: what is put off that way is run before the hub looks at its timers."""
 _DISCARD_SIZE = 4096
 
 _HELLO = int(MessageKind.HELLO)
@@ -58,7 +58,6 @@ class Link:
     """
 
     __slots__ = (
-        "_busy_s",
         "_closing_timer",
         "_decoder",
         "_early",
@@ -97,7 +96,6 @@ class Link:
         self._outbox = Outbox(runtime, self._scope, stream, channel.encoder, self._writing_failed)
         self._decoder = channel.decoder
         self._early = channel.early
-        self._busy_s = 0.0
         self._closing_timer: Timer | None = None
 
     @property
@@ -172,7 +170,7 @@ class Link:
         """Until the link is closed. Raises StreamClosed."""
         try:
             early, self._early = self._early, []
-            self._dispatch(early, handle, self._runtime.now())
+            self._dispatch(early, handle)
             while self.close_reason is None:
                 self._open_segment(self._read_segment(), handle)
         except StreamClosed:
@@ -195,13 +193,13 @@ class Link:
 
     def _open_segment(self, segment: bytes, handle: Handler) -> None:
         """Not part of the loop above, where the last segment would be held while the next is waited for."""
-        began = self._runtime.now() - self._busy_s
-        self._dispatch(self._decoder.open(segment), handle, began)
+        self._dispatch(self._decoder.open(segment), handle)
 
-    def _dispatch(self, messages: list[Message], handle: Handler, turn_began: float) -> None:
-        """Hands messages over, and the hub its turn when this has taken TURN_S."""
-        now = self._runtime.now
+    def _dispatch(self, messages: list[Message], handle: Handler) -> None:
+        turn_is_over = self._runtime.turn_is_over
         for kind, body in messages:
+            while turn_is_over():
+                self._scope.sleep(PAUSE_S)
             if self.close_reason is not None:
                 return
             self.messages_received += 1
@@ -211,10 +209,6 @@ class Link:
                 raise WireError("a second hello")
             else:
                 handle(self, kind, body)
-            if now() - turn_began > TURN_S:
-                self._scope.sleep(0)
-                turn_began = now()
-        self._busy_s = now() - turn_began
 
     def _discard(self) -> None:
         """Reads on until the stream ends, so that the other side can read our reason. Raises StreamClosed."""

@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 WORK_THREADS = 4
 """For disk and key derivation: enough that one slow sync does not hold up a read; work past them waits its turn."""
+TURN_S = 0.005
+"""Work of all tasks together between two looks at timers and sockets, where they ask. A limit for each would let fifty busy
+peers hold up the hub fifty times as long."""
 
 
 class GreenRuntime:
@@ -40,9 +43,22 @@ class GreenRuntime:
         self._names = Names(self._hub)
         self.faults = CallbackFaults()
         self.rng = random.Random()
+        self._turn = -1
+        self._turn_began = 0.0
 
     def now(self) -> float:
         return time.monotonic()
+
+    def turn_is_over(self) -> bool:
+        now = time.monotonic()
+        turn = self._hub.loop.iteration
+        if turn != self._turn:
+            self._turn, self._turn_began = turn, now
+            return False
+        over = now - self._turn_began > TURN_S
+        if over and turn < 0:  # libuv counts no turns: so one asker at a time is held back.
+            self._turn_began = now
+        return over
 
     def unix_time(self) -> float:
         return time.time()

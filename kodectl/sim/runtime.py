@@ -43,6 +43,9 @@ class SimRuntime:
     def now(self) -> float:
         return self._schedule.now
 
+    def turn_is_over(self) -> bool:
+        return False  # No time passes while a task works.
+
     def unix_time(self) -> float:
         return EPOCH + self._schedule.now + self.clock_offset_s
 

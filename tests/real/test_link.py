@@ -287,6 +287,34 @@ def test_hub_gets_its_turn_within_a_batch(world):
     assert len(set(turns_seen)) > 5
 
 
+def test_hub_gets_its_turn_however_many_links_are_busy(world):
+    """What each of them may do at a time must not add up: a timer waits for a few messages, not for a few of each link."""
+    links = [world.links(ALICE, local_end(100 + number)) for number in range(20)]
+    handled, most, count = 0, 0, 25
+
+    def handle(_link: Link, _kind: int, _body: bytes) -> None:
+        nonlocal handled
+        handled += 1
+        ends = world.runtime.now() + 0.001
+        while world.runtime.now() < ends:
+            pass
+
+    def watch() -> None:
+        nonlocal most
+        while True:
+            before = handled
+            world.scope.sleep(0.001)
+            most = max(most, handled - before)
+
+    for ours, theirs in links:
+        for _ in range(count):
+            ours.send(MessageKind.TRANSACTION, b"slow to handle")
+        world.start(theirs.run, handle)
+    world.start(watch)
+    world.until(lambda: handled == count * len(links))
+    assert most < len(links)
+
+
 # Ends of a link
 
 
