@@ -6,6 +6,7 @@ import io
 import select
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kodectl.cli.command import command, examples
+from kodectl.cli.interrupts import DeadlineAlarm
 from kodectl.cli.options import Parsed, setting, time_limits
 from kodectl.cli.output import Outcome, Output
 from kodectl.cli.wording import milliseconds, short_id
@@ -30,6 +32,8 @@ MAX_NODES = 100_000
 MAX_RATE = 10_000.0
 SHOWN = 5
 """Clients and networks named in the text of the summary; the document has all."""
+ADDRESS_WIDTH = 21
+"""Of most addresses: IPv4 and a port."""
 READER_LOOK_S = 0.05
 
 
@@ -98,13 +102,15 @@ def crawl(
     Shows each node as soon as it is clear what becomes of it, those that do not answer at the end. A node counts when it has
     proved its identity. With --state an interrupted crawl goes on later without asking, or telling, anything twice.
     Exit code 3: nothing found; 4: only a part, for a limit was reached."""
+    began = time.monotonic()
     from kodectl.cli.errand import terms_of, world
     from kodectl.core.crawl import CrawlTerms
     from kodectl.node.crawling import Crawler
 
     if resume and state is None:
         raise LocalMisuse("--resume needs the file of the crawl", hint="name it with --state FILE")
-    terms = terms_of(bootstrap, network, timeout_s, deadline_s)
+    # The alarm of the deadline counts from here, imports and all.
+    terms = terms_of(bootstrap, network, timeout_s, max(0.0, deadline_s - (time.monotonic() - began)))
     output.start_logging()
     with _notebook(state, resume) as notebook, world() as runtime:
 
@@ -130,9 +136,9 @@ def crawl(
             )
         try:
             ended = crawler.run()
-        except SystemExit:  # a signal, or the alarm of the deadline
+        except SystemExit as end:
             notebook.sync()
-            view = crawler.summary("interrupted")
+            view = crawler.summary("deadline" if isinstance(end, DeadlineAlarm) else "interrupted")
             output.emit(view, summary_text(view))
             raise
     view = crawler.summary(ended)
@@ -220,13 +226,15 @@ def _why_nothing(view: CrawlView) -> str:
 
 
 def node_line(node: CrawledNode) -> str:
+    """Each part under those of the line before, whatever of the network has come by then."""
+    where = f"{short_id(node.id)}  {node.addr:{ADDRESS_WIDTH}}"
     named = f"named by {node.sources}"
     if not node.reachable:
-        return f"unreachable  {short_id(node.id)}  {node.addr}  {node.reason}  {named}"
+        return f"unreachable  {where}  {node.reason or '-':>9}  {named}"
     hello = node.client or ("" if node.handshake is None else f"no handshake: {node.handshake}")
     known = f"knows {node.told}" + ("" if node.drawn else " or more")
-    parts = ("reachable  ", short_id(node.id), node.addr, milliseconds(node.rtt_ms) or "-", named, known, hello)
-    return "  ".join(part for part in parts if part)
+    line = f"reachable    {where}  {milliseconds(node.rtt_ms) or '-':>9}  {named:12}  {known:9}  {hello}"
+    return line.rstrip()
 
 
 def _progress_line(so_far: Progress) -> str:

@@ -14,7 +14,7 @@ from kodectl.core.crawl import AT_ONCE, Ask, Crawl, CrawlTerms, News, Question, 
 from kodectl.core.exchange import is_worth_telling, reach_of
 from kodectl.core.identity import Identity
 from kodectl.core.requests import Notice
-from kodectl.core.session import Session
+from kodectl.core.session import Address, Session
 from kodectl.core.table import K
 from kodectl.errors import KodectlError, PeerFault, WireError
 from kodectl.node.crawl_views import (
@@ -34,8 +34,8 @@ from kodectl.node.lookups import enode_of
 from kodectl.runtime.base import ConnectFailed, Runtime, Stopped, TimedOut
 from kodectl.wire import rpc
 from kodectl.wire.addresses import address_text
-from kodectl.wire.contacts import ID_SIZE, Contact, unpack_contacts
-from kodectl.wire.enode import Enode, parse_enode
+from kodectl.wire.contacts import ID_SIZE, Contact, is_unicast, unpack_contacts
+from kodectl.wire.enode import MAX_PORT, Enode, parse_enode
 from kodectl.wire.suite import RealSuite
 
 SYNC_EVERY_S = 1.0
@@ -118,13 +118,13 @@ class Crawler:
         """A line of an earlier run, in the order in which they were written. Raises WireError for what no crawl writes."""
         match line:
             case SeenLine():
-                contact = Contact(_id(line.id), line.ip, line.udp, line.tcp)
+                contact = Contact(_id(line.id), *_place(line.ip, line.udp), _port(line.tcp))
                 self._core.remember_seen(contact, None if line.by is None else _id(line.by))
             case SilentLine():
-                self._core.remember_silent(_id(line.id), (line.ip, line.udp), line.reason)
+                self._core.remember_silent(_id(line.id), _place(line.ip, line.udp), line.reason)
             case CrawledNode():
-                enode = parse_enode(line.enode)
-                self._core.remember_verdict(Contact(enode.node_id, enode.host, enode.udp, enode.tcp), line.reachable)
+                contact = Contact(_id(line.id), *_place(line.ip, line.port), parse_enode(line.enode).tcp)
+                self._core.remember_verdict(contact, line.reachable)
                 self._census.count(line)
                 self._remembered += 1
 
@@ -338,6 +338,18 @@ def _id(text: str) -> bytes:
     if len(node_id) != ID_SIZE:
         raise WireError(f"no node id: {text[:80]!r}")
     return node_id
+
+
+def _place(ip: str, port: int) -> Address:
+    if not is_unicast(ip):
+        raise WireError(f"no address of one host: {ip[:80]!r}")
+    return ip, _port(port)
+
+
+def _port(number: int) -> int:
+    if not 0 <= number <= MAX_PORT:
+        raise WireError(f"no port: {number}")
+    return number
 
 
 def _ignore(*_: object) -> None:
