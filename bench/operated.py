@@ -15,6 +15,7 @@ On a machine that does other things the node waits for a processor too: `hub_del
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -143,6 +144,10 @@ def observe(
         "hub_delay_ms": quantiles_of(added(rows, "counts")),
         "hub_delay_with_a_cpu_ms": quantiles_of(added(rows, "own_counts")),
         "waited_for_cpu": round(sum(row["waited_ms"] for row in rows) / 1000 / elapsed_s, 3),
+        "gc": {
+            "share": round(sum(row["gc_ms"] for row in rows) / 1000 / elapsed_s, 4),
+            "most_ms": max(row["gc_most_ms"] for row in rows),
+        },
         "hub_delay_max_ms": round(max(row["max_ms"] for row in rows), 1),
         "cpu": dict(zip(("node", "peers", "watch"), (round(share, 3) for share in cpu), strict=False)),
         "rss_mb": {
@@ -195,6 +200,7 @@ def run_node(delays: str, directory: str, peers: str) -> None:
     from kodectl.cli.main import main as kodectl
 
     gevent.spawn(probe, delays)
+    gc.callbacks.append(time_collection)
     # Of all slots some are kept for peers that it dials itself.
     slots = str(2 * int(peers))
     places = [
@@ -235,7 +241,23 @@ def probe(path: str) -> None:
                     # Else the next round is late by the same wait.
                     waited_ms += waited_since_ms
             row = {"max_ms": round(most_ms, 2), "waited_ms": round(waited_ms - waited_before_ms, 2)}
+            row |= {
+                "gc_ms": round(sum(collections_ms[1:]), 2),
+                "gc_most_ms": round(max(collections_ms[1:], default=0), 2),
+            }
+            del collections_ms[1:]
             written.write(json.dumps({**row, "counts": counts, "own_counts": own_counts}) + "\n")
+
+
+collections_ms = [0.0]
+"""Since the last row; the first is the beginning of the one under way."""
+
+
+def time_collection(phase: str, info: dict[str, int]) -> None:
+    if phase == "start":
+        collections_ms[0] = time.monotonic()
+    else:
+        collections_ms.append((time.monotonic() - collections_ms[0]) * 1000)
 
 
 def waited_for_cpu_ms() -> float:

@@ -63,7 +63,9 @@ book='def is_id: type == "string" and length == 64 and (explode | all((48 <= . a
     INDEX($came[]; .id) as $entries | INDEX($chain[].content.entries[]; .) as $sealed |
     [$came[].id | select($sealed[.] == null)] as $waiting |'
 
-touch "$ledger"
+case ${1:-} in
+follow | seal | show) touch "$ledger" ;;
+esac
 
 case ${1:-} in
 follow)

@@ -254,12 +254,12 @@ def test_without_a_node_they_say_so(tmp_path: Path, arguments: list[str]) -> Non
 
 
 @needs_tools
-def test_both_say_how_they_are_used() -> None:
-    shell = subprocess.run([EXAMPLES / "ledger.sh"], capture_output=True, text=True, timeout=LIMIT_S)
+def test_both_say_how_they_are_used(tmp_path: Path) -> None:
+    shell = subprocess.run([EXAMPLES / "ledger.sh"], capture_output=True, text=True, cwd=tmp_path, timeout=LIMIT_S)
     python = subprocess.run(
         [sys.executable, EXAMPLES / "ledger.py", "--help"], capture_output=True, text=True, timeout=LIMIT_S
     )
-    assert (shell.returncode, python.returncode) == (2, 0)
+    assert (shell.returncode, python.returncode, list(tmp_path.iterdir())) == (2, 0, [])
     for command in ("follow", "add", "seal", "show"):
         assert f"ledger.sh {command} " in shell.stderr
         assert f"ledger.py {command} " in python.stdout
