@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +122,6 @@ def doctor(
 
     from kodectl.cli.examination import Examination
     from kodectl.cli.log import configure
-    from kodectl.cli.mending import whole
 
     # What the stand-in has to warn of is what the checks tell.
     configure(verbosity=-1 if output.quiet else output.verbosity - 1, json_lines=output.log_format == "json")
@@ -135,7 +133,8 @@ def doctor(
         timeout_s=timeout_s,
         ends_s=deadline_s - (time.monotonic() - began),
         is_given=is_given,
-        complete=partial(whole, given=given, config_path=output.config_path),
+        given=given,
+        config_path=output.config_path,
     )
     reporter = Reporter(output, names)
     try:

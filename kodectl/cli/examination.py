@@ -6,12 +6,12 @@ the configuration that `node run` would have."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gevent
 
@@ -21,6 +21,7 @@ from kodectl.cli.client import Endpoint, NodeClient
 from kodectl.cli.configuration import parse_host_port
 from kodectl.cli.gateways import gateway_finders
 from kodectl.cli.machine_checks import Place
+from kodectl.cli.mending import given_to, whole, with_restart
 from kodectl.core.diagnosis import Finding, State, diagnose
 from kodectl.core.identity import Identity
 from kodectl.errors import KodectlError, NodeUnreachable
@@ -109,17 +110,19 @@ class Examination:
         timeout_s: float,
         ends_s: float,
         is_given: bool,
-        complete: Callable[[str], str],
+        given: Mapping[str, Any],
+        config_path: str | None,
     ) -> None:
         """`ends_s`: seconds for all. `is_given`: the data directory was named, so that the API's address alone tells nothing.
-        `complete` makes a command of a finding one that can be typed here."""
+        `given`, by key, and `config_path` came as options, and belong to the commands that are told."""
         self._place = place
         self._names = names
         self._config = config
         self._timeout_s = timeout_s
         self._ends_s = ends_s
         self._is_given = is_given
-        self._complete = complete
+        self._given_here = given
+        self._config_path = config_path
 
     def run(self, report: Callable[[Examined], None]) -> DoctorView:
         runtime = GreenRuntime()
@@ -137,7 +140,8 @@ class Examination:
             with self._patient(runtime, place, found) as patient:
                 if patient is not None:
                     checks += self._node_checks(patient, found, runtime.in_thread(machine_checks.machine))
-                chosen = [self._with_command(check) for check in checks if check.name in self._names]
+                complete = self._completion(found)
+                chosen = [_with_command(check, complete) for check in checks if check.name in self._names]
                 left_s = max(LEAST_S, self._ends_s - (runtime.now() - began) - LEAVE_S)
                 examined = examine(runtime, chosen, left_s, report)
             diagnosis = diagnose(one.finding for one in examined)
@@ -217,12 +221,14 @@ class Examination:
 
     # -- the checks ----------------------------------------------------------------------------------------------------
 
-    def _with_command(self, check: Check) -> Check:
-        def examined() -> Finding:
-            finding = check.examine()
-            return finding if finding.command is None else finding._replace(command=self._complete(finding.command))
-
-        return check._replace(examine=examined)
+    def _completion(self, found: Found) -> Callable[[str], str]:
+        """Of commands: a node that runs is to run again as it does, one that does not as the doctor was told."""
+        given, config_path = self._given_here, self._config_path
+        if found.status is None:
+            return lambda command: whole(command, given, config_path)
+        its_own, its_path = given_to(found.status.pid)
+        own = {**its_own, **{key: value for key, value in given.items() if value not in (None, ())}}
+        return lambda command: whole(with_restart(command), own, config_path or its_path)
 
     def _given(self, name: str, finding: Finding) -> Check:
         return Check(name, lambda: finding, QUICK_LIMIT_S)
@@ -239,6 +245,14 @@ class Examination:
         if found.trouble is not None:
             plain["node"] = partial(not_answering, found)
         return [Check(name, check, SLOW_LIMIT_S) for name, check in (plain | with_machine).items()]
+
+
+def _with_command(check: Check, complete: Callable[[str], str]) -> Check:
+    def examined() -> Finding:
+        finding = check.examine()
+        return finding if finding.command is None else finding._replace(command=complete(finding.command))
+
+    return check._replace(examine=examined)
 
 
 def as_it_runs(place: Place, status: StatusView) -> Place:

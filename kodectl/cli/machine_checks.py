@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shlex
 import shutil
 import socket
 import stat
@@ -309,7 +310,7 @@ def check_api_exposure(place: Place) -> Finding:
     host, port = place.api
     details: dict[str, object] = {"api": address_text(host, port), "token": None, "answers_at": []}
     token = place.datadir / TOKEN_FILE
-    recipe = f"(umask 077; openssl rand -hex 32 > {token})"
+    recipe = f"(umask 077 && openssl rand -hex 32 > {shlex.quote(str(token))})"
     try:
         is_outside = not is_loopback(_numeric(place.api)[0])
     except OSError:
@@ -319,6 +320,8 @@ def check_api_exposure(place: Place) -> Finding:
             load_token(token)
         except EnvironmentFault as fault:
             command = fault.hint or recipe
+            if not place.datadir.exists():
+                command = f"mkdir -p -m 700 {shlex.quote(str(place.datadir))} && {command}"
             seen = (
                 f"the API is to be served on {address_text(host, port)}: {fault.message}"
                 if is_outside
@@ -338,8 +341,8 @@ def check_api_exposure(place: Place) -> Finding:
             f"the API answers anybody at {', '.join(answers_at)} without a token",
             "api_exposed",
             "whoever reaches that address can stop the node, ban its peers and read its traffic",
-            "end what forwards to it (a proxy, a container's published port), or ask for a token: --api-token required",
-            f"ss -ltnp sport = :{port}; kodectl node run --api 127.0.0.1:{port} --api-token required",
+            f"end what forwards to it (a proxy, a container's published port; ss -ltnp sport = :{port}), or ask for a token",
+            f"{'' if token.exists() else f'{recipe}; '}kodectl node run --api 127.0.0.1:{port} --api-token required",
             details,
         )
     loose = _loose_files(place.datadir)

@@ -9,10 +9,41 @@ from typing import Any
 from kodectl.cli.configuration import BY_KEY, Setting
 from kodectl.wire.addresses import address_text
 
-WITH_ALL = ("kodectl node run", "kodectl doctor")
+RUN = "kodectl node run"
+WITH_ALL = (RUN, "kodectl doctor")
 """They take every setting."""
 WITH_DATADIR = "kodectl node "
 BETWEEN = "; "
+
+
+def with_restart(commands: str) -> str:
+    """Of a node that runs: it is to end before it can begin anew."""
+    return f"kodectl node stop{BETWEEN}{commands}" if RUN in commands else commands
+
+
+def given_to(pid: int) -> tuple[dict[str, Any], str | None]:
+    """Settings by key that the command line of a running node gives, and the configuration file that it names; nothing where
+    that cannot be read (somebody else's process, or none that was started by `kodectl node run`)."""
+    import click
+    import psutil
+
+    from kodectl.cli.node_run import run
+
+    try:
+        process = psutil.Process(pid)
+        words, directory = process.cmdline(), process.cwd()
+        place = words.index("run", words.index("node"))
+    except (psutil.Error, OSError, ValueError):
+        return {}, None
+    ctx = run.make_context("run", words[place + 1 :], resilient_parsing=True)
+    by_flag = click.core.ParameterSource.COMMANDLINE
+    given = {
+        key: value for key, value in ctx.params.items() if key in BY_KEY and ctx.get_parameter_source(key) is by_flag
+    }
+    if "datadir" in given:
+        given["datadir"] = directory / given["datadir"]
+    named = [words[at + 1] for at, word in enumerate(words[:-1]) if word == "--config"]
+    return given, named[-1] if named else None
 
 
 def whole(commands: str, given: Mapping[str, Any], config_path: str | None) -> str:

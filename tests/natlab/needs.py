@@ -23,6 +23,7 @@ PACKAGES = {
 
 OTHER_PACKAGES = {
     "curl": "curl",
+    "faketime": "faketime",
     "jq": "jq",
     "tmux": "tmux",
 }

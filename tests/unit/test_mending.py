@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 from kodectl.cli.configuration import turn_without_secret
-from kodectl.cli.mending import whole
+from kodectl.cli.mending import given_to, whole, with_restart
 
 GIVEN = {"datadir": Path("my node"), "listen": ("::1", 7), "bootstrap": ("enode://a?b", "enode://c?d"), "lan": False}
 
@@ -40,3 +43,24 @@ def test_no_password_gets_into_a_command():
     command = whole("kodectl node run", {"turn": (turn,)}, None)
     assert "s3cret" not in command
     assert shlex.quote(turn_without_secret(turn)) in command
+
+
+def test_a_node_that_runs_ends_first():
+    assert with_restart("kodectl node run --nat auto") == "kodectl node stop; kodectl node run --nat auto"
+    assert with_restart("kodectl doctor") == "kodectl doctor"
+
+
+def test_a_node_that_runs_is_to_run_as_it_does(tmp_path):
+    """Whatever stands before `node run`, and after."""
+    enode = f"enode://{'ab' * 32}@192.0.2.1:1?discport=2"
+    before = ("-c", "input()", "--config", "my.toml", "node", "run", "--json")
+    own = ("--max-peers", "7", "--bootstrap", enode, "--passphrase-file", "p", "--datadir", "here")
+    with Popen([sys.executable, *before, *own], stdin=PIPE, cwd=tmp_path) as process:
+        given, config_path = given_to(process.pid)
+        process.communicate(b"\n")
+    assert given == {"max_peers": 7, "bootstrap": (enode,), "datadir": tmp_path / "here"}
+    assert config_path == "my.toml"
+
+
+def test_other_processes_tell_nothing():
+    assert given_to(os.getpid()) == given_to(2**22 + 1) == ({}, None)

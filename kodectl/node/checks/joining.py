@@ -34,6 +34,14 @@ MAX_ASKED = 6
 WITHOUT_UDP = "without UDP the node neither looks anybody up nor gets through NATs; what is left are links over TCP"
 FEW_CONNECT = 0.2
 """Of dials. Addresses are hearsay, peers behind NATs are many, and full ones say no: to fail often is usual."""
+NOT_OURS = {
+    "wrong_network": (
+        "use the network's name on all of its nodes, or begin with a node of this one",
+        "kodectl config show --origin",
+    ),
+    "incompatible_version": ("update kodectl, or the other nodes", "kodectl --version"),
+}
+"""Outcomes of which one is enough: what mends them, and the command."""
 OUR_DOING = frozenset({"connected", "stopped", "already_connected", "duplicate_connection", "recently_dialed"})
 """Outcomes of dials that are nothing to worry about."""
 
@@ -227,14 +235,20 @@ def check_table(patient: Patient) -> Finding:
         return Finding("table", State.OK, f"{size} node{'s' * (size != 1)} known", details=details)
     if not chart.bootstrap.bootstrap:
         return Finding("table", State.SKIPPED, "there is nobody to begin with", details=details)
+    has_answered = any(node.state == "answered" for node in chart.bootstrap.bootstrap)
+    again = "kodectl node rediscover" if patient.is_running else "kodectl doctor --check bootstrap --check table"
     return Finding(
         "table",
         State.FAILED,
-        "no other node is known",
+        "the bootstrap nodes answer, and neither serve the hash table nor name anybody who does"
+        if has_answered
+        else "no other node is known",
         "table_empty",
         "nothing can be looked up, and nobody finds this node",
-        "mend what keeps the bootstrap nodes from answering, then look again",
-        "kodectl node rediscover" if patient.is_running else "kodectl doctor --check bootstrap",
+        "begin with a node that strangers reach, which serves the table; or wait until one has joined, and look again"
+        if has_answered
+        else "mend what keeps the bootstrap nodes from answering, then look again",
+        again,
         details,
     )
 
@@ -256,6 +270,9 @@ def check_dials(patient: Patient) -> Finding:
     if not failed or connected >= FEW_CONNECT * sum(failed.values()):
         return Finding("dials", State.OK, f"{told} (not: {reasons})" if failed else told, details=details)
     worst = max(failed, key=lambda outcome: failed[outcome])
+    if worst in NOT_OURS and not chart.status.peers and len(failed) == 1:
+        why = "without a peer there are no messages"
+        return Finding("dials", State.FAILED, f"{told}: {reasons}", worst, why, *NOT_OURS[worst], details)
     return Finding(
         "dials",
         State.WARNING if connected or chart.status.peers or total < MANY_DIALS else State.FAILED,

@@ -165,6 +165,10 @@ def _of_probe(view: ProbeView, chart: Chart) -> Finding:
     seen = f"{_PER_NAT.get(view.nat_type or '', 'a NAT')}, by STUN"
     if view.verdict == "direct":
         return Finding("nat_class", State.OK, seen, details=details)
+    if view.nat_type is None:
+        seen = "no NAT, and nothing shows whether a firewall keeps strangers out" if view.translated is False else seen
+        why = "whether others can reach this node depends on it"
+        return Finding("nat_class", State.UNKNOWN, seen, "nat_unknown", why, view.advice, view.next_command, details)
     tcp, udp = _ports(chart)
     code = {"symmetric": "nat_symmetric", "firewalled": "firewalled"}.get(view.nat_type or "", "nat_not_forwarded")
     return Finding(
