@@ -83,23 +83,28 @@ def _facts(seen: Seen, width: int, height: int | None, glyphs: Glyphs) -> tuple[
     """What there is room for above the peers, and below them."""
     # The table's head, a blank line above it, and some peers come before everything else.
     left = PLENTY if height is None else height - 3 - min(MIN_PEERS, max(1, len(seen.view.peers)))
-    if height is not None and height >= TALL_FROM:
-        above, below = _tall_facts(seen, width, glyphs)
+    if height is None:
+        return _short_facts(seen, width, left, MORE_EVENTS, glyphs)
+    if height >= TALL_FROM:
+        above, below = _tall_facts(seen, width, left, glyphs)
         if len(above) + len(below) <= left:
             return above, below
-    return _short_facts(seen, width, left, glyphs)
+    return _short_facts(seen, width, left, FEW_EVENTS, glyphs)
 
 
-def _tall_facts(seen: Seen, width: int, glyphs: Glyphs) -> tuple[list[Line], list[Line]]:
+def _tall_facts(seen: Seen, width: int, left: int, glyphs: Glyphs) -> tuple[list[Line], list[Line]]:
     drawn = plots(seen.samples, width, _plots_across(width), tall=True, glyphs=glyphs)
     table = buckets(seen.view.buckets, width, tall=True, glyphs=glyphs)
     status = _status_lines(seen.view.status, tall=True)
     at_side = BUCKET_STEP * len(seen.view.buckets) + 4
     facts = beside(table, status, at_side) if width >= SIDE_FROM else [*table, [], *status]
-    return [[], *drawn, [], *facts], _after_blank(_event_lines(seen.events, MORE_EVENTS, width, glyphs))
+    above = [[], *drawn, [], *facts]
+    # What peers do not need, and two lines more are blank.
+    spare = left - len(above) - len(seen.view.peers) - 3
+    return above, _after_blank(_event_lines(seen.events, max(MORE_EVENTS, spare), width, glyphs))
 
 
-def _short_facts(seen: Seen, width: int, left: int, glyphs: Glyphs) -> tuple[list[Line], list[Line]]:
+def _short_facts(seen: Seen, width: int, left: int, count: int, glyphs: Glyphs) -> tuple[list[Line], list[Line]]:
     """Of `left` lines, each part with a blank one; what comes first has it first."""
     above: list[Line] = []
     drawn = plots(seen.samples, width, _plots_across(width), tall=False, glyphs=glyphs)
@@ -114,7 +119,7 @@ def _short_facts(seen: Seen, width: int, left: int, glyphs: Glyphs) -> tuple[lis
     elif left > len(status):
         above += [[], *status]
         left -= len(status) + 1
-    events = _after_blank(_event_lines(seen.events, FEW_EVENTS, width, glyphs))
+    events = _after_blank(_event_lines(seen.events, count, width, glyphs))
     return above, (events if left >= len(events) else [])
 
 
@@ -139,7 +144,7 @@ def _quiet_if(state: State, lines: Sequence[Line]) -> Sequence[Line]:
 def _title(state: State, width: int, glyphs: Glyphs) -> Line:
     status = state.shown.view.status
     level = "trouble" if state.trouble is not None else state.shown.view.verdict.level
-    what = "gone" if state.trouble is not None else f"{status.state}, up {duration(status.uptime_s)}"
+    what = "no answer" if state.trouble is not None else f"{status.state}, up {duration(status.uptime_s)}"
     line: Line = [
         Span(f"{glyphs.dot} ", VERDICT_STYLES[level]),
         Span(f"{one_line(status.network)} ", "strong"),

@@ -216,7 +216,7 @@ def test_a_node_that_goes_is_waited_for(nodes: Nodes, pane: Pane, eventually: Ca
     top = Top(pane, first, eventually, "--interval", "0.2")
     top.shows("no peers")
     first.leave()
-    top.shows("gone", "trying again", "quit")
+    top.shows("no answer", "trying again", "quit")
     nodes.launch("a")
     assert "trying" not in top.shows("ready, up")
     pane.press("q")
