@@ -337,7 +337,7 @@ class LookupView(msgspec.Struct, frozen=True):
     trace: list[HopView]
 
 
-class EventView(msgspec.Struct, frozen=True):
+class EventView(msgspec.Struct, frozen=True, gc=False):
     """`topic` as in node.topics. Bytes in `data` are base64 in JSON."""
 
     seq: int

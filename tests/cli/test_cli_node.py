@@ -281,6 +281,16 @@ def test_the_first_line_tells_where_the_node_is(nodes):
     assert node.lines()[-1]["type"] == "stopping"
 
 
+def test_a_running_node_does_not_look_for_garbage_among_its_own_modules() -> None:
+    script = (
+        "import gc, kodectl.cli.serving as s; s.settle_memory(); print(gc.get_freeze_count(), gc.get_threshold()[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, timeout=30)
+    frozen, threshold = map(int, done.stdout.split())
+    assert frozen > 30_000
+    assert threshold > 5_000
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_node_and_leaves_nothing_behind(nodes, number):
     node = nodes.start("a")

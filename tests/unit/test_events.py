@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 from pathlib import Path
 
 import msgspec
@@ -112,6 +113,11 @@ def test_bytes_become_base64_only_when_read(events: Events) -> None:
     (event,) = events.since(0).events
     assert event.data["payload"] == b"\x00\xff"
     assert msgspec.json.decode(msgspec.json.encode(event))["data"]["payload"] == "AP8="
+
+
+def test_what_is_kept_is_nothing_to_look_through_for_garbage(events: Events) -> None:
+    events.emit("transaction", payload=b"x")
+    assert not gc.is_tracked(events.since(0).events[0])
 
 
 @given(
