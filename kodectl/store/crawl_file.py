@@ -26,6 +26,8 @@ FILE_MODE = 0o600
 MAX_LINE = 64 * 1024
 """The longest that a crawl writes has some 2,000 bytes."""
 CRAWL_ID_SIZE = 8
+BEGINNING = b'{"event":"crawl",'
+"""Of the first line. What begins with something else is somebody's file, and not cut."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(StateLine).decode
@@ -48,6 +50,8 @@ class CrawlFile:
             stream.seek(0)
             for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE), b""), 1):
                 if not line.endswith(b"\n") and len(line) < MAX_LINE:
+                    if number == 1 and line[: len(BEGINNING)] != BEGINNING[: len(line)]:
+                        raise self.foreign(number, "it does not begin as a crawl does")
                     break
                 decoded = self._decoded(number, line)
                 self._size += len(line)
