@@ -21,6 +21,8 @@ SILENT_LIMIT_S = 75.0
 """The node asks after half a minute of silence whether its subscriber is there: with nothing for so long it is gone."""
 TAKE_UP_LIMIT_S = 60.0
 """For a connection that broke while the node still runs: a suspended machine, a network that changes."""
+MOST_IN_VAIN = 5
+"""Connections in a row that end before anything was said: what is there brings no events."""
 PAUSE_FIRST_S = 0.2
 PAUSE_MOST_S = 5.0
 READ_SIZE = 65536
@@ -96,23 +98,30 @@ class Follower:
     def __init__(self, client: NodeClient, topics: Sequence[str], place: Place) -> None:
         self._client = client
         self._topics = topics
+        self._heard = False
         self.place = place
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """Raises NodeUnreachable when the node has left, and whatever keeps the first connection from being made."""
         stream = self._open()
+        in_vain = 0
         while True:
+            self._heard = False
             try:
                 yield from self._messages_of(stream)
-            except Broken:
-                pass
+            except Broken as error:
+                in_vain = 0 if self._heard else in_vain + 1
+                if in_vain == MOST_IN_VAIN:
+                    raise NodeUnreachable(f"the WebSocket brings nothing: {error}", code="not_a_node") from error
             finally:
                 stream.close()
+            time.sleep(in_vain * PAUSE_FIRST_S)
             stream = self._open_again()
 
     def _messages_of(self, stream: EventStream) -> Iterator[dict[str, Any]]:
         stream.subscribe(self._topics, self.place)
         for message in stream.messages():
+            self._heard = True
             kind = message.get("type")
             if "seq" in message:
                 self.place = self.place._replace(seq=message["seq"])

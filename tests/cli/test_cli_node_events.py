@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 from conftest import NodeProcess, Nodes
 from published import check_documents
 
+from kodectl.cli.event_stream import MOST_IN_VAIN
 from kodectl.cli.node_events import SHOWN_CHARS, Place, _line, parse_place
 
 REPOSITORY = Path(__file__).parents[2]
@@ -272,6 +274,33 @@ def test_what_is_no_node_is_named_so(nodes: Nodes) -> None:
         threading.Thread(target=answer, daemon=True).start()
         done = nodes.kodectl("node", "events", "--api", f"127.0.0.1:{listener.getsockname()[1]}", "--json")
     assert json.loads(done.stdout)["error"]["code"] == "not_a_node"
+
+
+def test_what_takes_the_upgrade_and_says_nothing_is_given_up(nodes: Nodes) -> None:
+    asked = 0
+
+    def answer(listener: socket.socket) -> None:
+        nonlocal asked
+        while True:
+            try:
+                client = listener.accept()[0]
+            except OSError:
+                return
+            with client:
+                request = client.recv(65536)
+                key = next(
+                    line[19:] for line in request.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key: ")
+                )
+                accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+                head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                client.sendall(head + b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+            asked += 1
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer, args=(listener,), daemon=True).start()
+        done = nodes.kodectl("node", "events", "--api", f"127.0.0.1:{listener.getsockname()[1]}", "--json")
+        listener.shutdown(socket.SHUT_RDWR)
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"], asked) == (NO_NODE, "not_a_node", MOST_IN_VAIN)
 
 
 def test_text_is_one_line_with_ids_whole_and_payloads_cut() -> None:

@@ -256,6 +256,21 @@ def test_a_close_is_answered_with_its_code(pair: Pair) -> None:
     assert pair.core.over
 
 
+@pytest.mark.parametrize(
+    "code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 3999, 4000, 4999]
+)
+def test_what_may_be_said_at_the_end_is_said_back(pair: Pair, code: int) -> None:
+    pair.put(frame(8, struct.pack("!H", code) + b"r" * 123) + frame(9, b"after") + frame(8, b""))
+    assert closed(pair) == (code, ConnectionState.CLOSED)
+    assert pair.core.over
+
+
+@pytest.mark.parametrize("code", [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535])
+def test_what_may_not_be_said_at_the_end_is_a_breach(pair: Pair, code: int) -> None:
+    pair.put(frame(8, struct.pack("!H", code)))
+    assert closed(pair)[0] == 1002
+
+
 def test_the_answer_to_a_close_waits_for_room_but_not_for_ever(pair: Pair) -> None:
     pair.later(10 * CLOSE_LIMIT_S)
     pair.full = True
@@ -288,9 +303,18 @@ def frame(opcode: int, payload: bytes, *, fin: bool = True, mask: bool = True, r
         (frame(9, b"x" * 126), 1002),
         (frame(9, b"x", fin=False), 1002),
         (frame(8, b"\x03"), 1002),
-        (frame(8, struct.pack("!H", 1005)), 1002),
+        (frame(8, struct.pack("!H", 1000) + b"r" * 124), 1002),
+        (frame(8, b"", fin=False), 1002),
+        (frame(9, b"", reserved=2), 1002),
+        *[(frame(opcode, b""), 1002) for opcode in (4, 5, 6, 7, 11, 12, 13, 14, 15)],
+        (frame(1, b"a", fin=False) + frame(2, b"b"), 1002),
+        (b"\x81\xfe\0\x02\0\0\0\0{}", 1002),  # a length in more bytes than it needs
         (frame(8, struct.pack("!H", 1000) + b"\xff"), 1007),
         (frame(1, b"\xff\xfe"), 1007),
+        (frame(1, b"\xc0\xaf"), 1007),
+        (frame(1, b"\xed\xa0\x80"), 1007),
+        (frame(1, b"\xf4\x90\x80\x80"), 1007),
+        (frame(1, b"\xce", fin=False) + frame(0, b""), 1007),
         (frame(1, b"\xc3", fin=False) + frame(0, b"\x28"), 1007),
         (frame(2, b"{}"), 1003),
         (frame(1, b"x" * (MAX_MESSAGE_CHARS + 1)), 1009),
