@@ -109,6 +109,8 @@ def crawl(
 
     if resume and state is None:
         raise LocalMisuse("--resume needs the file of the crawl", hint="name it with --state FILE")
+    if not (bootstrap or resume):
+        raise _no_bootstrap()
     # The alarm of the deadline counts from here, imports and all.
     terms = terms_of(bootstrap, network, timeout_s, max(0.0, deadline_s - (time.monotonic() - began)))
     output.start_logging()
@@ -130,10 +132,8 @@ def crawl(
             progress=progress,
         )
         remembered = 0 if isinstance(notebook, _Nothing) else _go_on(notebook, crawler, network)
-        if not bootstrap and not remembered:
-            raise NodeUnreachable(
-                "no bootstrap node is given", code="no_bootstrap_answered", hint="name one: --bootstrap enode://..."
-            )
+        if not (bootstrap or remembered):
+            raise _no_bootstrap()
         try:
             ended = crawler.run()
         except SystemExit as end:
@@ -150,6 +150,12 @@ def crawl(
             "name another node that is longer in the network: --bootstrap enode://...",
         )
     return Outcome(view, summary_text(view), failure=failure)
+
+
+def _no_bootstrap() -> NodeUnreachable:
+    return NodeUnreachable(
+        "no bootstrap node is given", code="no_bootstrap_answered", hint="name one: --bootstrap enode://..."
+    )
 
 
 class _Nothing:
