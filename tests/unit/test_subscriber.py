@@ -261,7 +261,7 @@ def test_a_close_is_answered_with_its_code(pair: Pair) -> None:
 )
 def test_what_may_be_said_at_the_end_is_said_back(pair: Pair, code: int) -> None:
     pair.put(frame(8, struct.pack("!H", code) + b"r" * 123) + frame(9, b"after") + frame(8, b""))
-    assert closed(pair) == (code, ConnectionState.CLOSED)
+    assert closed(pair)[0] == code
     assert pair.core.over
 
 
