@@ -179,9 +179,10 @@ Configured = msgspec.defstruct("Configured", [(setting.key, Value | Origin) for 
 
 
 class Explained(msgspec.Struct):
-    """`command`: what to type, if there is one."""
+    """`subject`: what the code is about. `command`: what to type, if there is one."""
 
     code: str
+    subject: str
     cause: str
     recognised: str
     mend: str

@@ -37,7 +37,8 @@ class CodeType(click.ParamType[str]):
 def explain(code: str | None) -> Outcome:
     """Explain an error code, or the exit codes.
 
-    An entry has the cause, how it was recognised, what mends it, and the command. Without CODE: all codes.
+    An entry has the cause, how it was recognised, what mends it, and the command. Without CODE: all codes, by what they
+    are about.
     """
     if code == EXIT_CODES:
         return _exit_codes()
@@ -47,24 +48,38 @@ def explain(code: str | None) -> Outcome:
 def _one(code: str) -> Outcome:
     from kodectl.cli.explanations import EXPLANATIONS
 
-    found = EXPLANATIONS.get(code)
+    name = "_".join(code.lower().replace("-", " ").split())
+    found = EXPLANATIONS.get(name)
     if found is None:
-        message = f"there is no code {code!r}.{suggest(code, EXPLANATIONS)}"
+        message = f"there is no code {code!r}.{suggest(name, EXPLANATIONS)}"
         raise NegativeAnswer(message, code="not_found", hint="kodectl explain lists all codes")
-    entry = _entry(code, found)
+    entry = _entry(_subject_of(name), name, found)
     return Outcome(entry, pairs(entry.items()))
 
 
-def _entry(code: str, found: Explanation) -> dict[str, str | None]:
-    return {"code": code, **found._asdict(), "command": found.command or None}
+def _subject_of(code: str) -> str:
+    from kodectl.cli.explanations import GROUPS
+
+    return next(subject for subject, group in GROUPS.items() if code in group)
+
+
+def _entry(subject: str, code: str, found: Explanation) -> dict[str, str | None]:
+    return {"code": code, "subject": subject, **found._asdict(), "command": found.command or None}
 
 
 def _all_codes() -> Outcome:
-    from kodectl.cli.explanations import EXPLANATIONS
+    from kodectl.cli.explanations import GROUPS
 
-    rows = [_entry(code, found) for code, found in sorted(EXPLANATIONS.items())]
-    text = table(("code", "cause"), ((row["code"], row["cause"]) for row in rows))
-    return Outcome({"codes": rows, "count": len(rows)}, text, rows=rows)
+    groups = {subject: sorted(group.items()) for subject, group in GROUPS.items()}
+    rows = [_entry(subject, code, found) for subject, group in groups.items() for code, found in group]
+    width = max(len(str(row["code"])) for row in rows)
+    blocks = [
+        "\n".join(
+            [click.style(subject, bold=True), *(f"  {code.ljust(width)}  {found.cause}" for code, found in group)]
+        )
+        for subject, group in groups.items()
+    ]
+    return Outcome({"codes": rows, "count": len(rows)}, "\n\n".join(blocks), rows=rows)
 
 
 def _exit_codes() -> Outcome:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 from pathlib import Path
 
-import click
 import pytest
+from command_lines import options_asked
 from console_sessions import ROOT, run_session, session
 
 from kodectl.cli.command import PROGRAM
-from kodectl.cli.main import cli
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 TOOLS = ("bash", "curl", "jq", "xargs")
@@ -38,14 +36,6 @@ def shown() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("document", "line"), shown())
 def test_what_is_shown_without_being_run_can_be_typed(document: str, line: str) -> None:
-    # What is set apart by spaces is said about the command, not typed.
-    typed = shlex.split(re.split(r"\s{3,}", line)[0], comments=True)[1:]
-    command: click.Command = cli
-    ctx = click.Context(cli, info_name=PROGRAM)
-    while isinstance(command, click.Group) and typed:
-        name, found, typed = command.resolve_command(ctx, typed)
-        assert found is not None
-        command, ctx = found, click.Context(found, info_name=name, parent=ctx, resilient_parsing=True)
-    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    asked = {word.partition("=")[0] for word in typed if word.startswith("--")}
-    assert asked <= options | {"--json", "--jsonl"}
+    asked = options_asked(line)
+    assert asked is not None
+    assert asked[0] <= asked[1]

@@ -31,7 +31,7 @@ DHT = {
     ),
     "ephemeral_publisher": Explanation(
         "The value was signed by an identity that is gone.",
-        "No --key was given.",
+        "No --key was given, so that one was made up for this time.",
         "Name an identity, to be able to replace the value.",
         "kodectl dht put KEY VALUE --key FILE",
     ),

@@ -33,7 +33,10 @@ CONFIGURATION = {
 
 KEYS = {
     "key_missing": Explanation(
-        "There is no key file of this name.", "Opening it says so.", "Make one.", "kodectl key gen FILE"
+        "There is no key file of this name.",
+        "Opening it failed, as there is nothing.",
+        "Make one, or name another; a node makes its own at the first start.",
+        "kodectl key gen FILE",
     ),
     "key_exists": Explanation(
         "There is a file of this name already.",
@@ -87,10 +90,13 @@ KEYS = {
         "The passphrase file holds no passphrase.",
         "Its first line is empty, or it has more than 1,024 bytes.",
         "Write the passphrase into its first line.",
-        "",
+        "kodectl key show FILE --passphrase-file SECRET",
     ),
     "passphrase_unreadable": Explanation(
-        "The passphrase file cannot be read.", "Opening it failed.", "Check its name and permissions.", "ls -l FILE"
+        "The passphrase file cannot be read.",
+        "Opening or reading it failed; the message has the system's word.",
+        "Check its name and permissions.",
+        "ls -l FILE",
     ),
     "file_exists": Explanation(
         "There is a file of this name already.",

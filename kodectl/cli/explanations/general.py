@@ -17,52 +17,34 @@ GENERAL = {
         "Read the command's help.",
         "kodectl COMMAND --help",
     ),
-    "malformed_message": Explanation(
-        "A message on the WebSocket is not one that the node knows.",
-        "It is not JSON, has another op than subscribe and unsubscribe, or a field that these do not have.",
-        "Send one of the two; docs/api.md shows them.",
-        "kodectl node events",
-    ),
-    "upgrade_required": Explanation(
-        "A request that is no upgrade to a WebSocket came to /ws.",
-        "Upgrade, Connection or Sec-WebSocket-Version (13) is missing or another one, or it is not HTTP/1.1.",
-        "Connect with a WebSocket client, or poll /api/events. A proxy in between must pass upgrades on.",
-        "kodectl node events",
-    ),
-    "unknown_topic": Explanation(
-        "There is no topic or type of events by this name.",
-        "It is none of the topics (node, peer, nat, dht, message), nor one of the types that belong to them.",
-        "Name a topic, or a type such as block, transaction or peer_connected; docs/api.md has them all.",
-        "kodectl node events --topic message",
-    ),
     "negative_answer": Explanation(
         "The question was asked properly, and the answer is no.",
         "Every step worked, and the last one said no.",
-        "The message names what was asked.",
+        "Nothing is broken; the message names what was asked.",
         "",
     ),
     "partial": Explanation(
         "Only a part of what was asked for was reached.",
         "Some targets answered and some did not.",
-        "Look at the parts that failed; each has a reason of its own.",
+        "Look at those that did not; each has a code of its own.",
         "",
     ),
     "environment": Explanation(
         "This machine stands in the way.",
         "The operating system refused a call; the message is its own.",
-        "Mend what the message names.",
-        "",
+        "Mend what the message names; the doctor looks at the usual suspects.",
+        "kodectl doctor",
     ),
     "deadline": Explanation(
         "The time limit passed before an answer.",
-        "--timeout, --deadline or the limit of the request ran out.",
+        "--timeout, --deadline or the limit of a request ran out; what is known by then is printed first.",
         "Give more time, or find out why the other side is slow or silent.",
         "kodectl COMMAND --deadline 60",
     ),
     "bad_remote_data": Explanation(
         "The other side sent something that cannot be right.",
-        "A check of what arrived failed.",
-        "Nothing is to be done here; the other side runs other or broken software, or is not who it says.",
+        "What arrived was checked, and failed.",
+        "Nothing is to be done here: the other side runs other or broken software, or is not who it says.",
         "",
     ),
     "malformed": Explanation(
@@ -71,9 +53,17 @@ GENERAL = {
         "For an enode that you typed: compare it with enode://ID@HOST:TCP?discport=UDP. From a peer: its fault.",
         "kodectl enode parse ENODE",
     ),
-    "interrupted": Explanation("Ctrl-C.", "SIGINT arrived.", "Partial results were written before the end.", ""),
+    "interrupted": Explanation(
+        "Somebody pressed Ctrl-C.",
+        "SIGINT arrived; what was known by then was written first.",
+        "Run the command again when it is wanted.",
+        "",
+    ),
     "terminated": Explanation(
-        "Somebody ended the command.", "SIGTERM arrived.", "Partial results were written before the end.", ""
+        "Somebody ended the command.",
+        "SIGTERM arrived; what was known by then was written first.",
+        "Run the command again when it is wanted.",
+        "",
     ),
     "output_failed": Explanation(
         "The result cannot be written.",
@@ -139,15 +129,15 @@ INPUT = {
         "kodectl dht put KEY VALUE --ttl 86400",
     ),
     "value_too_large": Explanation(
-        "A value has at most 1,000 bytes.",
+        "A value of the hash table has at most 1,000 bytes.",
         "The value is larger.",
-        "Store a hash and a place instead.",
+        "Store a hash, and the place where the rest can be fetched.",
         "",
     ),
     "payload_too_large": Explanation(
         "A block has at most 4 MiB, a transaction 64 KiB.",
         "The payload is larger.",
-        "Split it.",
+        "Send less, or a hash and the place where the rest can be fetched.",
         "",
     ),
     "input_malformed": Explanation(
@@ -157,12 +147,15 @@ INPUT = {
         "kodectl node peers --jsonl | kodectl enode parse -",
     ),
     "input_too_long": Explanation(
-        "Too much on stdin.",
-        "More than 100,000 lines, or a line of more than 4,096 bytes.",
+        "There is too much on stdin.",
+        "It has more than 100,000 lines, or a line of more than 4,096 bytes.",
         "Give it in parts.",
-        "",
+        "split -l 50000 FILE",
     ),
     "file_unreadable": Explanation(
-        "A file cannot be read.", "Opening or reading it failed.", "Check its name and permissions.", "ls -l FILE"
+        "A file cannot be read.",
+        "Opening or reading it failed; the message has the system's word.",
+        "Check its name and permissions.",
+        "ls -l FILE",
     ),
 }

@@ -19,21 +19,21 @@ MACHINE = {
     ),
     "permission": Explanation(
         "This user may not open the port.",
-        "Binding the socket says so; ports below 1024 belong to root.",
-        "Choose a higher port, or grant CAP_NET_BIND_SERVICE.",
-        "",
+        "Binding the socket was refused; ports below 1024 belong to root.",
+        "Choose a higher port, or grant CAP_NET_BIND_SERVICE (in a systemd unit: AmbientCapabilities=).",
+        "kodectl node run --listen 0.0.0.0:30303",
     ),
     "too_many_open_files": Explanation(
         "The process has as many files and sockets open as it may.",
-        "The system refuses another.",
-        "Raise the limit.",
+        "The system refuses another, or nine tenths are in use.",
+        "Raise the limit before the start (in a systemd unit: LimitNOFILE=), or have fewer peers.",
         "ulimit -n 4096",
     ),
     "no_network": Explanation(
-        "This machine has no default route.",
-        "No address could be chosen to reach the world from.",
-        "Connect it, or give the address.",
-        "kodectl enode gen --ip IP",
+        "This machine has no way out: no default route, or no address at all.",
+        "The kernel has no route to the world, and no node answers without one.",
+        "Bring up an interface with an address and a default route. Where an enode is to be made, give the address.",
+        "ip addr; ip route",
     ),
     "address_guessed": Explanation(
         "The address was taken from an interface, not from what others see.",
@@ -66,7 +66,10 @@ MACHINE = {
         "kodectl --version",
     ),
     "disk_full": Explanation(
-        "No space is left on the disk.", "A write of the store says so.", "Free some space.", "df -h"
+        "No space is left where the node keeps its data.",
+        "Writing there failed for lack of space (or of a quota), or less than 1 MB is left.",
+        "Free some space, or keep the data elsewhere with --datadir; the node goes on with what it has in memory.",
+        "df -h DATADIR",
     ),
     "lan": Explanation(
         "The local network cannot be used for announcements.",
@@ -84,7 +87,10 @@ NODE = {
         "kodectl node run",
     ),
     "node_stopping": Explanation(
-        "The node is on its way out.", "It said so.", "Wait, and start it again.", "kodectl node run"
+        "The node is on its way out.",
+        "It was asked for something after it had begun to stop.",
+        "Wait until it is gone, and start it again.",
+        "kodectl node wait --for stopped",
     ),
     "not_a_node": Explanation(
         "Something else listens at the API's address.",
@@ -105,13 +111,17 @@ NODE = {
         "kodectl node status --api HOST:PORT",
     ),
     "token_unreadable": Explanation(
-        "The API's token file cannot be read.", "Opening it failed.", "Run as its owner.", "ls -l DATADIR"
+        "The API's token file cannot be read.",
+        "Opening it failed; it belongs to the node's user alone.",
+        "Run the command as that user.",
+        "ls -l DATADIR",
     ),
     "api_token_required": Explanation(
         "The API would be open to others without a token.",
-        "--api is not a loopback address, and there is no token file.",
-        "Make a token file in the data directory, or listen on loopback.",
-        "kodectl node run --api 127.0.0.1:8545",
+        "--api is not a loopback address, or --api-token is required, and there is no token file in the data "
+        "directory.",
+        "Make a token file there, or serve the API on loopback only.",
+        "openssl rand -hex 32 > DATADIR/api.token && chmod 600 DATADIR/api.token",
     ),
     "api_token_unsafe": Explanation(
         "The token file protects nothing.",
@@ -151,8 +161,8 @@ NODE = {
     ),
     "busy": Explanation(
         "The node has too many requests in hand.",
-        "A limit on what it serves at a time was reached.",
-        "Try again shortly.",
+        "A limit on how much it serves at a time was reached; the message names it.",
+        "Try again shortly, or ask for less at a time.",
         "",
     ),
 }

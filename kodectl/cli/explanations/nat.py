@@ -83,9 +83,10 @@ GATEWAYS = {
 NAT = {
     "udp_blocked": Explanation(
         "UDP does not get out of this network.",
-        "No STUN server answered over UDP, and at least one of them answered over TCP.",
-        "Allow UDP out, at least to the discovery ports of peers (30301).",
-        "kodectl nat probe --server HOST:PORT",
+        "No STUN server or bootstrap node answered over UDP, and at least one of them could be reached over TCP; or "
+        "this machine refuses to send.",
+        "Let UDP out to any port, at least to the discovery ports of peers (30301), and the answers in.",
+        "kodectl doctor --check udp_egress",
     ),
     "no_server_answered": Explanation(
         "No STUN server answered.",

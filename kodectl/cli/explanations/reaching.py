@@ -45,13 +45,13 @@ REACHING = {
         "A TURN server answered, and refused.",
         "Its answer is an error (RFC 8656, section 19); the message has its number and words.",
         "Take another server. 300: it sends its clients to a server that must not, or need not, be followed.",
-        "kodectl explain turn_unauthorised",
+        "kodectl node run --turn turn:USER:PASS@HOST:3478",
     ),
     "turn_forbidden": Explanation(
         "A TURN server does not relay for this user.",
         "It answered 403 to the request for an allocation.",
         "Ask its operator, or take another server.",
-        "kodectl explain turn_unauthorised",
+        "kodectl config show --origin",
     ),
     "turn_forbidden_peer": Explanation(
         "A TURN server does not relay to this peer.",
@@ -63,7 +63,7 @@ REACHING = {
         "A TURN server still holds an older allocation of this very socket.",
         "It answered 437 to the request for an allocation.",
         "Try again from another port, or when the old one has expired, in at most ten minutes.",
-        "kodectl explain turn_refused",
+        "",
     ),
     "turn_quota": Explanation(
         "A TURN server has no more allocations for this user.",
@@ -75,7 +75,7 @@ REACHING = {
         "A TURN server has no relayed address left.",
         "It answered 508.",
         "Try later, or take another server.",
-        "kodectl explain turn_quota",
+        "kodectl node run --turn turn:USER:PASS@HOST:3478",
     ),
     "turn_family": Explanation(
         "A TURN server does not relay for this address family.",
@@ -87,7 +87,7 @@ REACHING = {
         "A TURN server does not relay UDP.",
         "It answered 442.",
         "Take another server.",
-        "kodectl explain turn_refused",
+        "kodectl node run --turn turn:USER:PASS@HOST:3478",
     ),
     "name_not_resolved": Explanation(
         "The host name has no address.",
@@ -133,9 +133,9 @@ REACHING = {
     ),
     "relay_only": Explanation(
         "The target is reached through a relay only.",
-        "No answer came on a direct path.",
-        "Open or map a port on one of the two sides.",
-        "",
+        "A relay passes the answers on; none came on a direct path.",
+        "Let the ports of one of the two sides in; the doctor there says how.",
+        "kodectl doctor",
     ),
     "identity_mismatch": Explanation(
         "Another node answers at this address.",
@@ -144,7 +144,10 @@ REACHING = {
         "kodectl enode verify ENODE",
     ),
     "self": Explanation(
-        "The target is this node itself.", "The id that was proved is its own.", "Choose another target.", ""
+        "The target is this node itself.",
+        "The id that was proved is its own.",
+        "Choose another target.",
+        "kodectl key id",
     ),
     "handshake_failed": Explanation(
         "The encrypted connection was not made.",
@@ -154,24 +157,27 @@ REACHING = {
     ),
     "bad_signature": Explanation(
         "Something was not signed by whom it names.",
-        "The Ed25519 signature does not fit.",
-        "It was dropped; nothing is to be done.",
+        "The Ed25519 signature does not fit the text and the key.",
+        "Nothing is to be done: it was dropped.",
         "",
     ),
     "clock_skew": Explanation(
-        "The clocks of the two nodes differ too much.",
-        "The other's short-lived key has expired by this clock.",
-        "Set the clock.",
-        "timedatectl",
+        "This clock and those of other nodes differ too much.",
+        "Nodes of several networks tell another time, or the other's short-lived key has expired by this clock.",
+        "Set the clock, and let an NTP client keep it; the doctor says by how much it is off.",
+        "timedatectl set-ntp true",
     ),
     "wrong_network": Explanation(
         "The other node belongs to another network.",
-        "Its hello names another.",
-        "Use the same --network on both.",
+        "Its hello names another; peers of two networks do not mix.",
+        "Use the same --network on both, or begin with a node of this one.",
         "kodectl config show --origin",
     ),
     "incompatible_version": Explanation(
-        "The two nodes share no version of the protocol.", "Their hellos.", "Update the older one.", "kodectl --version"
+        "The two nodes share no version of the protocol.",
+        "Each names its versions in its hello, and none is in both.",
+        "Update the older one.",
+        "kodectl --version",
     ),
     "recently_dialed": Explanation(
         "A dial to this node failed, or ended, a moment ago.",
@@ -179,22 +185,38 @@ REACHING = {
         "Wait some seconds.",
         "kodectl node connect ENODE",
     ),
-    "already_connected": Explanation("The peer is connected already.", "Its connection is open.", "Nothing.", ""),
+    "already_connected": Explanation(
+        "The peer is connected already.",
+        "A connection of this id is open.",
+        "Nothing is to be done.",
+        "kodectl node peers",
+    ),
 }
 
 DISCONNECTS = {
     "unspecified": Explanation(
-        "The connection ended without a reason.", "No disconnect message came.", "Look at the other node's log.", ""
+        "The connection ended without a reason.",
+        "It broke off, and no disconnect message came before.",
+        "Look into the other node's log, if it is yours.",
+        "kodectl peer ping TARGET",
     ),
-    "shutting_down": Explanation("The other node was stopped.", "It said so.", "It is dialled again later.", ""),
+    "shutting_down": Explanation(
+        "The other node was stopped.",
+        "It said so as it left.",
+        "Nothing is to be done: it is dialled again later.",
+        "",
+    ),
     "too_many_peers": Explanation(
-        "The node has as many peers as it takes.",
+        "The other node has as many peers as it takes.",
         "It said so.",
-        "Try another, or raise its limit.",
+        "Try another, or raise the limit of that node, if it is yours.",
         "kodectl node run --max-peers 100",
     ),
     "duplicate_connection": Explanation(
-        "Two connections to one peer were made at once.", "Both sides dialled.", "Nothing: one of them stays.", ""
+        "Two connections to one peer were made at once.",
+        "Both sides dialled.",
+        "Nothing is to be done: one of them stays.",
+        "",
     ),
     "protocol_error": Explanation(
         "A peer sent what the protocol does not have.",
@@ -209,7 +231,10 @@ DISCONNECTS = {
         "",
     ),
     "slow": Explanation(
-        "A peer read more slowly than there was to send.", "Its queue reached the limit.", "It may come back.", ""
+        "A peer read more slowly than there was to send.",
+        "Its queue reached the limit.",
+        "Nothing is to be done: it may come back. Where it happens to all peers, this machine's line is too thin.",
+        "",
     ),
     "requested": Explanation(
         "An operator ended the connection.",
@@ -224,13 +249,16 @@ DISCONNECTS = {
         "kodectl node unban ID",
     ),
     "subnet_limit": Explanation(
-        "Too many peers from one network.",
+        "Too many peers come from one network.",
         "The /24 (or /64) of the address holds its share of slots.",
-        "Nothing: it keeps one network from surrounding a node.",
+        "Nothing is to be done: it keeps one network from surrounding a node.",
         "",
     ),
     "useless": Explanation(
-        "A peer gave way to a better one.", "It ranked lowest when a slot was needed.", "Nothing.", ""
+        "A peer gave way to a better one.",
+        "It ranked lowest when a slot was needed.",
+        "Nothing is to be done; a node that must stay can be named as a validator, or connected by hand.",
+        "kodectl node connect ENODE",
     ),
 }
 
