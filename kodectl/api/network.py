@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from kodectl.api.requests import one_of
+from kodectl.api.requests import one_of, seconds
 from kodectl.api.routing import Call, Limit, Route, Service
 from kodectl.api.views import EnodeView
 from kodectl.errors import LocalMisuse, NegativeAnswer
+from kodectl.node.history_views import HistoryView
 from kodectl.node.views import (
     BanView,
     BootstrapView,
@@ -42,6 +43,8 @@ MIN_PREFIX = 8
 MAX_BROADCAST_BODY = (MAX_BLOCK + 2) // 3 * 4 + 4096
 """A block in base64, and the JSON around it."""
 
+MAX_UPTIME_S = 1e10
+"""Three centuries: any time that a node has answered."""
 CONNECT_TIMEOUT_S = 10.0
 MAX_CONNECT_TIMEOUT_S = 60.0
 """The API's longest wait; clients and proxies give up around there."""
@@ -97,6 +100,11 @@ def peers(service: Service, call: Call) -> PeersView:
 def stats(service: Service, call: Call) -> StatsView:
     """Counters of peers, traffic, discovery, messages and values, since the start."""
     return service.node.stats()
+
+
+def history(service: Service, call: Call) -> HistoryView:
+    """Peers, traffic and latency over the last ten minutes, in samples for plots."""
+    return service.node.recent(call.query["since"])
 
 
 def latency(service: Service, call: Call) -> LatencyView:
@@ -206,6 +214,13 @@ ROUTES = (
         ),
     ),
     Route("GET", "/api/network/stats", stats, {200: StatsView}),
+    Route(
+        "GET",
+        "/api/network/history",
+        history,
+        {200: HistoryView},
+        query=(seconds("since", 0.0, MAX_UPTIME_S, "Only what is later than this `at_s`, of the same `run`."),),
+    ),
     Route("GET", "/api/network/latency", latency, {200: LatencyView}),
     Route("GET", "/api/network/bootstrap", bootstrap, {200: BootstrapView}),
     Route("GET", "/api/network/routing", routing, {200: TableView}),

@@ -17,6 +17,8 @@ from kodectl.node.broadcast import Broadcast
 from kodectl.node.connectivity import Connectivity
 from kodectl.node.discovery import Discovery
 from kodectl.node.events import Events
+from kodectl.node.history import History
+from kodectl.node.history_views import HistoryView
 from kodectl.node.kademlia import Found, Hop, Kademlia
 from kodectl.node.lan import Lan, start_or_warn
 from kodectl.node.lookups import enode_of, lookup_view, value_view
@@ -105,6 +107,7 @@ class Node:
             runtime, settings, identity, self._hello, self.scope, self.events, self._store, {}, self._candidates
         )
         self.broadcasting = Broadcast(runtime, identity, self.events, self.scope, self.peering)
+        self.history = History(runtime, self.peering, self.scope, self.events.run)
         self.lan = Lan(runtime, identity, settings.network, self.scope, self._found_on_lan)
         self.nat_traversal = NatTraversal(
             runtime,
@@ -161,6 +164,7 @@ class Node:
             self.broadcasting.start()
             self.bootstrapping.start(self.settings.bootstrap, seeds)
             self._start_lan()
+            self.history.start()
             self.scope.spawn("save", self._saving.keep_saved)
         except BaseException:
             self.stop()
@@ -266,6 +270,10 @@ class Node:
 
     def stats(self) -> StatsView:
         return reports.stats(self)
+
+    def recent(self, since_s: float = 0.0) -> HistoryView:
+        """The last ten minutes, or what came after `since_s` of uptime."""
+        return self.history.view(since_s)
 
     def latency(self) -> LatencyView:
         return self.peering.latency()
