@@ -67,6 +67,8 @@ SHOWN = 2
 STATE_WIDTH = 7
 LEAST_COLUMN = 30
 """Of text on a terminal; narrower columns are not read any better."""
+MARKS = {"ok": "\u2713", "skipped": "\u00b7", "unknown": "?", "warning": "!", "failed": "\u2717"}
+"""Before the word, on a terminal that has them: seen at a glance, and without colours too."""
 STYLES = {"ok": "green", "skipped": "bright_black", "unknown": "yellow", "warning": "yellow", "failed": "red"}
 
 
@@ -255,7 +257,8 @@ class Reporter:
     def flush(self) -> None:
         """What is known, for people; a program gets one document, the error, or has had a line for each check."""
         if not self._output.structured and self._found:
-            self._output.emit(None, _table(self._found))
+            order = list(CHECKS)
+            self._output.emit(None, _table(sorted(self._found, key=lambda view: order.index(view.check))))
 
     def _show(self) -> None:
         waiting = list(self._waiting)
@@ -291,13 +294,18 @@ def _table(checks: list[FindingView]) -> str:
 
 
 def _styled(check: FindingView) -> str:
-    return click.style(check.state.ljust(STATE_WIDTH), fg=STYLES[check.state])
+    mark = f"{MARKS[check.state]} " if _has_marks() else ""
+    return click.style(f"{mark}{check.state.ljust(STATE_WIDTH)}", fg=STYLES[check.state])
+
+
+def _has_marks() -> bool:
+    return sys.stdout.isatty() and sys.stdout.encoding.lower().replace("-", "") == "utf8"
 
 
 def _aligned(rows: list[tuple[str, str, str]]) -> str:
     """Folded on a terminal; a program that reads it gets a line a check."""
     width = max((len(name) for _, name, _ in rows), default=0)
-    indent = STATE_WIDTH + 2 + width + 2
+    indent = (2 if _has_marks() else 0) + STATE_WIDTH + 2 + width + 2
     return "\n".join(f"{state}  {name.ljust(width)}  {_folded(clean(seen), indent)}" for state, name, seen in rows)
 
 

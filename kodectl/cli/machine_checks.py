@@ -242,7 +242,7 @@ def check_ports(place: Place) -> Finding:
                 faults.append((option, EnvironmentFault(message, code=code)))
     details = {option: address_text(*address) for _, option, _, address in wanted}
     if not faults:
-        free = ", ".join(f"{address_text(*address)} ({name})" for name, _, _, address in wanted)
+        free = ", ".join(f"{_place(address)} ({name})" for name, _, _, address in wanted)
         return Finding("ports", State.OK, f"free: {free}", details=details)
     _, first = faults[0]
     return Finding(
@@ -263,6 +263,11 @@ def ports_held(place: Place, tcp: str, udp: str, api: list[str]) -> Finding:
     return Finding(
         "ports", State.OK, first + (f", API {api[0]}" if api else ""), details={"listen": tcp, "discovery_port": udp}
     )
+
+
+def _place(address: tuple[str, int]) -> str:
+    host, port = address
+    return address_text(host, port) if port else f"any port of {host}"
 
 
 def _numeric(address: tuple[str, int]) -> tuple[str, int]:
@@ -358,7 +363,7 @@ def check_api_exposure(place: Place) -> Finding:
             details,
         )
     guard = f"with the token of {token}, unencrypted" if details["token"] else "this machine only"
-    return Finding("api_exposure", State.OK, f"{address_text(host, port)}: {guard}", details=details)
+    return Finding("api_exposure", State.OK, f"{_place(place.api)}: {guard}", details=details)
 
 
 def _answers_all(ip: str, port: int) -> bool:

@@ -22,7 +22,7 @@ from kodectl.cli.doctor import CHECKS
 from kodectl.cli.main import cli
 
 REPOSITORY = Path(__file__).parents[2]
-WELL, USAGE, FAILED, DEGRADED = 0, 2, 3, 4
+WELL, USAGE, FAILED, DEGRADED, INTERRUPTED = 0, 2, 3, 4, 130
 LOCAL = ("--listen", "127.0.0.1:0", "--discovery-port", "0", "--api", "127.0.0.1:0", "--no-lan", "--nat", "none")
 
 
@@ -331,6 +331,16 @@ def test_a_node_that_hangs(nodes, doctor):
     assert (code, root["check"], root["code"]) == (FAILED, "node", "node_not_answering")
     assert f"process {node.process.pid}" in root["seen"]
     assert state_of(view, "ports") == "skipped"
+
+
+def test_ctrl_c_ends_it_and_what_was_found_stays(examined, doctor):
+    """While a silent node is waited for."""
+    with doctor.launch(*LOCAL, "--bootstrap", examined.silent, "--jsonl") as process:
+        lines = [json.loads(process.stdout.readline())]
+        process.send_signal(signal.SIGINT)
+        lines += [json.loads(line) for line in process.stdout]
+    assert (process.returncode, lines[-1]["error"]["code"]) == (INTERRUPTED, "interrupted")
+    assert {line["data"]["check"] for line in lines[:-1]} < set(CHECKS)
 
 
 def test_what_cannot_be_found_out_is_not_well(doctor):
