@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from kodectl.cli.node_top_look import BucketSizeView, Sample
-from kodectl.cli.node_top_text import Glyphs, Line, Span, apart, beside, fit
+from kodectl.cli.node_top_text import LABEL, Glyphs, Line, Span, apart, beside, fit
 from kodectl.cli.wording import milliseconds, size
 from kodectl.core.table import K
 
@@ -18,8 +18,6 @@ STEP_S = 4.0
 TALL = 3
 """Lines of a tall plot."""
 TALL_BUCKETS = 4
-LABEL = 10
-"""Columns of the labels at the left."""
 GAP = 3
 BUCKET_STEP = 3
 """Columns of a bucket, the gap among them."""

@@ -10,6 +10,11 @@ from rich.cells import cell_len, set_cell_size
 
 from kodectl.cli.output import clean
 
+SHORT_ID = 8
+"""Hex digits: as many as the other commands need to know a peer."""
+LABEL = 10
+"""Columns of the labels at the left."""
+
 
 class Span(NamedTuple):
     """`style`: one of `node_top_terminal.STYLES`; nothing for plain text."""

@@ -6,8 +6,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from kodectl.cli.node_top_frame import ORDERS, age, frame
+from kodectl.cli.node_top_frame import frame
 from kodectl.cli.node_top_look import BucketSizeView, RatesView, Sample, TopView, rates_between, verdict_of
+from kodectl.cli.node_top_peers import ORDERS, age
 from kodectl.cli.node_top_plots import STEP_S, bars, rate_of
 from kodectl.cli.node_top_state import MAX_EVENTS_KEPT, MAX_SAMPLES, SORTS, Key, begin, failed, looked, pressed
 from kodectl.cli.node_top_terminal import KEYS, STYLES, keys_of
@@ -167,6 +168,16 @@ def test_the_column_of_the_order_is_marked_and_kept_in_the_narrowest_terminal(so
     peers = sorted(state.shown.view.peers, key=ORDERS[sort])
     lines = [line for line in screen(state).split("\n") if " 203.0.113." in line]
     assert [line[:2] for line in lines] == [one.id[:2] for one in peers]
+
+
+def test_an_address_gets_what_room_there_is():
+    def line(width):
+        state = state_of(peers=1, addr="[2001:db8:1111:2222:3333:4444:5555:6666]:30303")
+        return next(line for line in screen(state, width).split("\n") if "2001" in line)
+
+    assert "[2001:db8:1111:2222:3333:4444:5555:6666]:30303 " in line(200)
+    assert "[2001:db8:1111:2222:3…  " in line(80)
+    assert "[2001:db8:111…  " in line(34)
 
 
 def test_scrolling_ends_at_both_ends_and_moves_at_once_when_turned():
