@@ -177,7 +177,7 @@ def test_an_address_gets_what_room_there_is():
 
     assert "[2001:db8:1111:2222:3333:4444:5555:6666]:30303 " in line(200)
     assert "[2001:db8:1111:2222:3…  " in line(80)
-    assert "[2001:db8:111…  " in line(34)
+    assert "[2001:db8:11…  " in line(34)
 
 
 def test_scrolling_ends_at_both_ends_and_moves_at_once_when_turned():
