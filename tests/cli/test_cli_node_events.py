@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import websocket
 from conftest import NodeProcess, Nodes
 from published import check_documents
 
@@ -227,6 +228,32 @@ def test_a_number_that_lies_ahead_begins_with_a_gap(events: Callable[..., subpro
 @pytest.mark.parametrize("place", ["x", "-1", "1.5", "", "@run", "9" * 16])
 def test_a_place_that_is_none_is_refused(events: Callable[..., subprocess.CompletedProcess], place: str) -> None:
     assert events(f"--since={place}").returncode == USAGE
+
+
+def test_the_document_shows_what_is_sent(shared_nodes: Nodes, node: NodeProcess) -> None:
+    """The same conversation on a socket of its own: every message has the fields of the one that is shown."""
+    document = (REPOSITORY / "docs" / "api.md").read_text()
+    shown = [line for line in document.splitlines() if line.startswith(("> {", "< {"))]
+    assert len(shown) > 5
+    publish(shared_nodes, node, b"to be shown")
+    client = websocket.create_connection(f"ws://{node.api}/ws", timeout=20, suppress_origin=True)
+    for line in shown:
+        message = json.loads(line[2:])
+        if line.startswith(">"):
+            if "run" in message:
+                message |= {"since": 0, "run": "of another node"}
+            client.send(json.dumps(message))
+            continue
+        got = json.loads(client.recv())
+        while got.get("type") == "transaction" and message["type"] != "transaction":
+            got = json.loads(client.recv())  # others of this module
+        assert list(got) == list(message)
+        assert got["type"] == message["type"]
+        if "data" in message:
+            assert list(got["data"]) == list(message["data"])
+        if "code" in message:
+            assert got == message
+    client.close()
 
 
 def test_the_deadline_ends_it(events: Callable[..., subprocess.CompletedProcess]) -> None:
