@@ -79,9 +79,9 @@ def _stream(output: Output, looker: Looker, sort: str, interval_s: float, looks:
     state: State | None = None
     due = time.monotonic()
     while looks != 0:
-        view, sample = looker.look()
-        state = begin(view, sample, sort) if state is None else looked(state, view, sample)
-        output.emit(view, "" if output.structured else _printed(state))
+        look = looker.look()
+        state = begin(look, sort) if state is None else looked(state, look)
+        output.emit(look.view, "" if output.structured else _printed(state))
         looks = None if looks is None else looks - 1
         due = max(due + interval_s, time.monotonic())
         if looks != 0:
@@ -104,6 +104,6 @@ def _live(output: Output, looker: Looker, sort: str, interval_s: float, looks: i
     from kodectl.cli.node_top_state import begin
     from kodectl.cli.node_top_terminal import Terminal
 
-    state = begin(*looker.look(), sort)
+    state = begin(looker.look(), sort)
     has_colour = output.color == "always" or (output.color == "auto" and not os.environ.get("NO_COLOR"))
     live(Terminal(colour=has_colour), state, looker, interval_s, looks)

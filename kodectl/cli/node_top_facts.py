@@ -5,8 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from kodectl.cli.node_top_look import TopView
 from kodectl.cli.node_top_text import LABEL, SHORT_ID, Glyphs, Line, Span, fit, one_line
-from kodectl.node.views import EventView, NatView, StatusView
+from kodectl.cli.wording import milliseconds
+from kodectl.node.views import EventView, NatView
 
 ID_SIZE = 64
 MAX_VALUE = 48
@@ -29,11 +31,11 @@ UNTOLD = frozenset({"enode", "subject", "pair", "local", "remote", "static", "te
 UNITS = ("ms", "s")
 
 
-def status_lines(status: StatusView, width: int, *, tall: bool) -> list[Line]:
+def status_lines(view: TopView, width: int, *, tall: bool) -> list[Line]:
     """In few lines what the NAT does, and the advice; else each fact by its name."""
-    nat = list(_nat_facts(status.nat))
+    nat = list(_nat_facts(view.status.nat))
     if tall:
-        return _labelled([*_node_facts(status), *nat], width, MANY_LINES)
+        return _labelled([*_node_facts(view), *nat], width, MANY_LINES)
     words = "; ".join(text if name == "nat" else f"{name} {text}" for name, text in nat if name != "advice")
     return _labelled([("nat", words), *(fact for fact in nat if fact[0] == "advice")], width, FEW_LINES)
 
@@ -48,11 +50,14 @@ def _labelled(facts: Sequence[tuple[str, str]], width: int, most: int) -> list[L
     return lines
 
 
-def _node_facts(status: StatusView) -> Iterator[tuple[str, str]]:
+def _node_facts(view: TopView) -> Iterator[tuple[str, str]]:
+    status = view.status
     listeners = status.listeners
     yield "node", f"{status.client}, {listeners.tcp} tcp, {listeners.udp} udp"
     yield "api", ", ".join(listeners.api)
     yield "dht", f"{status.dht_mode}, {status.records} records"
+    if view.hub_delay_ms is not None:
+        yield "late", f"{milliseconds(view.hub_delay_ms)} at worst at what it does"
 
 
 def _nat_facts(nat: NatView) -> Iterator[tuple[str, str]]:

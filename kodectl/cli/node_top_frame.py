@@ -83,9 +83,9 @@ def _tall_facts(seen: Seen, width: int, left: int, glyphs: Glyphs) -> tuple[list
     table = buckets(seen.view.buckets, width, tall=True, glyphs=glyphs)
     start = BUCKET_STEP * len(seen.view.buckets) + 4
     if width >= SIDE_FROM:
-        facts = beside(table, status_lines(seen.view.status, width - start, tall=True), start)
+        facts = beside(table, status_lines(seen.view, width - start, tall=True), start)
     else:
-        facts = [*table, [], *status_lines(seen.view.status, width, tall=True)]
+        facts = [*table, [], *status_lines(seen.view, width, tall=True)]
     above = [[], *drawn, [], *facts]
     room = left - len(above)
     # What peers do not need, and two lines more are blank.
@@ -99,7 +99,7 @@ def _short_facts(seen: Seen, width: int, left: int, count: int, glyphs: Glyphs) 
     above: list[Line] = []
     drawn = plots(seen.samples, width, _plots_across(width), tall=False, glyphs=glyphs)
     table = buckets(seen.view.buckets, width, tall=False, glyphs=glyphs)
-    status = status_lines(seen.view.status, width, tall=False)
+    status = status_lines(seen.view, width, tall=False)
     if left > len(drawn):
         above += [[], *drawn]
         left -= len(drawn) + 1

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from kodectl.cli.node_top_frame import frame
-from kodectl.cli.node_top_look import Looker, Sample, TopView
+from kodectl.cli.node_top_look import Look, Looker
 from kodectl.cli.node_top_state import Key, State, failed, looked, pressed
 from kodectl.cli.node_top_terminal import Terminal, glyphs_for
 from kodectl.errors import KodectlError
 
-News = tuple[TopView, Sample] | Exception
+News = Look | Exception
 MAX_NEWS = 4
 """Looks that wait to be drawn: more than one only while the terminal takes nothing."""
 
@@ -85,4 +85,4 @@ def _with(state: State, news: News) -> State:
         return failed(state, f"trying again: {news.message}")
     if isinstance(news, Exception):
         raise news
-    return looked(state, *news)
+    return looked(state, news)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
+from kodectl.node.history_views import HistoryView, SampleView
 from kodectl.node.views import (
     EventsView,
     EventView,
     PeersView,
     PeerView,
-    StatsView,
     StatusView,
     TableView,
 )
@@ -39,7 +40,7 @@ class VerdictView(msgspec.Struct, frozen=True):
 
 
 class RatesView(msgspec.Struct, frozen=True):
-    """Since the look before; null in the first."""
+    """Between the node's last two samples, two seconds apart; null while there is only one."""
 
     bytes_sent_per_second: float | None = None
     bytes_received_per_second: float | None = None
@@ -54,26 +55,24 @@ class BucketSizeView(msgspec.Struct, frozen=True):
 
 
 class TopView(msgspec.Struct, frozen=True):
-    """One look at a node. `events`: those since the look before, without the messages; in the first the last that are kept."""
+    """One look at a node. `events`: those since the look before, without the messages; in the first the last that are kept.
+    `hub_delay_ms`: by how much the node was late at what it does, at worst; null where it is not measured."""
 
     verdict: VerdictView
     status: StatusView
     rates: RatesView
     average_latency_ms: float | None
+    hub_delay_ms: float | None
     peers: list[PeerView]
     buckets: list[BucketSizeView]
     events: list[EventView]
 
 
-class Sample(NamedTuple):
-    """Counters at a time of the node's own clock."""
+class Look(NamedTuple):
+    """`samples`: the history's since the look before; in the first all that the node keeps."""
 
-    at_s: float
-    bytes_sent: int
-    bytes_received: int
-    messages_sent: int
-    messages_received: int
-    latency_ms: float | None
+    view: TopView
+    samples: Sequence[SampleView]
 
 
 class Looker:
@@ -82,58 +81,69 @@ class Looker:
     def __init__(self, client: NodeClient) -> None:
         self._client = client
         self._seq = 0
-        self._run: str | None = None
-        self._before: Sample | None = None
+        self._events_run: str | None = None
+        self._samples_run: str | None = None
+        self._latest: tuple[SampleView, ...] = ()
+        """The last two samples."""
 
-    def look(self) -> tuple[TopView, Sample]:
+    def look(self) -> Look:
         get = self._client.get
         status = get("/api/network/status", StatusView)
-        stats = get("/api/network/stats", StatsView)
         peers = get("/api/network/peers", PeersView).peers
         table = get("/api/network/routing", TableView)
-        sample = sample_of(stats)
+        samples = self._new_samples()
         view = TopView(
             verdict=verdict_of(status),
             status=status,
-            rates=rates_between(self._before, sample),
-            average_latency_ms=stats.average_latency_ms,
+            rates=rates_of(self._latest),
+            average_latency_ms=self._latest[-1].latency_ms if self._latest else None,
+            hub_delay_ms=self._latest[-1].hub_delay_ms if self._latest else None,
             peers=peers,
             buckets=[BucketSizeView(bucket.index, bucket.size, bucket.replacements) for bucket in table.buckets],
             events=self._new_events(),
         )
-        self._before = sample
-        return view, sample
+        return Look(view, samples)
+
+    def _new_samples(self) -> list[SampleView]:
+        history = self._history(self._latest[-1].at_s if self._latest else 0.0)
+        if history.run != self._samples_run and self._latest:
+            # Started anew: what is later than the last sample of the run before is not all.
+            self._latest = ()
+            history = self._history(0.0)
+        self._samples_run = history.run
+        self._latest = (*self._latest, *history.samples)[-2:]
+        return history.samples
+
+    def _history(self, since_s: float) -> HistoryView:
+        return self._client.get("/api/network/history", HistoryView, {"since": since_s})
 
     def _new_events(self) -> list[EventView]:
         events: list[EventView] = []
         for _ in range(MAX_PAGES):
-            query = {"since": self._seq, "run": self._run, "topics": TOPICS}
+            query = {"since": self._seq, "run": self._events_run, "topics": TOPICS}
             page = self._client.get("/api/events", EventsView, query)
-            self._seq, self._run = page.next, page.run
+            self._seq, self._events_run = page.next, page.run
             events = [*events, *page.events][-MAX_EVENTS:]
             if not page.events:
                 break
         return events
 
 
-def sample_of(stats: StatsView) -> Sample:
-    return Sample(
-        stats.uptime_s,
-        stats.bytes_sent,
-        stats.bytes_received,
-        stats.messages_sent,
-        stats.messages_received,
-        stats.average_latency_ms,
-    )
-
-
-def rates_between(before: Sample | None, after: Sample) -> RatesView:
-    """Unknown where the node has been started anew between."""
-    if before is None or after.at_s <= before.at_s:
+def rates_of(samples: Sequence[SampleView]) -> RatesView:
+    """Between the last two."""
+    if len(samples) < 2:
         return RatesView()
+    before, after = samples[-2:]
     passed_s = after.at_s - before.at_s
+
+    def rate(new: int, old: int) -> float:
+        return round((new - old) / passed_s, 1)
+
     return RatesView(
-        *(round((new - old) / passed_s, 1) for old, new in zip(before[1:5], after[1:5], strict=True)),
+        rate(after.bytes_sent, before.bytes_sent),
+        rate(after.bytes_received, before.bytes_received),
+        rate(after.messages_sent, before.messages_sent),
+        rate(after.messages_received, before.messages_received),
     )
 
 

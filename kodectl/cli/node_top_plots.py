@@ -8,10 +8,11 @@ from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
 
-from kodectl.cli.node_top_look import BucketSizeView, Sample
+from kodectl.cli.node_top_look import BucketSizeView
 from kodectl.cli.node_top_text import LABEL, Glyphs, Line, Span, apart, beside, fit
 from kodectl.cli.wording import milliseconds, size
 from kodectl.core.table import K
+from kodectl.node.history_views import SampleView
 
 STEP_S = 4.0
 """Of one column: it moves slowly enough to be read, and 24 columns are a minute and a half."""
@@ -31,13 +32,13 @@ class Plot(NamedTuple):
     """`least`: the scale ends no lower, so that next to nothing looks like next to nothing."""
 
     label: str
-    values: Callable[[Sequence[Sample], int], Values]
+    values: Callable[[Sequence[SampleView], int], Values]
     least: float
     text: Callable[[float], str]
 
 
-def rate_of(count: Callable[[Sample], int]) -> Callable[[Sequence[Sample], int], Values]:
-    def values(samples: Sequence[Sample], columns: int) -> Values:
+def rate_of(count: Callable[[SampleView], int]) -> Callable[[Sequence[SampleView], int], Values]:
+    def values(samples: Sequence[SampleView], columns: int) -> Values:
         found: defaultdict[int, list[float]] = defaultdict(list)
         for before, after in pairwise(samples):
             rate = (count(after) - count(before)) / (after.at_s - before.at_s)
@@ -54,7 +55,7 @@ def _steps_between(start_s: float, end_s: float) -> Sequence[int]:
     return range(int(start_s // STEP_S) + 1, last + 1) or (last,)
 
 
-def _latency(samples: Sequence[Sample], columns: int) -> Values:
+def _latency(samples: Sequence[SampleView], columns: int) -> Values:
     found: defaultdict[int, list[float]] = defaultdict(list)
     for sample in samples:
         if sample.latency_ms is not None:
@@ -62,8 +63,10 @@ def _latency(samples: Sequence[Sample], columns: int) -> Values:
     return _last(found, samples, columns)
 
 
-def _last(found: dict[int, list[float]], samples: Sequence[Sample], columns: int) -> Values:
+def _last(found: dict[int, list[float]], samples: Sequence[SampleView], columns: int) -> Values:
     """Steps lie at fixed times, so that a bar that was drawn does not change when the next one comes."""
+    if not samples:
+        return [None] * columns
     last = int(samples[-1].at_s // STEP_S)
     return [fmean(found[step]) if step in found else None for step in range(last - columns + 1, last + 1)]
 
@@ -81,7 +84,7 @@ PLOTS = (
 )
 
 
-def plots(samples: Sequence[Sample], width: int, across: int, *, tall: bool, glyphs: Glyphs) -> list[Line]:
+def plots(samples: Sequence[SampleView], width: int, across: int, *, tall: bool, glyphs: Glyphs) -> list[Line]:
     """All of them, `across` side by side."""
     each = (width - GAP * (across - 1)) // across
     drawn = [(_tall if tall else _small)(plot, samples, each, glyphs) for plot in PLOTS]
@@ -94,7 +97,7 @@ def plots(samples: Sequence[Sample], width: int, across: int, *, tall: bool, gly
     return lines
 
 
-def _small(plot: Plot, samples: Sequence[Sample], width: int, glyphs: Glyphs) -> list[Line]:
+def _small(plot: Plot, samples: Sequence[SampleView], width: int, glyphs: Glyphs) -> list[Line]:
     columns = max(0, width - LABEL - VALUE)
     values = plot.values(samples, max(1, columns))
     bar = "".join(row for row in bars(values[-columns:] if columns else [], plot.least, 1, glyphs))
@@ -102,7 +105,7 @@ def _small(plot: Plot, samples: Sequence[Sample], width: int, glyphs: Glyphs) ->
     return [fit([_label(plot.label), Span(bar, "plot"), Span(figure.rjust(VALUE), "strong")], width, glyphs)]
 
 
-def _tall(plot: Plot, samples: Sequence[Sample], width: int, glyphs: Glyphs) -> list[Line]:
+def _tall(plot: Plot, samples: Sequence[SampleView], width: int, glyphs: Glyphs) -> list[Line]:
     values = plot.values(samples, width)
     known = [value for value in values if value is not None]
     head: Line = [_label(plot.label), Span(_figure(plot, values[-1]), "strong")]

@@ -7,11 +7,12 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kodectl.cli.node_top_look import Sample, TopView
+    from kodectl.cli.node_top_look import Look, TopView
+    from kodectl.node.history_views import SampleView
     from kodectl.node.views import EventView
 
-MAX_SAMPLES = 600
-"""Ten minutes at one a second."""
+MAX_SAMPLES = 300
+"""The ten minutes that a node keeps."""
 MAX_EVENTS_KEPT = 200
 """More than any terminal has lines for."""
 SORTS = ("latency", "trust", "since", "bytes")
@@ -34,7 +35,7 @@ class Key(Enum):
 @dataclass(frozen=True)
 class Seen:
     view: TopView
-    samples: tuple[Sample, ...]
+    samples: tuple[SampleView, ...]
     events: tuple[EventView, ...]
 
 
@@ -52,19 +53,19 @@ class State:
     trouble: str | None = None
 
 
-def begin(view: TopView, sample: Sample, sort: str = SORTS[0]) -> State:
-    seen = Seen(view, (sample,), tuple(view.events))
+def begin(look: Look, sort: str = SORTS[0]) -> State:
+    seen = Seen(look.view, tuple(look.samples), tuple(look.view.events))
     return State(seen, seen, sort)
 
 
-def looked(state: State, view: TopView, sample: Sample) -> State:
-    before = state.latest
-    # A node that was started anew counts from zero.
-    samples = before.samples if before.samples[-1].at_s < sample.at_s else ()
+def looked(state: State, look: Look) -> State:
+    samples, events = state.latest.samples, state.latest.events
+    if samples and look.samples and look.samples[0].at_s <= samples[-1].at_s:
+        samples = ()  # it was started anew, and counts from zero
     latest = Seen(
-        view,
-        (*samples, sample)[-MAX_SAMPLES:],
-        (*before.events, *view.events)[-MAX_EVENTS_KEPT:],
+        look.view,
+        (*samples, *look.samples)[-MAX_SAMPLES:],
+        (*events, *look.view.events)[-MAX_EVENTS_KEPT:],
     )
     return replace(state, latest=latest, shown=state.shown if state.paused else latest, trouble=None)
 

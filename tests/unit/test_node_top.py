@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from kodectl.cli.node_top_frame import frame
-from kodectl.cli.node_top_look import BucketSizeView, RatesView, Sample, TopView, rates_between, verdict_of
+from kodectl.cli.node_top_look import BucketSizeView, Look, RatesView, TopView, rates_of, verdict_of
 from kodectl.cli.node_top_peers import ORDERS, age
 from kodectl.cli.node_top_plots import STEP_S, bars, rate_of
 from kodectl.cli.node_top_state import MAX_EVENTS_KEPT, MAX_SAMPLES, SORTS, Key, begin, failed, looked, pressed
 from kodectl.cli.node_top_terminal import KEYS, STYLES, keys_of
 from kodectl.cli.node_top_text import ASCII, UNICODE
+from kodectl.node.history_views import SampleView
 from kodectl.node.views import UNKNOWN_NAT, EventView, ListenerView, PeerView, StatusView
 
 
@@ -73,17 +74,17 @@ def event(seq, type_="peer_connected", **data):
 def top_view(peers=5, events=(), status=STATUS, **changed_peer):
     found = [peer(number, **changed_peer) for number in range(1, peers + 1)]
     status = msgspec.structs.replace(status, peers=peers)
-    return TopView(verdict_of(status), status, RatesView(), 12.0, found, BUCKETS, list(events))
+    return TopView(verdict_of(status), status, RatesView(), 12.0, 0.5, found, BUCKETS, list(events))
 
 
 def sample(at_s, count=0):
-    return Sample(at_s, count, 2 * count, count, 0, 12.0)
+    return SampleView(at_s, 1, 1, 0, count, 2 * count, count, 0, 12.0, 0.5)
 
 
 def state_of(**options):
-    state = begin(top_view(**options), sample(100.0))
+    state = begin(Look(top_view(**options), [sample(100.0)]))
     for second in range(1, 30):
-        state = looked(state, top_view(**options), sample(100.0 + second, 1000 * second))
+        state = looked(state, Look(top_view(**options), [sample(100.0 + second, 1000 * second)]))
     return state
 
 
@@ -193,13 +194,13 @@ def test_scrolling_ends_at_both_ends_and_moves_at_once_when_turned():
     assert pressed(pressed(state, Key.FIRST, rows), Key.UP, rows).offset == 0
     assert pressed(state, Key.LAST, rows).offset == 50 - rows
     # With most of them gone, the last screenful.
-    fewer = looked(pressed(state, Key.LAST, rows), top_view(peers=rows), sample(1000.0))
+    fewer = looked(pressed(state, Key.LAST, rows), Look(top_view(peers=rows), []))
     assert screen(fewer).count(" 203.0.113.") == rows
 
 
 def test_paused_it_keeps_the_picture_and_still_sorts_and_scrolls():
     state = pressed(state_of(peers=5), Key.PAUSE, 3)
-    state = looked(state, top_view(peers=9), sample(500.0))
+    state = looked(state, Look(top_view(peers=9), []))
     assert "paused" in screen(state)
     assert screen(state).count(" 203.0.113.") == 5
     assert screen(pressed(state, Key.SORT, 3)) != screen(state)
@@ -212,15 +213,15 @@ def test_a_node_that_is_gone_is_said_first_and_the_rest_fades_until_it_is_back()
     assert lines[1][0].text == "no node runs at X; trying again"
     assert {span.style for line in lines[3:-1] for span in line} == {"quiet"}
     assert "no answer" in screen(state)
-    back = looked(state, top_view(), sample(1.0))
+    back = looked(state, Look(top_view(), [sample(1.0), sample(3.0)]))
     assert "trying" not in screen(back)
-    assert [one.at_s for one in back.latest.samples] == [1.0], "it was started anew, and counts from zero"
+    assert [one.at_s for one in back.latest.samples] == [1.0, 3.0], "it was started anew, and counts from zero"
 
 
 def test_what_is_kept_is_bounded():
-    state = begin(top_view(), sample(0.0))
+    state = begin(Look(top_view(), []))
     for second in range(1, 2 * MAX_SAMPLES):
-        state = looked(state, top_view(events=[event(second)]), sample(float(second)))
+        state = looked(state, Look(top_view(events=[event(second)]), [sample(float(second))]))
     assert len(state.latest.samples) == MAX_SAMPLES
     assert len(state.latest.events) == MAX_EVENTS_KEPT
     assert state.latest.events[-1].seq == 2 * MAX_SAMPLES - 1
@@ -246,10 +247,9 @@ def test_bars_use_every_level_and_no_more():
     assert bars([100.0, 0.0, 50.0], 1.0, 3, UNICODE) == ["█  ", "█ ▅", "█▁█"]
 
 
-def test_rates_are_unknown_at_first_and_after_a_restart():
-    assert rates_between(None, sample(5.0)) == RatesView()
-    assert rates_between(sample(50.0, 9), sample(5.0)) == RatesView()
-    assert rates_between(sample(5.0, 100), sample(7.0, 300)) == RatesView(100.0, 200.0, 100.0, 0.0)
+def test_rates_are_those_of_the_last_two_samples():
+    assert rates_of([]) == rates_of([sample(5.0)]) == RatesView()
+    assert rates_of([sample(1.0, 5), sample(5.0, 100), sample(7.0, 300)]) == RatesView(100.0, 200.0, 100.0, 0.0)
 
 
 @pytest.mark.parametrize(
