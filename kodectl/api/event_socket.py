@@ -16,6 +16,8 @@ from kodectl.node.events import Events
 
 READ_SIZE = 4096
 """At a time: as many of the smallest frames as can be in it take 5 ms."""
+PAUSE_S = 0.001
+"""Between two turns when there is more to do. Not 0: what is put off that way is run before the hub looks at its timers."""
 SEND_BUFFER = 128 * 1024
 """Bytes that the kernel holds for a subscriber (it doubles this): more would be old news to a slow one."""
 READABLE, WRITABLE = 1, 2
@@ -105,7 +107,7 @@ class EventSocket:
         if core.over:
             return
         if (self._readable and core.wants_input) or (self._writable and core.outgoing(now)):
-            gevent.sleep(0)
+            gevent.sleep(PAUSE_S)
             return
         if core.wants_input:
             reading.start(self._can_read)

@@ -202,16 +202,29 @@ def test_a_full_socket_holds_one_batch_whatever_happens(pair: Pair) -> None:
     assert len(pair.core.outgoing(pair.now)) == held < BATCH_EVENTS * 400
 
 
-def test_a_block_goes_in_one_frame_of_its_own(pair: Pair) -> None:
+def test_a_block_goes_in_one_frame_and_one_write_of_its_own(pair: Pair) -> None:
     pair.say({"op": "subscribe", "topics": ["block"]})
     pair.take()
+    writes = pair.writes
     for _ in range(2):
         pair.events.emit("block", payload=bytes(4 << 20))
     pair.flush()
-    (first,) = pair.take()
-    assert len(first["data"]["payload"]) == ((4 << 20) + 2) // 3 * 4
-    pair.later(REST_S)
-    assert pair.seqs() == [2]
+    assert [len(event["data"]["payload"]) for event in pair.take()] == [((4 << 20) + 2) // 3 * 4] * 2
+    assert pair.writes == writes + 2
+
+
+def test_who_is_behind_gets_one_batch_at_a_time_without_a_rest(pair: Pair) -> None:
+    for _ in range(3 * BATCH_EVENTS - 1):
+        pair.events.emit("joined")
+    pair.core.receive(pair.client.send(TextMessage('{"op":"subscribe","since":0}')), pair.now)
+    sizes = []
+    while chunk := pair.core.outgoing(pair.now):
+        sizes.append(bytes(chunk).count(b'"joined"'))
+        pair.core.sent(len(chunk), pair.now)
+    assert sizes == [BATCH_EVENTS, BATCH_EVENTS, BATCH_EVENTS - 1]
+    pair.events.emit("joined")
+    assert not pair.core.outgoing(pair.now)
+    assert pair.core.next_deadline() == pair.now + REST_S
 
 
 @pytest.mark.parametrize(
