@@ -249,7 +249,7 @@ def _without_address(patient: Patient, network: LocalNetwork, *, is_reached: boo
         return "nothing: strangers reach the node all the same", None
     if network.source6 is not None and scope_of(network.source6) == "public" and patient.settings.listen_host != "::":
         mend = f"listen on IPv6 as well, which this machine has ({network.source6}), and no NAT stands before that"
-        return mend, f"kodectl node run --listen [::]:{patient.settings.tcp_port}"
+        return mend, f"kodectl node run --listen '[::]:{patient.settings.tcp_port}' --nat {EXTIP}{network.source6}"
     mend = "ask the provider for a public IPv4 address, or for IPv6; until then hole punching and relays do it, your own first"
     return mend, "kodectl node run --turn turn:USER:PASS@HOST:3478"
 
