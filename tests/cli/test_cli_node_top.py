@@ -18,6 +18,11 @@ import pytest
 from conftest import REPOSITORY, NodeProcess, Nodes
 from published import check_documents
 
+from kodectl.api.files import SOCKET_FILE
+from kodectl.cli.client import Endpoint, NodeClient
+from kodectl.cli.node_top_look import Looker
+from kodectl.errors import NodeUnreachable
+
 TOP = ("node", "top")
 
 
@@ -69,6 +74,23 @@ def test_one_look_has_rates_from_the_node_s_own_samples(
         return document["data"]["rates"]["bytes_sent_per_second"] is not None
 
     eventually(has_rates)
+
+
+def test_a_node_that_was_started_anew_is_seen_from_its_beginning(nodes: Nodes, eventually: Callable[..., Any]) -> None:
+    first = nodes.start("a")
+    client = NodeClient(Endpoint(unix=first.datadir / SOCKET_FILE), 5.0)
+    looker = Looker(client)
+    eventually(lambda: looker.look().view.rates.bytes_sent_per_second is not None)
+    assert not looker.look().view.events
+    first.leave()
+    with pytest.raises(NodeUnreachable):
+        looker.look()
+    nodes.start("a")
+    view, samples = looker.look()
+    assert view.rates.bytes_sent_per_second is None
+    assert samples[0].at_s < 1
+    assert view.events[0].type == "ready"
+    client.close()
 
 
 @pytest.mark.parametrize(
