@@ -24,7 +24,14 @@ MAX_RUN = 40
 def events(service: Service, call: Call) -> EventsView:
     """What happened after an event number. With a timeout it waits for the first one."""
     query = call.query
-    return service.node.events.wait(query["since"], query["timeout"], query["limit"], query["topics"], query["run"])
+    wanted = query["since"], query["timeout"], query["limit"], query["topics"], query["run"]
+    connection = call.request.env.get("kodectl.connection")
+    if connection is None or not query["timeout"]:
+        return service.node.events.wait(*wanted)
+    # Who goes away meanwhile (a page that is loaded again, a program that was stopped) gives its place to others at once.
+    again = service.node.runtime.event()
+    with connection.watched(again) as there:
+        return service.node.events.wait(*wanted, again, there)
 
 
 def _types(text: str) -> frozenset[str]:

@@ -10,15 +10,18 @@ import io
 import logging
 import socket as stdlib_socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
+import gevent
 from gevent import socket
 from gevent.pool import Pool
 from gevent.pywsgi import Input, WSGIHandler, WSGIServer
 
 from kodectl.api.problems import internal_fault, raw_response
 from kodectl.errors import EnvironmentFault, KodectlError, LocalMisuse
+from kodectl.node.events import Waiter
 from kodectl.runtime.base import Scope
 from kodectl.runtime.streams import EXHAUSTED
 
@@ -53,6 +56,8 @@ ONE_SEND_BYTES = 64 * 1024
 """Up to this size copying the body behind its head is cheaper than a second system call."""
 
 NEVER = float("inf")
+READABLE = 1
+"""To gevent's loop."""
 
 
 class Upgrade(Protocol):
@@ -227,6 +232,33 @@ class ApiHandler(WSGIHandler):
         self.socket.settimeout(0)
         early = self.rfile.read1(MAX_HEADER_BYTES)
         self.upgrade.serve(self.socket, early)
+
+    @contextmanager
+    def watched(self, waiter: Waiter) -> Iterator[Callable[[], bool]]:
+        """While the application waits for something that may take long: sets `waiter` when the client closes its side. What is
+        given is true until then."""
+        readable = False
+
+        def look() -> None:
+            nonlocal readable
+            readable = True
+            watcher.stop()
+            waiter.set()
+
+        watcher = gevent.get_hub().loop.io(self.socket.fileno(), READABLE)
+        watcher.start(look)
+        try:
+            yield lambda: not (readable and self._has_ended())
+        finally:
+            watcher.stop()
+            watcher.close()
+
+    def _has_ended(self) -> bool:
+        """Of a connection that can be read: at its end, not at the next request."""
+        try:
+            return not self.socket.recv(1, stdlib_socket.MSG_PEEK)
+        except OSError:
+            return True
 
     def _request_begins(self) -> bool:
         try:

@@ -47,6 +47,7 @@ def accept_of(environ: Mapping[str, Any]) -> str:
         or "upgrade" not in _tokens(environ.get("HTTP_CONNECTION"))
         or environ.get("HTTP_SEC_WEBSOCKET_VERSION", "").strip() != VERSION
         or environ.get("SERVER_PROTOCOL") != "HTTP/1.1"
+        or environ.get("REQUEST_METHOD") != "GET"
     ):
         raise LocalMisuse(
             f"this is a WebSocket, version {VERSION}",

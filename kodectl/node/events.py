@@ -8,7 +8,7 @@ that it knows; it needs nothing else from the node, and nothing is queued for it
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from kodectl.node.topics import ALL_TYPES, TOPIC_OF
 from kodectl.node.views import EventsView, EventView
-from kodectl.runtime.base import Runtime
+from kodectl.runtime.base import Event, Runtime
 
 
 class Bounds(NamedTuple):
@@ -156,15 +156,17 @@ class Events:
         limit: int = PAGE,
         types: frozenset[str] = ALL_TYPES,
         run: str | None = None,
+        again: Event | None = None,
+        there: Callable[[], bool] = lambda: True,
     ) -> EventsView:
-        """Like `since`, but waits up to `timeout_s` for the first event."""
+        """Like `since`, but waits up to `timeout_s` for the first event, while `there`; who makes that false sets `again`."""
         deadline = self._runtime.now() + timeout_s
-        again = self._runtime.event()
+        again = again or self._runtime.event()
         with self.watched_by(again, types):
             while True:
                 found = self.since(seq, limit, types, run)
                 left_s = deadline - self._runtime.now()
-                if found.events or found.missed != 0 or left_s <= 0:
+                if found.events or found.missed != 0 or left_s <= 0 or not there():
                     return found
                 again.wait(left_s)
                 again.clear()

@@ -18,6 +18,7 @@ from kodectl.api import event_socket, subscriptions
 from kodectl.api import server as server_module
 from kodectl.api.access import AccessRules
 from kodectl.api.app import Guard, make_app
+from kodectl.api.events import POLLS
 from kodectl.api.listeners import listen_tcp, listen_unix
 from kodectl.api.server import ApiServer
 from kodectl.node.events import BOUNDS_OF, Events
@@ -33,6 +34,7 @@ class Node:
     """What /ws has of a node."""
 
     def __init__(self, runtime: GreenRuntime) -> None:
+        self.runtime = runtime
         self.events = Events(runtime)
 
 
@@ -196,6 +198,42 @@ def test_what_is_no_upgrade_of_ours_is_refused(served: Served, headers: list[str
 
 def test_the_old_http_has_no_upgrades(served: Served) -> None:
     assert refusal(raw(served, *UPGRADE, version="1.0")) == (426, "upgrade_required")
+
+
+def test_an_upgrade_is_asked_with_get(served: Served) -> None:
+    """HEAD is answered wherever GET is."""
+    with socket.create_connection(("127.0.0.1", served.tcp.address[1]), timeout=10) as client:
+        client.sendall("\r\n".join(["HEAD /ws HTTP/1.1", "Host: localhost", *UPGRADE, "", ""]).encode())
+        assert b" 426 " in head_of(client)
+
+
+def test_polls_of_those_who_have_gone_take_nobodys_place(served: Served) -> None:
+    for end in (socket.socket.close, lambda client: client.shutdown(socket.SHUT_WR), reset):
+        polls = [raw(served, path="/api/events?since=1&timeout=60") for _ in range(POLLS.most)]
+        eventually(lambda: len(served.node.events._waiters) == POLLS.most)
+        assert refusal(raw(served, path="/api/events")) == (503, "busy")
+        for client in polls:
+            end(client)
+        eventually(lambda: not served.node.events._waiters)
+        with raw(served, path="/api/events") as client:
+            assert b" 200 " in head_of(client)
+        for client in polls:
+            client.close()
+
+
+def reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def test_a_poll_waits_on_though_the_next_request_is_there(served: Served) -> None:
+    with raw(served, path="/api/events?since=1&timeout=60") as client:
+        client.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        eventually(lambda: served.node.events._waiters)
+        gevent.sleep(0.05)
+        assert served.node.events._waiters
+        served.node.events.emit("joined")
+        assert read_all(client).count(b'"joined"') == 2
 
 
 def test_a_rebound_name_is_refused(served: Served) -> None:
