@@ -78,6 +78,8 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, timeout=30)
         self._db.execute("PRAGMA journal_mode = WAL")
+        # What a power cut takes of both, the node gives again.
+        self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(TABLES)
 
     def place(self) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def seal(node: Node, ledger: Ledger) -> None:
 
 def show(ledger: Ledger) -> None:
     texts = ledger.texts()
-    places = [(height, entry) for _, height, entries in ledger.chain() for entry in entries]
+    places = [(str(height), entry) for _, height, entries in ledger.chain() for entry in entries]
     places += [("-", entry) for entry in ledger.waiting()]
     for place, entry in places:
         print(place, entry[:8], shown(texts.get(entry)))
