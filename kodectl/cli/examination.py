@@ -24,7 +24,7 @@ from kodectl.cli.machine_checks import Place
 from kodectl.cli.mending import given_to, whole, with_restart
 from kodectl.core.diagnosis import Finding, State, diagnose
 from kodectl.core.identity import Identity
-from kodectl.errors import KodectlError, NodeUnreachable
+from kodectl.errors import KodectlError
 from kodectl.node.checks.at_work import check_node
 from kodectl.node.checks.here import check_addresses, check_clock, check_dns
 from kodectl.node.checks.joining import check_bootstrap, check_dials, check_table, check_udp_egress
@@ -59,6 +59,7 @@ QUICK_LIMIT_S = 6.0
 """For checks of this machine; a disk that takes longer hangs."""
 SLOW_LIMIT_S = 15.0
 """For checks that wait for the network; each has shorter limits of its own."""
+OF_OTHERS = ("not_authorised", "socket_not_yours")
 LOOPBACKS = ("127.0.0.1", "::1", "localhost")
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -134,7 +135,7 @@ class Examination:
             if found.status is not None:
                 place = as_it_runs(place, found.status)
             ports = self._ports(runtime, place, found)
-            checks = [self._given("config", self._config), *self._machine_checks(threads, place)]
+            checks = [self._given("config", self._config), *self._machine_checks(threads, place, found)]
             if ports is not None:
                 checks.append(self._given("ports", ports))
             with self._patient(runtime, place, found) as patient:
@@ -157,10 +158,10 @@ class Examination:
         holder = holder_of(self._place.datadir)
         try:
             return Found(client, runtime.in_thread(client.get, "/api/network/status", StatusView), None, holder)
-        except NodeUnreachable as error:
-            return Found(client, None, error if holder is not None else None, holder)
         except KodectlError as error:
-            return Found(client, None, error, holder)
+            # Where nobody holds the data directory, who answers wrongly or not at all is no node of it: `ports` names him.
+            is_node = holder is not None or error.code in OF_OTHERS
+            return Found(client, None, error if is_node else None, holder)
 
     def _endpoint(self) -> Endpoint:
         """The data directory's socket, else the API's address, on this machine: another's would have other checks."""
@@ -233,17 +234,18 @@ class Examination:
     def _given(self, name: str, finding: Finding) -> Check:
         return Check(name, lambda: finding, QUICK_LIMIT_S)
 
-    def _machine_checks(self, threads: Threads, place: Place) -> list[Check]:
-        return [
-            Check(name, partial(in_thread, threads, check, place), QUICK_LIMIT_S)
-            for name, check in MACHINE_CHECKS.items()
-        ]
+    def _machine_checks(self, threads: Threads, place: Place, found: Found) -> list[Check]:
+        checks = {name: partial(in_thread, threads, check, place) for name, check in MACHINE_CHECKS.items()}
+        if found.trouble is not None and found.trouble.code == "socket_not_yours":
+            seen = "another user's: what is there is for that user to see"
+            checks |= {name: partial(Finding, name, State.SKIPPED, seen) for name in ("disk", "key_file")}
+        return [Check(name, check, QUICK_LIMIT_S) for name, check in checks.items()]
 
     def _node_checks(self, patient: Patient, found: Found, machine: Machine) -> list[Check]:
         plain = {name: partial(check, patient) for name, check in NODE_CHECKS.items()}
         with_machine = {name: partial(check, patient, machine) for name, check in MACHINE_AND_NODE.items()}
         if found.trouble is not None:
-            plain["node"] = partial(not_answering, found)
+            plain["node"] = partial(not_answering, found, self._place.datadir)
         return [Check(name, check, SLOW_LIMIT_S) for name, check in (plain | with_machine).items()]
 
 
@@ -300,16 +302,23 @@ def holder_of(datadir: Path) -> int | None:
         return 0
 
 
-def not_answering(found: Found) -> Finding:
+def owner_of(datadir: Path) -> str:
+    """Who it belongs to, as far as that is known."""
+    try:
+        return datadir.owner()
+    except (OSError, KeyError):
+        return "USER"
+
+
+def not_answering(found: Found, datadir: Path) -> Finding:
     trouble = found.trouble
     assert trouble is not None
     details: dict[str, object] = {"pid": found.holder}
-    if trouble.code in ("not_authorised", "socket_not_yours"):
-        mend = trouble.hint or "run the doctor as the user of the node"
+    if trouble.code in OF_OTHERS:
+        mend = "run the doctor as the user of the node"
         why = "what the node knows can only be asked by its own user"
-        return Finding(
-            "node", State.FAILED, trouble.message, trouble.code, why, mend, "sudo -u USER kodectl doctor", details
-        )
+        command = f"sudo -u {owner_of(datadir)} kodectl doctor"
+        return Finding("node", State.FAILED, trouble.message, trouble.code, why, mend, command, details)
     process = f"process {found.holder}" if found.holder else "a process"
     return Finding(
         "node",

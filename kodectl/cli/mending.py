@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ WITH_ALL = (RUN, "kodectl doctor")
 """They take every setting."""
 WITH_DATADIR = "kodectl node "
 BETWEEN = "; "
+AS_SOMEBODY = re.compile(r"^sudo (-u \S+ )?")
 
 
 def with_restart(commands: str) -> str:
@@ -52,9 +54,10 @@ def whole(commands: str, given: Mapping[str, Any], config_path: str | None) -> s
 
 
 def _whole(command: str, given: Mapping[str, Any], config_path: str | None) -> str:
-    if command.startswith(WITH_ALL):
+    bare = AS_SOMEBODY.sub("", command)
+    if bare.startswith(WITH_ALL):
         settings = [BY_KEY[key] for key in given]
-    elif command.startswith(WITH_DATADIR):
+    elif bare.startswith(WITH_DATADIR):
         settings = [BY_KEY["datadir"]]
     else:
         return command

@@ -99,6 +99,18 @@ def test_a_port_that_is_taken(doctor):
     )
 
 
+def test_who_holds_the_port_of_the_api_is_no_node_for_that(doctor):
+    """It takes the connection, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        api = f"127.0.0.1:{holder.getsockname()[1]}"
+        doctor.environment = doctor.environment | {"XDG_DATA_HOME": str(doctor.datadir)}
+        code, out = run(
+            "--json", *LOCAL, "--api", api, "--timeout", "0.2", *checks("ports", "node"), env=doctor.environment
+        )
+    view = found_in(out)
+    assert (code, view["root_cause"]["code"], state_of(view, "node")) == (FAILED, "port_in_use", "skipped")
+
+
 def test_two_settings_with_one_port(doctor):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -233,7 +245,6 @@ def examined(shared_nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> I
         processes = {
             "dead": doctor.launch(*alone, silent, *checks("addresses", "udp_egress", "bootstrap", "table")),
             "somebody else": doctor.launch(*alone, impostor, *checks("udp_egress", "bootstrap", "table")),
-            "late": doctor.launch(*alone, silent, "--deadline", "6", *checks("bootstrap", "disk")),
             "stand-in": doctor.launch(*alone, first.enode, *checks(*STANDING_IN)),
             "running": doctor.launch("--json", datadir=second.datadir),
             "text": doctor.launch(datadir=second.datadir),
@@ -261,9 +272,9 @@ def test_a_bootstrap_node_that_is_somebody_else(examined):
     assert state_of(view, "udp_egress") == "ok"
 
 
-def test_the_deadline_ends_the_checks_and_not_the_report(examined):
+def test_the_deadline_ends_the_checks_and_not_the_report(examined, doctor):
     """It is less than a silent bootstrap node takes to be known as such."""
-    code, view = ended(examined.processes["late"])
+    code, view = doctor(*LOCAL, "--bootstrap", examined.silent, "--deadline", "4.5", *checks("bootstrap", "disk"))
     assert (code, view["complete"]) == (DEGRADED, False)
     assert (state_of(view, "disk"), state_of(view, "bootstrap")) == ("ok", "unknown")
 
@@ -349,8 +360,8 @@ def test_what_cannot_be_found_out_is_not_well(doctor):
     assert (code, view["state"], view["root_cause"]["code"]) == (DEGRADED, "unknown", None)
 
 
-def run(*arguments: str) -> tuple[int, str]:
-    done = CliRunner().invoke(cli, ["doctor", *arguments])
+def run(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+    done = CliRunner().invoke(cli, ["doctor", *arguments], env=env)
     return done.exit_code, done.stdout
 
 

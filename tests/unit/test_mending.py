@@ -34,6 +34,12 @@ def test_each_of_several_commands_gets_what_it_takes():
     )
 
 
+def test_commands_for_another_user_get_it_too():
+    assert (
+        whole("sudo -u eve kodectl doctor", {"datadir": Path("/d")}, None) == "sudo -u eve kodectl doctor --datadir /d"
+    )
+
+
 def test_nothing_given_changes_nothing():
     assert whole("kodectl node run", {"datadir": None, "stun": ()}, None) == "kodectl node run"
 
