@@ -97,7 +97,7 @@ class Ledger:
                 if event["type"] == "transaction":
                     return self._take_entry(message["id"], message["origin"], content["text"])
                 return self._take_block(message["id"], content["parent"], content["height"], content["entries"])
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 return None  # Others may use the same network for something else.
 
     def _take_entry(self, id_: str, origin: str, text: object) -> str:

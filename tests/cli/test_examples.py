@@ -176,7 +176,21 @@ def test_what_others_send_is_left_alone(follow: Start, nodes: Nodes, tmp_path: P
     node = nodes.start("a")
     python, shell = in_python(tmp_path, node), in_shell(tmp_path, node, "long poll")
     follow(python), follow(shell)
-    for content in (b"", b"\xff\x00", b"[", [], None, 7, "x", {}, {"text": 7}, {"text": ["x"]}):
+    for content in (
+        b"",
+        b"\xff\x00",
+        b"[",
+        b"[" * 60_000,
+        b'{"text":"\\ud800"}',
+        b'{"text":' + b"9" * 9000 + b"}",
+        [],
+        None,
+        7,
+        "x",
+        {},
+        {"text": 7},
+        {"text": ["x"]},
+    ):
         publish(node, "transaction", content)
     well_made = {"parent": None, "height": 3, "entries": ["a" * 64]}
     odd = [{"height": "9"}, {"height": -9}, {"height": True}, {"entries": "x"}, {"entries": None}]
