@@ -140,6 +140,8 @@ def crawl(
             notebook.sync()
             view = crawler.summary("deadline" if isinstance(end, DeadlineAlarm) else "interrupted")
             output.emit(view, summary_text(view))
+            if state is not None:
+                output.note(_how_to_go_on(state))
             raise
     view = crawler.summary(ended)
     failure = _failure_of(view, state)
@@ -214,13 +216,13 @@ def _failure_of(view: CrawlView, state: Path | None) -> KodectlError | None:
         "too_many_silent": "too many of those that are named do not answer",
     }[view.ended]
     more = " --max-nodes N" if view.ended == "max_nodes" else ""
-    hint = (
-        f"go on with it: kodectl dht crawl --state {shlex.quote(str(state))} --resume{more}"
-        if state is not None
-        else None
-    )
+    hint = _how_to_go_on(state) + more if state is not None else None
     message = f"only a part of the network was crawled: {why}, and {view.waiting} nodes are still to be asked"
     return Degraded(message, code="crawl_partial", hint=hint)
+
+
+def _how_to_go_on(state: Path) -> str:
+    return f"go on with it: kodectl dht crawl --state {shlex.quote(str(state))} --resume"
 
 
 def _why_nothing(view: CrawlView) -> str:

@@ -297,12 +297,11 @@ def test_a_reader_that_leaves_ends_it(lively: Swarm, tmp_path: Path) -> None:
 class Campaign:
     """Crawls of a swarm that are killed again and again, each time after another while, and gone on with."""
 
-    RATE = 150
-    LATEST_S = 2.0
-    """From before the first line of Python to well into the crawl."""
-
-    def __init__(self, swarm: Swarm, state: Path, rng: random.Random) -> None:
+    def __init__(self, swarm: Swarm, state: Path, rng: random.Random, rate: int, latest_s: float) -> None:
         self._swarm = swarm
+        self._rate = rate
+        self._latest_s = latest_s
+        """From before the first line of Python to well into the crawl."""
         self._state = state
         self._rng = rng
         self.kills = 0
@@ -314,12 +313,12 @@ class Campaign:
 
     def run(self, number: int | None) -> bool:
         """A run that gets signal `number`, at some time; whether it came to its end nevertheless."""
-        command = self._swarm.command("--state", str(self._state), "--resume", "--rate", str(self.RATE), "--jsonl")
+        command = self._swarm.command("--state", str(self._state), "--resume", "--rate", str(self._rate), "--jsonl")
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPOSITORY, env=self._swarm.environment
         ) as process:
             if number is not None:
-                time.sleep(self._rng.uniform(0.0, self.LATEST_S))
+                time.sleep(self._rng.uniform(0.0, self._latest_s))
                 process.send_signal(number)
             output, complaint = process.communicate(timeout=120)
         whole = output[: output.rfind(b"\n") + 1]
@@ -357,14 +356,14 @@ class Campaign:
         asked = sum(self._questions)
         if self.undisturbed is not None:
             again = asked - self.undisturbed
-            assert again <= self.RATE * len(self._questions), "of a second each"
+            assert again <= self._rate * len(self._questions), "of a second each"
         self._state.unlink()
         self._told, self._questions = [], []
         return asked
 
 
-def killed(swarm: Swarm, state: Path, number: int, moments: int) -> None:
-    campaign = Campaign(swarm, state, random.Random(moments + number))
+def killed(swarm: Swarm, state: Path, number: int, moments: int, rate: int, latest_s: float) -> None:
+    campaign = Campaign(swarm, state, random.Random(moments + number), rate, latest_s)
     if number == signal.SIGINT:  # SIGKILL leaves no time to say how many questions there were
         campaign.undisturbed = campaign.finish()
     while campaign.kills < moments:
@@ -377,7 +376,26 @@ def killed(swarm: Swarm, state: Path, number: int, moments: int) -> None:
 def test_killed_at_some_moments_it_loses_nothing_and_doubles_nothing(
     number: int, lively: Swarm, tmp_path: Path
 ) -> None:
-    killed(lively, tmp_path / "state", number, 3)
+    killed(lively, tmp_path / "state", number, 3, 300, 1.2)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_it_tells_what_it_has_and_how_to_go_on(
+    number: int, code: int, lively: Swarm, tmp_path: Path
+) -> None:
+    command = lively.command("--rate", "50", "--state", str(tmp_path / "state"))
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPOSITORY, env=lively.environment
+    ) as process:
+        assert process.stdout is not None
+        first = [process.stdout.readline() for _ in range(3)]
+        process.send_signal(number)
+        rest, complaint = process.communicate(timeout=20)
+    lines = b"".join([*first, rest]).decode().splitlines()
+    nodes = [line for line in lines if line.startswith("reachable ")]
+    assert process.returncode == code
+    assert f"{len(nodes)} nodes found: {len(nodes)} reachable, 0 unreachable" in lines
+    assert f"go on with it: kodectl dht crawl --state {tmp_path}/state --resume" in complaint.decode()
 
 
 @pytest.mark.slow
@@ -385,7 +403,7 @@ def test_killed_at_some_moments_it_loses_nothing_and_doubles_nothing(
 def test_killed_at_a_hundred_moments_it_loses_nothing_and_doubles_nothing(
     number: int, swarm: Swarm, tmp_path: Path
 ) -> None:
-    killed(swarm, tmp_path / "state", number, 100)
+    killed(swarm, tmp_path / "state", number, 100, 150, 2.0)
 
 
 @pytest.mark.slow
