@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 from click.testing import CliRunner
 from conftest import NodeProcess, Nodes
+from published import check_documents
 
 from kodectl.cli.doctor import CHECKS
 from kodectl.cli.main import cli
@@ -50,7 +51,7 @@ class Doctor:
 
 
 def found_in(text: str) -> dict[str, Any]:
-    document = json.loads(text)
+    (document,) = check_documents(text)
     assert document["ok"] or "details" in document["error"], text
     return document["data"] if document["ok"] else document["error"]["details"]
 
@@ -314,7 +315,7 @@ def test_text_has_a_line_for_each_check(examined):
 
 def test_lines_come_as_checks_end_and_the_verdict_last(examined):
     out, _ = examined.processes["lines"].communicate(timeout=60)
-    lines = [json.loads(line)["data"] for line in out.splitlines()]
+    lines = [document["data"] for document in check_documents(out, lines=True)]
     assert {line["check"] for line in lines[:-1]} == set(CHECKS)
     assert (lines[-1]["state"], lines[-1]["root_cause"], "checks" in lines[-1]) == ("ok", None, False)
 

@@ -5,7 +5,6 @@ by side."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -19,6 +18,7 @@ import pytest
 from conftest import environment
 from lab_nodes import LYING_NODE, REPOSITORY, LabNode, open_network
 from natlab import Host, Kind, Lab, skip_without_lab
+from published import check_documents
 
 pytestmark = [pytest.mark.lab, skip_without_lab]
 
@@ -70,7 +70,7 @@ class Patient:
 
     def finish(self, process: Popen[str]) -> Examined:
         out, err = process.communicate(timeout=LIMIT_S)
-        document = json.loads(out) if out else {"ok": False, "error": {}}
+        (document,) = check_documents(out) or [{"ok": False, "error": {}}]
         view = document["data"] if document["ok"] else document["error"].get("details")
         assert view is not None, out + err
         return Examined(process.returncode, view)
