@@ -7,6 +7,9 @@ second; each message comes from `copies` peers, as in a mesh, and is signed and 
 WebSocket: two read, one reads for a moment and then nothing for fifteen seconds, and so on. A dashboard follows the events
 too, and asks for the history every two seconds; a scraper asks for /metrics every second. Prints one JSON line.
 
+A node remembers messages for ten minutes (at most 1,000,000 of them, docs/protocol.md), and its memory grows until then:
+`--warm-up 600` comes before figures on whether it is flat.
+
 Hub delay: of timers due every 5 ms in the node's process, how late they were (those that fell into a longer delay count too).
 On a machine that does other things the node waits for a processor too: `hub_delay_with_a_cpu_ms` is without that time, and
 `--alone` runs a node with nothing to do, whose delays are the machine's.
@@ -154,6 +157,7 @@ def observe(
             "first_quarter": round(sum(resident[:quarter]) / quarter, 1),
             "last_quarter": round(sum(resident[-quarter:]) / quarter, 1),
             "most": round(max(resident), 1),
+            "growth_per_minute": round((resident[-1] - resident[0]) / elapsed_s * 60, 1),
         },
         "load_average": os.getloadavg()[0],
     }
