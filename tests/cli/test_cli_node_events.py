@@ -21,7 +21,8 @@ from conftest import NodeProcess, Nodes
 from published import check_documents
 
 from kodectl.cli.event_stream import MOST_IN_VAIN
-from kodectl.cli.node_events import SHOWN_CHARS, Place, _line, parse_place
+from kodectl.cli.node_events import SHOWN_CHARS, Place, _kept, _line, parse_place
+from kodectl.node.views import EventsView, EventView
 
 REPOSITORY = Path(__file__).parents[2]
 USAGE, NO_NODE, NOT_AUTHORISED, DEADLINE = 2, 5, 6, 8
@@ -223,6 +224,24 @@ def test_a_number_that_lies_ahead_begins_with_a_gap(events: Callable[..., subpro
         assert found[0] == {"type": "gap", "missed": None}
         assert found[1]["type"] == "ready"
     assert events("--since", "999999", "--count", "1").stdout.startswith(b"gap: the node has been restarted")
+
+
+def test_what_is_kept_of_a_busy_node_has_an_end() -> None:
+    """One on which something happens at each question, and which answers three events at a time."""
+
+    class Client:
+        last = 10
+
+        def get(self, _path: str, _shape: object, query: dict[str, Any]) -> EventsView:
+            self.last += 2
+            if query["topics"] == "":
+                return EventsView([], self.last, 0, "run")
+            seqs = range(query["since"] + 1, min(query["since"] + 3, self.last) + 1)
+            events = [EventView(seq, "", "joined", "dht", {}) for seq in seqs]
+            return EventsView(events, seqs[-1], 0, "run")
+
+    found = _kept(Client(), Place(2), ())  # type: ignore[arg-type]
+    assert [event["seq"] for event in found] == list(range(3, 13))
 
 
 @pytest.mark.parametrize("place", ["x", "-1", "1.5", "", "@run", "9" * 16])
