@@ -8,7 +8,7 @@ import select
 import signal
 import sys
 import termios
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -34,8 +34,7 @@ STYLES = {
 }
 READ_SIZE = 256
 """Of keys at once; more is somebody's paste."""
-ENDING_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGALRM}
-"""They raise in whatever runs; while the terminal is changed they wait."""
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 KEYS = {
     b"q": Key.QUIT,
     b"Q": Key.QUIT,
@@ -113,13 +112,18 @@ def is_for_people() -> bool:
 
 
 class Terminal:
-    """Inside of `open` the other screen is shown, and keys come one by one and without echo."""
+    """Inside of `open` the other screen is shown, and keys come one by one and without echo.
+
+    What ends the command (SIGINT, SIGTERM, SIGHUP, the deadline) is raised by `wait`, and nowhere else: no second signal
+    comes between the terminal and its way back."""
 
     def __init__(self, *, colour: bool) -> None:
         self._console = Console(no_color=not colour, highlight=False, markup=False, emoji=False)
         self._input = sys.stdin.fileno()
         self._output = sys.stdout.fileno()
         self._before: list[Any] | None = None
+        self._enders: dict[int, Callable[..., object]] = {}
+        self._ended_by: int | None = None
         self._is_to_stop = False
         self._wake_out, self._wake_in = os.pipe()
         os.set_blocking(self._wake_out, False)
@@ -127,16 +131,30 @@ class Terminal:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        # A signal of the kernel's that nobody handles wakes no `select`: it is begun again.
-        handlers = {signal.SIGWINCH: self._resized, signal.SIGTSTP: self._told_to_stop}
-        earlier = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        earlier: dict[int, Any] = {}
         try:
+            for number, handler in self._handlers().items():
+                earlier[number] = signal.signal(number, handler)
             self._take()
             yield
         finally:
             self._give_back()
             for number, handler in earlier.items():
                 signal.signal(number, handler)
+
+    def _handlers(self) -> dict[int, Callable[..., None]]:
+        # A signal that nobody handles wakes no `select`: the kernel begins it again.
+        handlers: dict[int, Callable[..., None]] = {
+            signal.SIGWINCH: self._resized,
+            signal.SIGTSTP: self._told_to_stop,
+        }
+        for number in ENDING_SIGNALS:
+            # A terminal that hangs up ends the command as if it were terminated.
+            raising = signal.getsignal(signal.SIGTERM if number == signal.SIGHUP else number)
+            if callable(raising):
+                self._enders[number] = raising
+                handlers[number] = self._told_to_end
+        return handlers
 
     def size(self) -> os.terminal_size:
         try:
@@ -150,12 +168,14 @@ class Terminal:
         self._console.print(Control.home(), Screen(styled(lines)), end="", sep="")
 
     def wait(self) -> list[Key]:
-        """Until a key is pressed, the size changes, or `wake` is called: the keys."""
+        """Until a key is pressed, the size changes, or `wake` is called: the keys. Raises what an ending signal raises."""
         ready, _, _ = select.select([self._input, self._wake_out], [], [])
         if self._wake_out in ready:
             os.read(self._wake_out, READ_SIZE)
         if self._is_to_stop:
             self._stop()
+        if self._ended_by is not None:
+            self._enders[self._ended_by](self._ended_by, None)
         return self._typed() if self._input in ready else []
 
     def wake(self) -> None:
@@ -175,6 +195,10 @@ class Terminal:
     def _resized(self, number: int, frame: FrameType | None) -> None:
         self.wake()
 
+    def _told_to_end(self, number: int, frame: FrameType | None) -> None:
+        self._ended_by = self._ended_by or number
+        self.wake()
+
     def _told_to_stop(self, number: int, frame: FrameType | None) -> None:
         self._is_to_stop = True
         self.wake()
@@ -186,38 +210,28 @@ class Terminal:
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTSTP)
         signal.signal(signal.SIGTSTP, self._told_to_stop)
-        self._take()
+        if self._ended_by is None:  # else the shell keeps it: who is ended in the background may not take it
+            self._take()
 
     def _take(self) -> None:
-        with _undisturbed():
-            self._before = termios.tcgetattr(self._input)
-            attributes = termios.tcgetattr(self._input)
-            attributes[LOCAL_MODES] &= ~(termios.ICANON | termios.ECHO)
-            attributes[CHARACTERS][termios.VMIN] = 1
-            attributes[CHARACTERS][termios.VTIME] = 0
-            # Control-\ would end the process where it stands, with the terminal like this.
-            attributes[CHARACTERS][termios.VQUIT] = b"\0"
-            termios.tcsetattr(self._input, termios.TCSADRAIN, attributes)
-            self._console.set_alt_screen(True)
-            self._console.show_cursor(False)
+        self._before = termios.tcgetattr(self._input)
+        attributes = termios.tcgetattr(self._input)
+        attributes[LOCAL_MODES] &= ~(termios.ICANON | termios.ECHO)
+        attributes[CHARACTERS][termios.VMIN] = 1
+        attributes[CHARACTERS][termios.VTIME] = 0
+        # Control-\ would end the process where it stands, with the terminal like this.
+        attributes[CHARACTERS][termios.VQUIT] = b"\0"
+        termios.tcsetattr(self._input, termios.TCSADRAIN, attributes)
+        self._console.set_alt_screen(True)
+        self._console.show_cursor(False)
 
     def _give_back(self) -> None:
-        with _undisturbed():
-            if self._before is None:
-                return
-            try:
-                self._console.show_cursor(True)
-                self._console.set_alt_screen(False)
-                termios.tcsetattr(self._input, termios.TCSADRAIN, self._before)
-            except (OSError, termios.error):
-                pass  # it has gone
-            self._before = None
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+        if self._before is None:
+            return
+        try:
+            self._console.show_cursor(True)
+            self._console.set_alt_screen(False)
+            termios.tcsetattr(self._input, termios.TCSADRAIN, self._before)
+        except (OSError, termios.error):
+            pass  # it has gone
+        self._before = None

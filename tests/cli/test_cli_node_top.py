@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import random
+import select
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import termios
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -267,7 +272,7 @@ def test_it_fits_every_size(nodes: Nodes, pane: Pane, eventually: Callable[..., 
     top.ends_with(130)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_signals_give_the_terminal_back(
     number: int, code: int, nodes: Nodes, pane: Pane, eventually: Callable[..., Any]
 ) -> None:
@@ -281,7 +286,7 @@ def test_control_z_gives_it_back_for_a_while(nodes: Nodes, pane: Pane, eventuall
     top = Top(pane, nodes.start("a"), eventually)
     top.shows("no peers")
     pane.press("C-z")
-    top.shows("code=")
+    top.shows("code=", "done")
     assert pane.modes() == ["0", "1"]
     assert (pane.place / "before").read_text() == (pane.place / "after").read_text()
     pane.type("clear; fg; echo again=$?")
@@ -290,3 +295,63 @@ def test_control_z_gives_it_back_for_a_while(nodes: Nodes, pane: Pane, eventuall
     pane.press("q")
     top.shows("again=0")
     assert pane.modes() == ["0", "1"]
+
+
+# -- signals at any moment ---------------------------------------------------------------------------------------------
+
+OTHER_SCREEN, FIRST_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
+HIDDEN, VISIBLE = b"\x1b[?25l", b"\x1b[?25h"
+
+
+def run_and_signal(node: NodeProcess, environment: dict[str, str], rng: random.Random) -> None:
+    """Sends up to five signals one right after the other, at some moment, mostly after the other screen has come."""
+    ours, theirs = pty.openpty()
+    try:
+        before = termios.tcgetattr(theirs)
+        command = [sys.executable, "-m", "kodectl", *TOP, "--datadir", str(node.datadir), "--interval", "0.2"]
+        with subprocess.Popen(
+            command,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=REPOSITORY,
+            env=environment | {"TERM": "xterm-256color"},
+            start_new_session=True,
+        ) as process:
+            signals = rng.choices([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], k=rng.choice([1, 2, 5]))
+            shown = b""
+            if rng.random() < 0.7:
+                while OTHER_SCREEN not in shown:
+                    assert process.poll() is None, shown
+                    shown += _read(ours, 0.01)
+            shown += _read(ours, rng.uniform(0.0, 0.5))
+            for number in signals:
+                process.send_signal(number)
+            while process.poll() is None:
+                shown += _read(ours, 0.05)
+            shown += _read(ours, 0.0)
+        assert termios.tcgetattr(theirs) == before, signals
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert shown.count(OTHER_SCREEN) == shown.count(FIRST_SCREEN), signals
+    assert shown.rfind(OTHER_SCREEN) <= shown.rfind(FIRST_SCREEN), signals
+    assert shown.rfind(HIDDEN) <= shown.rfind(VISIBLE), signals
+
+
+def _read(descriptor: int, limit_s: float) -> bytes:
+    """Everything that comes within `limit_s`."""
+    read = b""
+    ends = time.monotonic() + limit_s
+    while select.select([descriptor], [], [], max(0.0, ends - time.monotonic()))[0]:
+        read += os.read(descriptor, 65_536)
+    return read
+
+
+@pytest.mark.parametrize("moments", [4, pytest.param(100, marks=pytest.mark.slow)])
+def test_signals_at_any_moment_leave_the_terminal_as_it_was(
+    moments: int, pair: list[NodeProcess], shared_nodes: Nodes
+) -> None:
+    rng = random.Random(moments)
+    for _ in range(moments):
+        run_and_signal(pair[0], shared_nodes.environment, rng)
