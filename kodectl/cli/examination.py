@@ -59,6 +59,8 @@ QUICK_LIMIT_S = 6.0
 """For checks of this machine; a disk that takes longer hangs."""
 SLOW_LIMIT_S = 15.0
 """For checks that wait for the network; each has shorter limits of its own."""
+OF_ITS_OWN = ("nat", "bootstrap", "stun", "turn", "network")
+"""Settings that only its command line tells of a node that runs."""
 OF_OTHERS = ("not_authorised", "socket_not_yours")
 LOOPBACKS = ("127.0.0.1", "::1", "localhost")
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -132,8 +134,11 @@ class Examination:
         try:
             found = self._look_for_node(runtime)
             place = self._place
+            its_own: Mapping[str, Any] = {}
             if found.status is not None:
-                place = as_it_runs(place, found.status)
+                its_own, its_path = given_to(found.status.pid)
+                place = as_it_runs(place, found.status, its_own)
+                self._config_path = self._config_path or its_path
             ports = self._ports(runtime, place, found)
             checks = [self._given("config", self._config), *self._machine_checks(threads, place, found)]
             if ports is not None:
@@ -141,7 +146,7 @@ class Examination:
             with self._patient(runtime, place, found) as patient:
                 if patient is not None:
                     checks += self._node_checks(patient, found, runtime.in_thread(machine_checks.machine))
-                complete = self._completion(found)
+                complete = self._completion(found, its_own)
                 chosen = [_with_command(check, complete) for check in checks if check.name in self._names]
                 left_s = max(LEAST_S, self._ends_s - (runtime.now() - began) - LEAVE_S)
                 examined = examine(runtime, chosen, left_s, report)
@@ -222,14 +227,12 @@ class Examination:
 
     # -- the checks ----------------------------------------------------------------------------------------------------
 
-    def _completion(self, found: Found) -> Callable[[str], str]:
+    def _completion(self, found: Found, its_own: Mapping[str, Any]) -> Callable[[str], str]:
         """Of commands: a node that runs is to run again as it does, one that does not as the doctor was told."""
-        given, config_path = self._given_here, self._config_path
+        given = {**its_own, **{key: value for key, value in self._given_here.items() if value not in (None, ())}}
         if found.status is None:
-            return lambda command: whole(command, given, config_path)
-        its_own, its_path = given_to(found.status.pid)
-        own = {**its_own, **{key: value for key, value in given.items() if value not in (None, ())}}
-        return lambda command: whole(with_restart(command), own, config_path or its_path)
+            return lambda command: whole(command, given, self._config_path)
+        return lambda command: whole(with_restart(command), given, self._config_path)
 
     def _given(self, name: str, finding: Finding) -> Check:
         return Check(name, lambda: finding, QUICK_LIMIT_S)
@@ -257,12 +260,17 @@ def _with_command(check: Check, complete: Callable[[str], str]) -> Check:
     return check._replace(examine=examined)
 
 
-def as_it_runs(place: Place, status: StatusView) -> Place:
-    """A node that runs listens where it does, whatever is configured now."""
+def as_it_runs(place: Place, status: StatusView, its_own: Mapping[str, Any]) -> Place:
+    """A node that runs listens where it does and was told what it was, whatever is configured now."""
     host, tcp_port = parse_host_port(status.listeners.tcp)
     udp_port = parse_host_port(status.listeners.udp)[1]
     settings = replace(
-        place.settings, listen_host=host, tcp_port=tcp_port, udp_port=udp_port, max_peers=status.max_peers
+        place.settings,
+        listen_host=host,
+        tcp_port=tcp_port,
+        udp_port=udp_port,
+        max_peers=status.max_peers,
+        **{key: its_own[key] for key in OF_ITS_OWN if key in its_own},
     )
     api = next((parse_host_port(text) for text in status.listeners.api if not text.startswith("unix:")), place.api)
     return place._replace(settings=settings, api=api, pid=status.pid, node_id=status.id)

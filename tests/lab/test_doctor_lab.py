@@ -403,12 +403,15 @@ def test_a_node_that_runs_is_mended_by_starting_it_anew(surgery):
     examined = patient.examine()
     assert examined.view["examined"]["id"] == node.wait().id
     assert (examined.cause, examined.exit) == (("advertised_address", "advertised_address_wrong"), FAILED)
+    # The doctor was not told how it runs.
+    (mapping,) = (one["seen"] for one in examined.view["checks"] if one["check"] == "port_mapping")
+    assert mapping == "switched off (--nat extip:20.200.0.9)"
     stop, run = examined.root["command"].split("; ")
+    assert surgery.first in run
     assert patient.type(stop) == WELL
     assert node.process.wait(10) == 0
     patient.run_node(run)
     assert patient.examine().cause is None
-    assert surgery.first in run
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from kodectl.wire.enode import parse_enode
 from kodectl.wire.turn_server import parse_turn
 
 RESOLVE_LIMIT_S = 5.0
+NO_ANSWER = "no answer within"
 HEARD_LIMIT_S = 6.0
 VOICES_LIMIT_S = 8.0
 """A stand-in has met the nodes around it by then."""
@@ -109,6 +110,11 @@ def check_dns(patient: Patient) -> Finding:
     if all(text in DEFAULT_BOOTSTRAP for text in patient.settings.bootstrap) and len(failed) == len(names):
         mend = "name a bootstrap node of your network: the default ones are the documented placeholders"
         command = "kodectl doctor --bootstrap enode://ID@HOST:30303?discport=30301"
+    elif all(NO_ANSWER in (message or "") for message in failed.values()):
+        # Where names are asked for in vain, the line may be to blame as well as the name server.
+        gateway = runtime.local_network().gateway
+        mend = "see that the line out of here is up, then that the name server of this machine answers"
+        command = f"{f'ping -c 3 {gateway}; ' if gateway else ''}cat /etc/resolv.conf; getent hosts {first}"
     else:
         mend = "correct the name, or mend this machine's name server"
         command = f"getent hosts {first}; cat /etc/resolv.conf"

@@ -301,10 +301,16 @@ def check_port_mapping(patient: Patient) -> Finding:
             details,
         )
     if mapping.state == "off":
-        return Finding(check, State.SKIPPED, f"switched off (--nat {patient.settings.nat})", details=details)
+        return Finding(check, State.SKIPPED, f"switched off{_by_setting(patient)}", details=details)
     if mapping.state == "searching":
         return Finding(check, State.UNKNOWN, "no router has answered yet", details=details)
     return Finding(check, State.SKIPPED, "no router here answers UPnP, NAT-PMP or PCP", details=details)
+
+
+def _by_setting(patient: Patient) -> str:
+    """As far as the setting is known, of a node that runs."""
+    nat = patient.settings.nat
+    return f" (--nat {nat})" if nat == "none" or nat.startswith(EXTIP) else ""
 
 
 _METHODS = {"pcp": "PCP", "natpmp": "NAT-PMP", "upnp": "UPnP"}
