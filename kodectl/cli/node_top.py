@@ -11,7 +11,7 @@ import click
 from kodectl.cli.command import command, examples
 from kodectl.cli.node_target import on_node
 from kodectl.cli.options import MAX_LIMIT_S, Parsed
-from kodectl.cli.output import Output
+from kodectl.cli.output import Format, Output
 
 if TYPE_CHECKING:
     from kodectl.cli.client import NodeClient
@@ -63,9 +63,9 @@ def top(output: Output, client: NodeClient, sort: str, interval_s: float, count:
     from kodectl.cli.node_top_look import Looker
     from kodectl.cli.node_top_terminal import is_for_people
 
-    looker = Looker(client)
+    looker = Looker(client, sort)
     looks = 1 if once else count
-    if output.format is output.format.JSONL:
+    if output.format is Format.JSONL:
         _stream(output, looker, sort, interval_s, looks)
     elif once or output.structured or not is_for_people():
         _stream(output, looker, sort, interval_s, looks or 1)

@@ -76,10 +76,11 @@ class Look(NamedTuple):
 
 
 class Looker:
-    """Looks at one node again and again. Raises what the client raises."""
+    """Looks at one node again and again. Raises what the client raises. `sort`: the order of the peers in documents."""
 
-    def __init__(self, client: NodeClient) -> None:
+    def __init__(self, client: NodeClient, sort: str | None = None) -> None:
         self._client = client
+        self._sort = sort
         self._seq = 0
         self._events_run: str | None = None
         self._samples_run: str | None = None
@@ -89,7 +90,7 @@ class Looker:
     def look(self) -> Look:
         get = self._client.get
         status = get("/api/network/status", StatusView)
-        peers = get("/api/network/peers", PeersView).peers
+        peers = get("/api/network/peers", PeersView, {"sort": self._sort}).peers
         table = get("/api/network/routing", TableView)
         samples = self._new_samples()
         view = TopView(

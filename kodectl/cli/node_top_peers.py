@@ -8,6 +8,7 @@ from typing import NamedTuple
 from kodectl.cli.node_top_state import State
 from kodectl.cli.node_top_text import SHORT_ID, Glyphs, Line, Span, cell
 from kodectl.cli.wording import milliseconds, size
+from kodectl.node.reports import PEER_SORTS
 from kodectl.node.views import PeerView
 
 SLOW_MS = 500.0
@@ -61,13 +62,6 @@ FIRST = (
 """Which there is room for first."""
 GAP = "  "
 
-ORDERS: dict[str, Callable[[PeerView], object]] = {
-    "latency": lambda peer: (peer.latency_ms is None, peer.latency_ms),
-    "trust": lambda peer: -peer.trust,
-    "since": lambda peer: peer.since,
-    "bytes": lambda peer: -(peer.bytes_sent + peer.bytes_received),
-}
-
 
 def _columns(sort: str, width: int) -> list[Column]:
     """As many as there is room for; the address gets what is left, or makes do with less."""
@@ -93,7 +87,7 @@ def peer_table(state: State, width: int, rows: int, glyphs: Glyphs) -> list[Line
     head = GAP.join(
         cell(name, column.width, right=column.right, glyphs=glyphs) for name, column in zip(heads, columns, strict=True)
     )
-    peers = sorted(state.shown.view.peers, key=lambda peer: (ORDERS[state.sort](peer), peer.id))
+    peers = sorted(state.shown.view.peers, key=lambda peer: (PEER_SORTS[state.sort](peer), peer.id))
     first = first_shown(state, rows)
     shown = [_peer_line(peer, columns, glyphs) for peer in peers[first : first + rows]]
     if not peers and rows:

@@ -8,12 +8,13 @@ from rich.cells import cell_len
 
 from kodectl.cli.node_top_frame import frame
 from kodectl.cli.node_top_look import BucketSizeView, Look, RatesView, TopView, rates_of, verdict_of
-from kodectl.cli.node_top_peers import ORDERS, age
+from kodectl.cli.node_top_peers import age
 from kodectl.cli.node_top_plots import STEP_S, bars, rate_of
 from kodectl.cli.node_top_state import MAX_EVENTS_KEPT, MAX_SAMPLES, SORTS, Key, begin, failed, looked, pressed
 from kodectl.cli.node_top_terminal import KEYS, STYLES, keys_of
 from kodectl.cli.node_top_text import ASCII, UNICODE
 from kodectl.node.history_views import SampleView
+from kodectl.node.reports import PEER_SORTS
 from kodectl.node.views import UNKNOWN_NAT, EventView, ListenerView, PeerView, StatusView
 
 
@@ -166,7 +167,7 @@ def test_the_column_of_the_order_is_marked_and_kept_in_the_narrowest_terminal(so
         state = pressed(state, Key.SORT, 3)
     for width in (80, 24):
         assert f"{sort}{UNICODE.sorted_by}" in screen(state, width)
-    peers = sorted(state.shown.view.peers, key=ORDERS[sort])
+    peers = sorted(state.shown.view.peers, key=PEER_SORTS[sort])
     lines = [line for line in screen(state).split("\n") if " 203.0.113." in line]
     assert [line[:2] for line in lines] == [one.id[:2] for one in peers]
 
