@@ -37,6 +37,7 @@ TEST = [
     "mypy>=1.10",
     "noiseprotocol>=0.3.1",
     "openapi-spec-validator>=0.7",
+    "playwright>=1.49",
     "pytest>=8.2",
     "pytest-timeout>=2.3",
     "ruff>=0.6",
@@ -54,7 +55,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["kodectl", "kodectl.*"]),
-    package_data={"kodectl": ["py.typed"]},
+    package_data={"kodectl": ["py.typed"], "kodectl.api": ["dashboard/*"]},
     data_files=[
         ("share/man/man1", sorted(str(path.relative_to(ROOT)) for path in (ROOT / "man").glob("*.1"))),
         ("share/bash-completion/completions", ["completions/kodectl.bash"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,15 @@ def make_app(node: Node, guard: Guard, stop: Callable[[], None]) -> Any:
     return app
 
 
+OPEN_PATH = re.compile("|".join(re.sub(r"{\w+}", "[^/]+", route.path) for route in ROUTES if not route.needs_token))
+BROWSER_HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
+"""On every answer: no page of another origin can take it for a script or a picture, or show it in a frame."""
+
+
 class Guard:
     """What every request must satisfy before a route sees it. Other `rules` hold from the next request on."""
 
@@ -53,6 +63,7 @@ class Guard:
 
     def process_request(self, request: Request, response: Response) -> None:
         environ = request.env
+        response.set_headers(BROWSER_HEADERS)
         # The unix socket is guarded by its file mode, and no browser reaches it.
         if not environ.get("kodectl.unix"):
             host = environ.get("HTTP_HOST")
@@ -60,7 +71,8 @@ class Guard:
             check_origin(
                 environ.get("HTTP_ORIGIN"), host, environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_SEC_FETCH_MODE")
             )
-            check_token(self.rules, environ.get("HTTP_AUTHORIZATION"))
+            if not OPEN_PATH.fullmatch(request.path):
+                check_token(self.rules, environ.get("HTTP_AUTHORIZATION"))
         if has_body(environ):
             check_media_type(environ.get("CONTENT_TYPE"))
 

@@ -31,6 +31,10 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "A whole node id.",
         "schema": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
     },
+    "file": {
+        "description": "As the page names them.",
+        "schema": {"type": "string", "pattern": r"^[a-z_]+\.(css|js|svg)$"},
+    },
     "key": {
         "description": "Any text without a slash.",
         "schema": {"type": "string", "pattern": "^[^/]+$"},
@@ -138,6 +142,8 @@ def operation(route: Route, reference_of: Mapping[Any, dict[str, Any]]) -> dict[
     if route.body is not None:
         needed = any(field.required for field in msgspec.structs.fields(route.body))
         described["requestBody"] = {"required": needed, "content": content_of(reference_of[route.body])}
+    if not route.needs_token:
+        described["security"] = []
     described["responses"] = responses(route, reference_of)
     return described
 

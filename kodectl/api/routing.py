@@ -89,6 +89,8 @@ class Route:
     problems: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     limit: Limit | None = None
     """How many of its kind run at a time; one more is answered 503 `busy`."""
+    needs_token: bool = True
+    """Where the API asks for one at all."""
 
 
 def told(route: Route) -> tuple[str, str]:

@@ -22,6 +22,7 @@ PACKAGES = {
 """Program -> Debian package."""
 
 OTHER_PACKAGES = {
+    "chromium": "chromium",
     "curl": "curl",
     "faketime": "faketime",
     "jq": "jq",

@@ -200,7 +200,7 @@ def raw(node, request: bytes) -> bytes:
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n", 400, "malformed_request"),
         (b"GET /\xff\xfe%ff%zz HTTP/1.0\r\nHost: localhost\r\n\r\n", 404, "route_not_found"),
         (b"GET /../../etc/passwd HTTP/1.0\r\nHost: localhost\r\n\r\n", 404, "route_not_found"),
-        (b"TRACE / HTTP/1.0\r\nHost: localhost\r\n\r\n", 404, "route_not_found"),
+        (b"TRACE / HTTP/1.0\r\nHost: localhost\r\n\r\n", 405, "method_not_allowed"),
         (b"GET /api/events?since=%00&timeout=1e999 HTTP/1.0\r\nHost: localhost\r\n\r\n", 400, "usage"),
     ],
 )
