@@ -309,6 +309,7 @@ DOCUMENTS: dict[str, Documents] = {
     "dht.put": Documents((f"{VIEWS}PutView",)),
     "dht.get": Documents((f"{VIEWS}ValueView",), (f"{VIEWS}RecordView",)),
     "dht.crawl": Documents(("kodectl.node.crawl_views:CrawledNode", "kodectl.node.crawl_views:CrawlView")),
+    "sim": Documents(("kodectl.sim.report:SimReport",)),
     "config.show": Documents((Configured,)),
     "config.check": Documents((CheckedConfiguration,)),
     "config.init": Documents((NewConfiguration,)),

@@ -76,6 +76,7 @@ TREE: dict[str, str | Branch] = {
         },
     ),
     "doctor": "kodectl.cli.doctor:doctor",
+    "sim": "kodectl.cli.sim:sim",
     "api": "kodectl.cli.api:api",
     "explain": "kodectl.cli.explain:explain",
     "completion": "kodectl.cli.completion:completion",

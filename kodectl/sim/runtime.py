@@ -46,6 +46,9 @@ class SimRuntime:
     def turn_is_over(self) -> bool:
         return False  # No time passes while a task works.
 
+    def task_count(self) -> int:
+        return self.host.tasks.count
+
     def unix_time(self) -> float:
         return EPOCH + self._schedule.now + self.clock_offset_s
 

@@ -34,6 +34,10 @@ class SimTasks:
     def waiters(self) -> SimWaiters:
         return SimWaiters(self)
 
+    @property
+    def count(self) -> int:
+        return len(self._running)
+
     def start(self, name: str, run: Callable[[], None], ended: Callable[[], None]) -> None:
         def whole(_: bool) -> None:
             try:

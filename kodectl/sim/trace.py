@@ -28,7 +28,10 @@ class Kind(IntEnum):
 
 
 class Trace:
-    def __init__(self) -> None:
+    """`has_contents`: whether the bytes count, or only when how many of them went where."""
+
+    def __init__(self, *, has_contents: bool = True) -> None:
+        self._has_contents = has_contents
         self._hash = hashlib.blake2b(digest_size=32)
         self._pending: list[bytes] = []
 
@@ -38,7 +41,8 @@ class Trace:
         """`source` and `target` are numbers of hosts."""
         pending = self._pending
         pending.append(HEADER.pack(kind, sent, arrival, source, port, target, target_port, len(data)))
-        pending.append(data)
+        if self._has_contents:
+            pending.append(data)
         if len(pending) >= 2 * BATCH:
             self._flush()
 

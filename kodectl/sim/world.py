@@ -48,7 +48,11 @@ class World:
     Hosts go by their names (`runtime.name`): that of one on the internet is its address, that of one behind a box is
     like `router/192.168.1.2`. The box goes by its own."""
 
-    def __init__(self, seed: int | str, model: PathModel | None = None, *, strict: bool = True) -> None:
+    def __init__(
+        self, seed: int | str, model: PathModel | None = None, *, strict: bool = True, traces_contents: bool = True
+    ) -> None:
+        """`traces_contents`: whether the trace is of the bytes too. Those of QUIC differ from run to run: its library draws
+        keys and ids by itself."""
         self.failures: list[Failure] = []
         self.callback_faults: list[CallbackFault] = []
         self.names: dict[str, list[str]] = {}
@@ -57,7 +61,7 @@ class World:
         self._strict = strict
         self._hub = getcurrent()
         self._schedule = Schedule()
-        self._trace = Trace()
+        self._trace = Trace(has_contents=traces_contents)
         self._network = Network(self._seed, model or PathModel(), self._schedule, self._trace, self._callback_failed)
         self._runtimes: dict[str, SimRuntime] = {}
         self._crashed: list[Host] = []

@@ -29,6 +29,25 @@ GENERAL = {
         "Look at those that did not; each has a code of its own.",
         "",
     ),
+    "bad_scenario": Explanation(
+        "A simulation cannot be played as it was asked for.",
+        "A number of nodes, a rate, a share or a kind of NAT is not one that there is.",
+        "Give what the message names.",
+        "kodectl sim --help",
+    ),
+    "simulation_troubled": Explanation(
+        "In the simulated network something did not come off: a message did not reach everybody, a connection was not "
+        "made, a value was lost.",
+        "The report counts what was to happen and what did.",
+        "With much loss and churn it can be in the nature of things; with little it is worth a report, with the seed.",
+        "kodectl sim --seed N --json",
+    ),
+    "simulation_fault": Explanation(
+        "A node of the simulation let out an exception: a bug in kodectl, which a real node would have as well.",
+        "Every task and callback of the simulated nodes is watched.",
+        "Report the command with its seed: it gives the same run again.",
+        "kodectl sim --seed N --json",
+    ),
     "environment": Explanation(
         "This machine stands in the way.",
         "The operating system refused a call; the message is its own.",
