@@ -67,7 +67,7 @@ def top(output: Output, client: NodeClient, sort: str, interval_s: float, count:
     looks = 1 if once else count
     if output.format is Format.JSONL:
         _stream(output, looker, sort, interval_s, looks)
-    elif once or output.structured or not is_for_people():
+    elif looks == 1 or output.structured or not is_for_people():
         _stream(output, looker, sort, interval_s, looks or 1)
     else:
         _live(output, looker, sort, interval_s, looks)

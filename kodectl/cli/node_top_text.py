@@ -3,6 +3,7 @@ some none, and peers choose some of the text."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,12 @@ SHORT_ID = 8
 """Hex digits: as many as the other commands need to know a peer."""
 LABEL = 10
 """Columns of the labels at the left."""
+
+
+WITHOUT_WIDTH = frozenset({"Mn", "Me", "Cf", "Cn", "Co", "Cs"})
+"""Categories: marks that combine, format, unassigned, private, and halves of surrogates."""
+FIRST_FLAG, LAST_FLAG = "\U0001f1e6", "\U0001f1ff"
+TONES = frozenset("\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff")
 
 
 class Span(NamedTuple):
@@ -42,8 +49,14 @@ ASCII = Glyphs(" ._-=+*%#", ".", "*", "~", "v", "j k")
 
 
 def one_line(text: str) -> str:
-    """Somebody's text, as a terminal can show it in a line without obeying."""
-    return clean(" ".join(text.split()))
+    """Somebody's text, as every terminal shows it in one line, in the same number of columns, without obeying."""
+    shown = clean(" ".join(text.split()))
+    return shown if shown.isascii() else "".join(filter(_has_a_width, unicodedata.normalize("NFC", shown)))
+
+
+def _has_a_width(char: str) -> bool:
+    """Not what joins others or changes them: terminals do not agree on how wide that makes them."""
+    return unicodedata.category(char) not in WITHOUT_WIDTH and not FIRST_FLAG <= char <= LAST_FLAG and char not in TONES
 
 
 def width_of(line: Iterable[Span]) -> int:
@@ -51,7 +64,8 @@ def width_of(line: Iterable[Span]) -> int:
 
 
 def fit(line: Line, width: int, glyphs: Glyphs) -> Line:
-    """No wider than `width`; where something is cut, that shows."""
+    """No wider than `width`; where something is cut, that shows. Ends without a blank."""
+    line = _trimmed(line)
     if width_of(line) <= width:
         return line
     kept: Line = []
@@ -63,6 +77,15 @@ def fit(line: Line, width: int, glyphs: Glyphs) -> Line:
         if text != span.text or not left:
             break
     return [*kept, Span(glyphs.more if width > 0 else "")]
+
+
+def _trimmed(line: Line) -> Line:
+    while line:
+        *rest, (text, style) = line
+        if text.rstrip():
+            return [*rest, Span(text.rstrip(), style)]
+        line = rest
+    return line
 
 
 def filled(line: Line, width: int) -> Line:

@@ -12,7 +12,7 @@ from kodectl.cli.node_top_peers import age
 from kodectl.cli.node_top_plots import STEP_S, bars, rate_of
 from kodectl.cli.node_top_state import MAX_EVENTS_KEPT, MAX_SAMPLES, SORTS, Key, begin, failed, looked, pressed
 from kodectl.cli.node_top_terminal import KEYS, STYLES, keys_of
-from kodectl.cli.node_top_text import ASCII, UNICODE
+from kodectl.cli.node_top_text import ASCII, UNICODE, one_line
 from kodectl.node.history_views import SampleView
 from kodectl.node.reports import PEER_SORTS
 from kodectl.node.views import UNKNOWN_NAT, EventView, ListenerView, PeerView, StatusView
@@ -123,8 +123,24 @@ def test_every_frame_fits_its_terminal_whatever_peers_call_themselves(width, hei
         assert len(lines) == height
         for line in text_of(lines):
             assert cell_len(line) <= width
+            assert not line.endswith(" ")
             assert not any(char < " " or "\x7f" <= char < "\xa0" for char in line)
         assert {span.style for line in lines for span in line} <= set(STYLES)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("two\nlines\tand \x1b[2J", "two lines and \\x1b[2J"),
+        ("\U0001f469\u200d\U0001f467 family", "\U0001f469\U0001f467 family"),
+        ("\U0001f1e6\U0001f1f9 flag, \U0001f44d\U0001f3fd thumb", " flag, \U0001f44d thumb"),
+        ("e\u0301 is \u00e9, q\u0301 is no letter", "\u00e9 is \u00e9, q is no letter"),
+        ("half \ud800 a pair", "half  a pair"),
+        ("\u202eright\u2066 to left", "\\u202eright\\u2066 to left"),
+    ],
+)
+def test_what_somebody_calls_himself_has_a_width_that_all_terminals_agree_on(text, shown):
+    assert one_line(text) == shown
 
 
 def test_without_a_terminal_every_peer_is_in_the_frame():
