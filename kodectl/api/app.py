@@ -12,6 +12,7 @@ from falcon.request import Request
 from falcon.response import Response
 
 from kodectl.api.access import AccessRules, check_host, check_origin, check_token
+from kodectl.api.counting import CountsAnswers
 from kodectl.api.problems import PROBLEM_TYPE, encode, internal_fault, problem_of
 from kodectl.api.requests import has_body
 from kodectl.api.routes import ROUTES
@@ -37,12 +38,14 @@ CODE_OF_STATUS = {
 
 def make_app(node: Node, guard: Guard, stop: Callable[[], None]) -> Any:
     """`stop` asks the process to leave; it does not wait."""
-    app = falcon.App(middleware=[guard])
+    service = Service(node, stop)
+    middleware: list[Any] = [guard, CountsAnswers(service.answered)]
+    app = falcon.App(middleware=middleware)
     app.add_error_handler(Exception, answer_bug)
     app.add_error_handler(falcon.HTTPError, answer_http_error)
     app.add_error_handler(KodectlError, answer_error)
     app.add_error_handler(Stopped, answer_stopped)
-    add_routes(app, ROUTES, Service(node, stop))
+    add_routes(app, ROUTES, service)
     return app
 
 

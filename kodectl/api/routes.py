@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kodectl.api import dashboard, dht, events, lifecycle, network, openapi, websocket
+from kodectl.api import dashboard, dht, events, lifecycle, metrics, network, openapi, websocket
 from kodectl.api.routing import Route
 
 ROUTES: tuple[Route, ...] = (
@@ -12,5 +12,6 @@ ROUTES: tuple[Route, ...] = (
     *websocket.ROUTES,
     *lifecycle.ROUTES,
     *openapi.ROUTES,
+    *metrics.ROUTES,
     *dashboard.ROUTES,
 )

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kodectl.api.counting import Answered
 from kodectl.api.problems import encode
 from kodectl.api.requests import MAX_SMALL_BODY, Gate, Parameter, read_json, read_query
 from kodectl.api.subscriptions import Subscriptions
@@ -56,6 +58,7 @@ class Service:
         self.node = node
         self.stop = stop
         self.subscriptions = Subscriptions()
+        self.answered: Answered = Counter()
         self._gates: dict[Limit, Gate] = {}
 
     def gate(self, limit: Limit) -> Gate:

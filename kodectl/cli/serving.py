@@ -106,6 +106,7 @@ def serve(
         node = Node(runtime, settings, identity, store, gateway_finders(runtime, pcp_nonce_of(identity)))
         node.start()
         cleanup.callback(node.stop)
+        scope.spawn("hub delay", node.hub_delay.measure, scope)
         api.start(node, leaving.set)
         reloading = Reloading(lambda: runtime.in_thread(load), Takeover(node, api).take, values, flags)
         scope.spawn("reload", reloading.keep, reloads, node.events)

@@ -104,6 +104,8 @@ class Events:
         self._shelves = {type_: Shelf(BOUNDS_OF.get(type_, BOUNDS)) for type_ in TOPIC_OF}
         self._waiters: dict[Waiter, frozenset[str]] = {}
         self.run = rfc3339(runtime.unix_time())
+        self.gaps = self.missed = 0
+        """How often a reader came too late for some events, and for how many."""
         self.last = 0
         """The number of the last event."""
 
@@ -147,6 +149,8 @@ class Events:
         next_seq = events[-1].seq if len(events) < len(found) or len(events) == limit else self.last
         if missed is not None and seq:
             missed = _missed(shelves, seq, next_seq, events)
+            self.gaps += missed > 0
+            self.missed += missed
         return EventsView(events, next_seq, missed, self.run)
 
     def wait(

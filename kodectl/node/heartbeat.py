@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kodectl.core.histogram import Histogram
 from kodectl.core.peerbook import PeerBook
 from kodectl.core.pulse import Beat
 from kodectl.node.peer import Peer
@@ -14,6 +15,9 @@ SWEEP_S = 5.0
 CONFIRM_LIMIT_S = 5.0
 """For the other side to give a dialled link its place; it needs one round trip."""
 
+ROUND_TRIP_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""From one room to the other side of the world by a bad line."""
+
 
 class Heartbeats:
     """Asks, answers and measures; a link whose other side is gone ends with `timeout`."""
@@ -24,6 +28,8 @@ class Heartbeats:
         self._book = book
         self._scope = scope
         self._asked = 0
+        self.round_trips_s = Histogram(ROUND_TRIP_BOUNDS_S)
+        """Of all peers since the start."""
 
     def ask(self, peer: Peer) -> None:
         """At once when a link is new: it confirms the link to the side that dialled, and measures the round trip."""
@@ -39,6 +45,7 @@ class Heartbeats:
         now = self._runtime.now()
         round_trip_s = peer.pulse.answered(heartbeat.id, now)
         if round_trip_s is not None:
+            self.round_trips_s.observe(round_trip_s)
             self._book.answered(peer.node_id, now, round_trip_s)
 
     def sweep(self) -> None:

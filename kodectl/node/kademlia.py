@@ -69,6 +69,8 @@ class Kademlia:
         self._discovery = discovery
         self._scope = scope
         self.table = RoutingTable(discovery.identity.node_id)
+        self.lookups = 0
+        """Since the start."""
         self.on_new: list[Callable[[Contact], object]] = []
         self.on_change: Callable[[Contact, str | None], object] = _ignore_change
         """Hears of each node that enters the table (None), and why one leaves it: silent, client or banned."""
@@ -224,6 +226,7 @@ class Kademlia:
         """Asks ever closer nodes `question`. Each answer has `contacts`; `take(contact, answer)` sees it too and ends
         the lookup by returning true."""
         started = self._runtime.now()
+        self.lookups += 1
         seeds = [*self.table.closest(target), *seeds]
         lookup = Lookup(target, self._discovery.identity.node_id, seeds, k, stop_at_target=stop_at_target)
         reports = self._runtime.mailbox(2 * ANSWERS_WAITING)

@@ -19,6 +19,7 @@ from kodectl.node.discovery import Discovery
 from kodectl.node.events import Events
 from kodectl.node.history import History
 from kodectl.node.history_views import HistoryView
+from kodectl.node.hub_delay import HubDelay
 from kodectl.node.kademlia import Found, Hop, Kademlia
 from kodectl.node.lan import Lan, start_or_warn
 from kodectl.node.lookups import enode_of, lookup_view, value_view
@@ -108,6 +109,8 @@ class Node:
         )
         self.broadcasting = Broadcast(runtime, identity, self.events, self.scope, self.peering)
         self.history = History(runtime, self.peering, self.scope, self.events.run)
+        self.hub_delay = HubDelay(runtime)
+        self.history.hub_delay_s = self.hub_delay.worst
         self.lan = Lan(runtime, identity, settings.network, self.scope, self._found_on_lan)
         self.nat_traversal = NatTraversal(
             runtime,

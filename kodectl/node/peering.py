@@ -13,6 +13,7 @@ from contextlib import suppress
 from math import inf
 
 from kodectl.core.admission import may_begin_handshake
+from kodectl.core.histogram import Histogram
 from kodectl.core.identity import Identity
 from kodectl.core.limits import TokenBucket
 from kodectl.core.peerbook import PeerBook
@@ -412,6 +413,11 @@ class Peering:
     def messages_per_second(self) -> float:
         """Messages in and out, over the last minute."""
         return self._roster.messages_per_second()
+
+    @property
+    def round_trips_s(self) -> Histogram:
+        """Of heartbeats, since the start."""
+        return self._heartbeats.round_trips_s
 
     @property
     def dials(self) -> dict[str, int]:

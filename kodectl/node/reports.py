@@ -79,6 +79,7 @@ def stats(node: Node) -> StatsView:
     connected = node.peering.peers()
     inbound = sum(peer.direction == "inbound" for peer in connected)
     totals = node.peering.totals()
+    delay_s = node.hub_delay.p99()
     return StatsView(
         total_peers=len(connected),
         inbound=inbound,
@@ -95,6 +96,7 @@ def stats(node: Node) -> StatsView:
         values={"records": len(node.values.store)},
         dials=dict(node.peering.dials),
         disconnects=dict(node.peering.disconnects),
+        hub_delay_p99_ms=None if delay_s is None else round(delay_s * 1000, 3),
     )
 
 

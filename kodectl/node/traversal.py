@@ -145,11 +145,15 @@ class Traversal:
 
     def _reach_through(self, conversation: Conversation, at: Callable[[str], None]) -> Reached:
         passage = self._passage(conversation, self._needs_relay, is_controlling=True)
+        self.counters["begun"] += 1
         try:
-            return self._pass_through(passage, at)
+            reached = self._pass_through(passage, at)
+            self.counters[passage.route().path] += 1
         except BaseException:
+            self.counters["failed"] += 1
             passage.close()
             raise
+        return reached
 
     def _locate(self, node_id: bytes) -> Located:
         try:

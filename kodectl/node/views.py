@@ -69,6 +69,8 @@ class StatsView(msgspec.Struct, frozen=True):
     values: dict[str, int]
     dials: dict[str, int]
     disconnects: dict[str, int]
+    hub_delay_p99_ms: float | None = None
+    """By how much the node is late at what it does, in 99 of 100 looks of the last minute at most."""
 
 
 class LatencyEntry(msgspec.Struct, frozen=True):

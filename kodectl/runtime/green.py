@@ -60,6 +60,9 @@ class GreenRuntime:
             self._turn_began = now
         return over
 
+    def task_count(self) -> int:
+        return self._tasks.count
+
     def unix_time(self) -> float:
         return time.time()
 

@@ -66,10 +66,11 @@ class GreenWaiters:
 class GreenTasks:
     """See `runtime.tasks.Tasks`."""
 
-    __slots__ = ("_hub",)
+    __slots__ = ("_hub", "count")
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        self.count = 0
 
     def now(self) -> float:
         return time.monotonic()
@@ -80,8 +81,14 @@ class GreenTasks:
     def start(self, name: str, run: Callable[[], None], ended: Callable[[], None]) -> None:
         task = Greenlet(run)
         task.name = name
+
+        def over(_: Greenlet) -> None:
+            self.count -= 1
+            ended()
+
         # Linked rather than left to a `finally`: a greenlet killed before its first switch runs none.
-        task.rawlink(lambda _: ended())
+        task.rawlink(over)
+        self.count += 1
         task.start()
 
     def failed(self, failure: Failure) -> None:

@@ -26,6 +26,7 @@ OTHER_PACKAGES = {
     "curl": "curl",
     "faketime": "faketime",
     "jq": "jq",
+    "promtool": "prometheus",
     "tmux": "tmux",
 }
 """The same, for tests without a lab; each is skipped where its program is not."""

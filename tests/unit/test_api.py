@@ -466,7 +466,7 @@ def test_the_documentation_names_every_route_and_no_other():
     # Every route stands in backquotes at the beginning of a table's row, or of a sentence, after its method.
     named = set(
         re.findall(
-            r"`(?:GET |POST |PUT )?(/(?:(?:api/|dashboard/|livez|readyz|startupz|openapi.json|ws)[^`?\s]*)?)", text
+            r"`(?:GET |POST |PUT )?(/(?:(?:api/|dashboard/|livez|readyz|startupz|metrics|openapi.json|ws)[^`?\s]*)?)", text
         )
     )
     assert named == served
