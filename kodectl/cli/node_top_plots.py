@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from math import ceil
 from statistics import fmean
 from typing import NamedTuple
 
@@ -49,17 +50,21 @@ def rate_of(count: Callable[[SampleView], int]) -> Callable[[Sequence[SampleView
     return values
 
 
-def _steps_between(start_s: float, end_s: float) -> Sequence[int]:
-    """Every step that ends within, else the one that it is in: looks are farther apart than steps, or nearer."""
-    last = int(end_s // STEP_S)
-    return range(int(start_s // STEP_S) + 1, last + 1) or (last,)
+def _steps_between(start_s: float, end_s: float) -> range:
+    """All that it touches: looks are farther apart than steps, or nearer."""
+    return range(int(start_s // STEP_S), _step_of(end_s) + 1)
+
+
+def _step_of(at_s: float) -> int:
+    """Its last moment belongs to a step, its first to the one before."""
+    return ceil(at_s / STEP_S) - 1
 
 
 def _latency(samples: Sequence[SampleView], columns: int) -> Values:
     found: defaultdict[int, list[float]] = defaultdict(list)
     for sample in samples:
         if sample.latency_ms is not None:
-            found[int(sample.at_s // STEP_S)].append(sample.latency_ms)
+            found[_step_of(sample.at_s)].append(sample.latency_ms)
     return _last(found, samples, columns)
 
 
@@ -67,7 +72,7 @@ def _last(found: dict[int, list[float]], samples: Sequence[SampleView], columns:
     """Steps lie at fixed times, so that a bar that was drawn does not change when the next one comes."""
     if not samples:
         return [None] * columns
-    last = int(samples[-1].at_s // STEP_S)
+    last = _step_of(samples[-1].at_s)
     return [fmean(found[step]) if step in found else None for step in range(last - columns + 1, last + 1)]
 
 

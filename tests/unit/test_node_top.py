@@ -246,14 +246,12 @@ def test_what_is_kept_is_bounded():
 
 def test_bars_stand_in_their_step_and_stay_as_they_were():
     counts = rate_of(lambda one: one.bytes_sent)
-    samples = [
-        sample(float(second), 100 * second if second < 40 else 4000 + 300 * (second - 40)) for second in range(81)
-    ]
-    before = counts(samples[:60], 20)
-    after = counts(samples[:64], 20)
-    assert before[1:-1] == after[:-2]
-    assert after[-1] == 300.0
-    assert counts(samples[:24], 20)[:10] == [None] * 10, "before it was looked at, nothing is known"
+    # A hundred a second, and from the tenth step on three hundred.
+    samples = [sample(float(second), 100 * second + 200 * max(0, second - 40)) for second in range(0, 81, 2)]
+    assert counts(samples, 20) == [100.0] * 10 + [300.0] * 10
+    assert counts(samples[:-1], 20) == counts(samples, 20), "a step that has begun has a place"
+    assert counts(samples[:-2], 20) == [None, *counts(samples, 20)[:-1]]
+    assert counts([], 3) == counts(samples[:1], 3) == [None] * 3, "before it was looked at, nothing is known"
     rare = [sample(0.0, 0), sample(5 * STEP_S, 1000)]
     assert counts(rare, 5) == [50.0] * 5, "one look fills the steps since the one before"
 
