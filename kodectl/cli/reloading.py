@@ -14,7 +14,6 @@ from kodectl.errors import KodectlError
 
 if TYPE_CHECKING:
     from kodectl.node.events import Events
-    from kodectl.runtime.base import Mailbox
 
 log = logging.getLogger("kodectl.config")
 
@@ -71,12 +70,6 @@ class Reloading:
         self._apply = apply
         self._running = dict(running)
         self._flags = flags
-
-    def keep(self, wishes: Mailbox[bool], events: Events) -> None:
-        """Reloads for each wish, until the mailbox is closed."""
-        while True:
-            wishes.get()
-            self.reload(events)
 
     def reload(self, events: Events) -> None:
         try:

@@ -28,11 +28,12 @@ from kodectl.cli.log import configure as configure_log
 from kodectl.cli.output import Output, PipeClosed, pairs
 from kodectl.cli.quotas import parse_relay
 from kodectl.cli.reloading import Reloading, Values
+from kodectl.cli.service_manager import ServiceManager
 from kodectl.core.identity import Identity
 from kodectl.errors import EnvironmentFault, ExitCode
 from kodectl.node.node import Node
 from kodectl.node.views import EventView, ListenerView, NatView
-from kodectl.runtime.base import Scope
+from kodectl.runtime.base import Mailbox, Scope
 from kodectl.runtime.green import GreenRuntime
 from kodectl.settings import NodeSettings
 from kodectl.store.datadir import hold
@@ -54,6 +55,8 @@ PRINT_REST_S = 0.01
 PRINTED_PAYLOAD_BYTES = 1024
 """Of a block or transaction among the events of `node run --json`."""
 PCP_NONCE_CONTEXT = b"kodechain pcp nonce v1"
+STATUS = "taking part in the network"
+"""For `systemctl status`."""
 JOIN_LIMIT_S = 2.0
 GC_THRESHOLDS = (10_000, 10, 10)
 """How many containers are made before those are looked through; 700 by default, which a busy node makes in 20 ms."""
@@ -109,11 +112,14 @@ def serve(
         scope.spawn("hub delay", node.hub_delay.measure, scope)
         api.start(node, leaving.set)
         reloading = Reloading(lambda: runtime.in_thread(load), Takeover(node, api).take, values, flags)
-        scope.spawn("reload", reloading.keep, reloads, node.events)
+        manager = ServiceManager(os.environ, os.getpid())
+        scope.spawn("reload", keep_reloading, reloads, reloading, node, manager)
+        scope.spawn("watchdog", manager.keep_alive, scope, lambda: node.health("live").ok)
 
         ready = ready_view(node, settings.datadir)
         runtime.in_thread(output.emit, ready, ready_text(ready))
         settle_memory()
+        manager.ready(STATUS)
         printer = EventPrinter(output, runtime, node, leaving)
         if output.structured:
             scope.spawn("events", printer.run)
@@ -122,6 +128,7 @@ def serve(
                 log.error("a task has failed; leaving")
                 break
         log.info("leaving")
+        manager.stopping()
     log.info("stopped")
     if printer.reader_gone:
         raise PipeClosed
@@ -133,6 +140,15 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+def keep_reloading(wishes: Mailbox[bool], reloading: Reloading, node: Node, manager: ServiceManager) -> None:
+    """Reloads for each wish, until the mailbox is closed."""
+    while True:
+        wishes.get()
+        manager.reloading()
+        reloading.reload(node.events)
+        manager.ready(STATUS)
 
 
 class Takeover:
