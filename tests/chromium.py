@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 
 try:
-    from playwright.sync_api import Browser, Page, sync_playwright
+    from playwright.sync_api import Browser, Page, expect, sync_playwright
 except ImportError:  # a test dependency; where it is missing the tests are skipped, and say so
-    sync_playwright = None
+    sync_playwright = expect = None
 
 PROGRAM = shutil.which("chromium")
 PATIENCE_MS = 20_000
@@ -34,9 +34,10 @@ skip_without_chromium = pytest.mark.skipif(_missing() is not None, reason=_missi
 @contextmanager
 def chromium(*options: str) -> Iterator[Browser]:
     """Root has no sandbox for it; it opens pages of this machine only."""
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
-        options = ("--no-sandbox", "--disable-component-update", "--disable-background-networking", *options)
-        browser = playwright.chromium.launch(executable_path=PROGRAM, args=list(options))
+        quiet = ("--no-sandbox", "--disable-component-update", "--disable-background-networking")
+        browser = playwright.chromium.launch(executable_path=PROGRAM, args=[*quiet, *options])
         try:
             yield browser
         finally:
