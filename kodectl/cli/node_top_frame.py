@@ -20,6 +20,8 @@ from kodectl.node.views import StatusView
 
 TALL_FROM = 38
 """Lines, from where plots may have several."""
+FEW_WARNINGS = 2
+MANY_WARNINGS = 5
 PLENTY = 1_000
 """Lines, where there is no terminal."""
 WIDE_FROM = 150
@@ -56,8 +58,8 @@ def frame(state: State, width: int, height: int | None, glyphs: Glyphs = UNICODE
 
 def _body(state: State, width: int, height: int | None, glyphs: Glyphs) -> tuple[list[Line], int]:
     seen = state.shown
-    head = [_verdict_line(state)]
-    facts, last = _facts(seen, width, height, glyphs)
+    head = _verdict_lines(state, FEW_WARNINGS if height is None or height < TALL_FROM else MANY_WARNINGS)
+    facts, last = _facts(seen, width, None if height is None else height - len(head) + 1, glyphs)
     peers = seen.view.peers
     rows = len(peers) if height is None else max(0, height - len(head) - len(facts) - len(last) - 2)
     table = peer_table(state, width, rows, glyphs)
@@ -150,12 +152,15 @@ def _node_time(status: StatusView) -> str:
     return f"{at:%H:%M:%S} UTC"
 
 
-def _verdict_line(state: State) -> Line:
+def _verdict_lines(state: State, most: int) -> list[Line]:
+    """`most`: warnings."""
     if state.trouble is not None:
-        return [Span(one_line(state.trouble), "trouble")]
-    verdict = state.shown.view.verdict
-    line: Line = [Span(one_line(verdict.text), VERDICT_STYLES[verdict.level])]
-    return [*line, Span(f"   {verdict.hint}", "quiet")] if verdict.hint else line
+        return [[Span(one_line(state.trouble), "trouble")]]
+    view = state.shown.view
+    line: Line = [Span(one_line(view.verdict.text), VERDICT_STYLES[view.verdict.level])]
+    if view.verdict.hint:
+        line.append(Span(f"   {view.verdict.hint}", "quiet"))
+    return [line, *([Span(one_line(text), "attention")] for text in view.status.warnings[:most])]
 
 
 def _keys_line(state: State, glyphs: Glyphs) -> Line:

@@ -32,7 +32,7 @@ Level = Literal["well", "attention", "trouble"]
 
 
 class VerdictView(msgspec.Struct, frozen=True):
-    """How the node does, in one sentence. `hint`: the command that tells more."""
+    """How the node does, in one sentence; the status has its warnings. `hint`: the command that tells more."""
 
     level: Level
     text: str
@@ -161,10 +161,7 @@ def verdict_of(status: StatusView) -> VerdictView:
         return VerdictView("attention", "the node is starting" if status.state == "starting" else "the node is leaving")
     if not status.peers:
         return VerdictView("trouble", "no peers", "kodectl doctor")
-    if status.warnings:
-        return VerdictView("attention", status.warnings[0], "kodectl doctor")
-    reach = REACH[status.nat.state]
-    peers = f"{status.peers} peer{'s' if status.peers > 1 else ''}"
-    if status.nat.state == "turn_relay":
-        return VerdictView("attention", f"{peers}; {reach}", "kodectl doctor")
-    return VerdictView("well", f"{peers}, {reach}")
+    text = f"{status.peers} peer{'s' if status.peers > 1 else ''}, {REACH[status.nat.state]}"
+    if status.warnings or status.nat.state == "turn_relay":
+        return VerdictView("attention", text, "kodectl doctor")
+    return VerdictView("well", text)

@@ -164,6 +164,17 @@ def test_a_small_terminal_keeps_the_verdict_and_peers_longest():
     assert "kodechain" in screen(state, 20, 1)
 
 
+def test_warnings_stand_below_the_verdict():
+    status = msgspec.structs.replace(STATUS, warnings=[f"warning {number}" for number in range(9)])
+    state = state_of(peers=50, status=status)
+    lines = screen(state).split("\n")
+    assert lines[1].startswith("50 peers, ")
+    assert "kodectl doctor" in lines[1]
+    assert lines[2:5] == ["warning 0", "warning 1", ""]
+    assert screen(state, 120, 60).count("warning ") == 5
+    assert len(text_of(frame(state, 80, None).lines)) > 50
+
+
 def test_a_large_terminal_shows_more():
     picture = screen(state_of(peers=5), 200, 60)
     assert {word for word in ("most ", "client", "priority", "19", "0.0.0.0:30301 udp") if word not in picture} == set()
@@ -275,11 +286,11 @@ def test_rates_are_those_of_the_last_two_samples():
         ({"peers": 0}, "trouble", "no peers"),
         ({"state": "starting"}, "attention", "the node is starting"),
         ({"state": "stopping", "peers": 0}, "attention", "the node is leaving"),
-        ({"warnings": ["the clock is wrong"]}, "attention", "the clock is wrong"),
+        ({"warnings": ["the clock is wrong"]}, "attention", "5 peers, strangers reach it"),
         (
             {"nat": msgspec.structs.replace(UNKNOWN_NAT, state="turn_relay")},
             "attention",
-            "5 peers; reached through relays",
+            "5 peers, reached through relays",
         ),
     ],
 )
