@@ -73,6 +73,7 @@ _OF_THE_NETWORK = _SEEN_BY_OTHERS | {"dns", "udp_egress", "bootstrap", "port_map
 _JOINING = _SEEN_BY_OTHERS | {"bootstrap", "udp_egress", "table", "dials"}
 _NOBODY_TO_ASK = _SEEN_BY_OTHERS | {"udp_egress", "table", "dials"}
 _BEHIND_IT = _INBOUND | {"nat_class"}
+_NOT_FORWARDED = _INBOUND | {"advertised_address"}
 
 FOLLOWS_FROM: dict[str, frozenset[str]] = {
     "disk_full": frozenset({"node", "key_file"}),
@@ -100,8 +101,8 @@ FOLLOWS_FROM: dict[str, frozenset[str]] = {
     "mapping_permanent_only": _BEHIND_IT,
     "mapping_unsupported": _BEHIND_IT,
     "gateway_full": _BEHIND_IT,
-    "nat_symmetric": _INBOUND,
-    "nat_not_forwarded": _INBOUND,
+    "nat_symmetric": _NOT_FORWARDED,
+    "nat_not_forwarded": _NOT_FORWARDED,
     "firewalled": _INBOUND,
     "table_empty": _SEEN_BY_OTHERS | {"dials"},
 }
@@ -142,12 +143,15 @@ def _place(finding: Finding) -> int:
 
 def _cause_of(finding: Finding, troubles: list[Finding]) -> str | None:
     """The first trouble that brings this one with it. What brings others with it comes only of what stands before it in ORDER:
-    so there are no circles."""
+    so there are no circles. Of what is unknown for one reason, the first speaks for all."""
     is_last = not _consequences(finding)
     for other in troubles:
-        if finding.check in _consequences(other) and (is_last or _place(other) < _place(finding)):
+        is_earlier = _place(other) < _place(finding)
+        if finding.check in _consequences(other) and (is_last or is_earlier):
             return other.check
-    return None
+    alike = (one for one in troubles if (one.state, one.code) == (State.UNKNOWN, finding.code) and one.code is not None)
+    first = next(alike, finding) if finding.state is State.UNKNOWN else finding
+    return None if first is finding else first.check
 
 
 def _consequences(finding: Finding) -> frozenset[str]:

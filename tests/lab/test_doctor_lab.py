@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,11 @@ from lab_nodes import LYING_NODE, REPOSITORY, LabNode, open_network
 from natlab import Host, Kind, Lab, skip_without_lab
 from published import check_documents
 
+from kodectl.api.files import SOCKET_FILE
+from kodectl.cli.client import Endpoint, NodeClient
+from kodectl.errors import KodectlError
+from kodectl.node.views import NatView, StatusView
+
 pytestmark = [pytest.mark.lab, skip_without_lab]
 
 WELL, FAILED, DEGRADED = 0, 3, 4
@@ -27,6 +33,7 @@ SIDE_BY_SIDE = 9
 """Cases at a time: they wait for most of their time."""
 BLACK_HOLE = f"enode://{'ab' * 32}@30.0.0.1:30303?discport=30301"
 LIMIT_S = 60
+FEW = 2
 CLIENT_NODE = Path(__file__).parents[1] / "client_node.py"
 INPUT = """table inet mine { chain guard {
   type filter hook input priority filter; policy drop; iifname lo accept; ct state established,related accept; ct state new %s;
@@ -81,12 +88,22 @@ class Patient:
         return done.returncode
 
     def run_node(self, command: str) -> None:
-        """`kodectl node run ...` as the doctor tells it, in the background."""
+        """`kodectl node run ...` as the doctor tells it, in the background, until strangers have got through to it."""
         log = (self.surgery.home / f"{self.datadir.name}.log").open("w")
         self.host.popen(["sh", "-c", f"exec {command}"], env=self.environment, stdout=log, stderr=STDOUT, stdin=DEVNULL)
         log.close()
-        wait = f"kodectl node wait --for ready --deadline 30 --datadir '{self.datadir}'"
-        assert self.type(wait) == WELL, Path(log.name).read_text()
+        client = NodeClient(Endpoint(unix=self.datadir / SOCKET_FILE), 5.0)
+        ends = time.monotonic() + LIMIT_S
+        while not (nat := nat_of(client)) or not (nat.reachable_udp and nat.reachable_tcp):
+            assert time.monotonic() < ends, f"{nat}\n{Path(log.name).read_text()}"
+            time.sleep(0.1)
+
+
+def nat_of(client: NodeClient) -> NatView | None:
+    try:
+        return client.get("/api/network/status", StatusView).nat
+    except KodectlError:
+        return None
 
 
 Mend = Callable[[Patient, Examined], Examined]
@@ -106,7 +123,7 @@ class Case(NamedTuple):
 class Surgery:
     """A lab with an open network, and `kodectl` on the PATH."""
 
-    def __init__(self, lab: Lab, home: Path) -> None:
+    def __init__(self, lab: Lab, home: Path, honest: int = 4) -> None:
         self.lab = lab
         self.home = home
         programs = home / "bin"
@@ -116,7 +133,7 @@ class Surgery:
         )
         (programs / "kodectl").chmod(0o755)
         self.environment = environment(home) | {"PATH": f"{programs}:{os.environ['PATH']}"}
-        self.nodes = open_network(lab, home, honest=4)
+        self.nodes = open_network(lab, home, honest) if honest > FEW else few_nodes(lab, home, honest)
         self.first = self.nodes[0].wait().enode
 
     def treat(self, case: Case) -> tuple[Examined, Examined | None]:
@@ -125,6 +142,16 @@ class Surgery:
         if case.mend is None or before.cause != case.cause:
             return before, None
         return before, case.mend(patient, before)
+
+
+def few_nodes(lab: Lab, home: Path, count: int) -> list[LabNode]:
+    """Too few to knock at each other's doors from elsewhere."""
+    first = LabNode(lab.public(), home, "few0", "--nat", "none")
+    known = ("--bootstrap", first.wait().enode, "--nat", "none")
+    others = [LabNode(lab.public(), home, f"few{number}", *known) for number in range(1, count)]
+    for node in others:
+        node.wait(lambda status: status.table_size == count - 1)
+    return [first, *others]
 
 
 # -- places ----------------------------------------------------------------------------------------------------------------
@@ -464,6 +491,21 @@ def test_a_machine_without_any_network_is_told_so_in_time(surgery, options):
     patient.options = options
     examined = patient.examine()
     assert (examined.cause, examined.exit, examined.view["complete"]) == (("addresses", "no_network"), FAILED, True)
+    assert examined.view["other_causes"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("observers", "cause"), [(1, ("advertised_address", "nat_unknown")), (2, NOT_FORWARDED)], ids=["one", "two"]
+)
+def test_a_network_of_few_nodes_is_none_to_blame_the_operator_in(tmp_path, observers, cause):
+    """They are too few for the node to believe where it is: it was told no wrong address, and there is none to be told."""
+    with Lab() as lab:
+        surgery = Surgery(lab, tmp_path, observers)
+        patient = behind(Kind.PORT_RESTRICTED)(surgery, "small")
+        examined = patient.examine()
+    assert (examined.cause, examined.exit) == (cause, DEGRADED)
+    assert examined.state("advertised_address") == "unknown"
     assert examined.view["other_causes"] == []
 
 

@@ -80,6 +80,15 @@ def test_what_is_unknown_explains_nothing():
     assert diagnose(findings).causes == {"udp_egress": "bootstrap"}
 
 
+def test_of_what_is_unknown_for_one_reason_the_first_speaks_for_all():
+    findings = [found(check, UNKNOWN, "nat_unknown") for check in ("advertised_address", "nat_class", "inbound_tcp")]
+    assert root_of(*findings) == "advertised_address"
+    assert diagnose(findings).others == []
+    other = found("table", UNKNOWN, "deadline")
+    assert [one.check for one in diagnose([*findings, other]).others] == ["table"]
+    assert [one.check for one in diagnose([found("clock", UNKNOWN), found("dns", UNKNOWN)]).others] == ["clock"]
+
+
 def test_failures_come_before_warnings_and_these_before_what_is_unknown():
     grave = found("advertised_address", FAILED, "advertised_address_wrong")
     light, unclear = found("disk", WARNING, "disk_low"), found("clock", UNKNOWN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from kodectl.core.diagnosis import Finding, State
+from kodectl.core.observers import MIN_GROUPS
 from kodectl.errors import KodectlError
 from kodectl.node.checks.machine import Machine
 from kodectl.node.nat import EVERYWHERE, EXTIP
@@ -324,34 +325,48 @@ def check_advertised_address(patient: Patient) -> Finding:
     check = "advertised_address"
     if patient.is_local:
         return _skipped(check, patient)
-    chart = patient.until(lambda chart: chart.status.nat.observers >= TOLD_BY_FEW, SEEN_LIMIT_S)
-    nat, told = chart.status.nat, parse_enode(chart.status.enode).host
-    seen = nat.observed_address
+    settings = patient.settings
+    is_fixed = settings.nat.startswith(EXTIP) or settings.listen_host not in EVERYWHERE
+    chart = patient.until(_is_told_for_good if is_fixed else _is_told_as_seen, SEEN_LIMIT_S)
+    nat, told, seen = chart.status.nat, _told(chart), chart.status.nat.observed_address
     details = {"advertised": told, "observed": seen, "observers": nat.observers}
-    if seen is None:
+    if seen is not None and (told == seen or (":" in told) != (":" in seen)):
+        return Finding(check, State.OK, f"{told}, as seen by {_networks(nat)}", details=details)
+    if nat.observers < (TOLD_BY_FEW if is_fixed else MIN_GROUPS):
+        by = f"{nat.observers} network{'s see' if nat.observers != 1 else ' sees'} it at {seen}"
         return Finding(
-            check, State.UNKNOWN, f"it tells others {told}; nobody has said where it is seen", details=details
+            check,
+            State.UNKNOWN,
+            f"it tells others {told}; {by if seen else 'nobody has said where it is seen'}",
+            "nat_unknown",
+            f"what is seen is believed when {MIN_GROUPS} networks have said so, or strangers get in there",
+            "name more nodes to begin with",
+            "kodectl doctor --bootstrap ENODE --bootstrap ENODE",
+            details,
         )
-    if told == seen or (":" in told) != (":" in seen):
-        return Finding(check, State.OK, f"{told}, as {_networks(nat)} see it", details=details)
-    is_fixed = patient.settings.nat.startswith(EXTIP) or patient.settings.listen_host not in EVERYWHERE
-    if not is_fixed and nat.observers < TOLD_BY_FEW:
-        return Finding(
-            check, State.UNKNOWN, f"it tells others {told}, and one network sees it at {seen}", details=details
-        )
-    given = (
-        f"--nat {EXTIP}{told}" if patient.settings.nat.startswith(EXTIP) else f"--listen {patient.settings.listen_host}"
-    )
+    by_setting = f"--nat {settings.nat}" if settings.nat.startswith(EXTIP) else f"--listen {settings.listen_host}"
     return Finding(
         check,
-        State.FAILED if nat.observers >= TOLD_BY_FEW else State.WARNING,
-        f"it tells others {told} ({given}), and {_networks(nat)} see it at {seen}",
+        State.FAILED,
+        f"it tells others {told}{f' ({by_setting})' if is_fixed else ''}, and {_networks(nat)} see it at {seen}",
         "advertised_address_wrong",
         "peers dial an address at which they do not find this node",
-        f"leave the address to be found out (--nat auto, --listen 0.0.0.0:{patient.settings.tcp_port}), or name the right one",
+        f"leave the address to be found out (--nat auto, --listen 0.0.0.0:{settings.tcp_port}), or name the right one",
         f"kodectl node run --nat {EXTIP}{seen}",
         details,
     )
+
+
+def _told(chart: Chart) -> str:
+    return parse_enode(chart.status.enode).host
+
+
+def _is_told_for_good(chart: Chart) -> bool:
+    return chart.status.nat.observers >= TOLD_BY_FEW
+
+
+def _is_told_as_seen(chart: Chart) -> bool:
+    return chart.status.nat.observed_address == _told(chart)
 
 
 def check_inbound_udp(patient: Patient, machine: Machine) -> Finding:
