@@ -275,7 +275,7 @@ def by_letting_through(patient: Patient, examined: Examined) -> Examined:
 
 
 def by_letting_udp_out(patient: Patient, examined: Examined) -> Examined:
-    assert patient.type(examined.root["command"]) == FAILED
+    """What is told shows whether it is done."""
     patient.host.router.kind = Kind.PORT_RESTRICTED
     patient.host.router.load()
     assert patient.type(examined.root["command"]) == WELL
