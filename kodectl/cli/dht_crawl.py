@@ -206,7 +206,7 @@ def _wait_for_reader(runtime: Runtime) -> None:
 
 
 def _failure_of(view: CrawlView, state: Path | None) -> KodectlError | None:
-    if not view.reachable:
+    if not (view.reachable or view.unfinished):
         return NegativeAnswer(f"nothing was found: {_why_nothing(view)}", code="nothing_found")
     if view.ended == "complete":
         return None
@@ -217,7 +217,8 @@ def _failure_of(view: CrawlView, state: Path | None) -> KodectlError | None:
     }[view.ended]
     more = " --max-nodes N" if view.ended == "max_nodes" else ""
     hint = _how_to_go_on(state) + more if state is not None else None
-    message = f"only a part of the network was crawled: {why}, and {view.waiting} nodes are still to be asked"
+    left = view.waiting + view.unfinished
+    message = f"only a part of the network was crawled: {why}, and {left} nodes are still to be asked"
     return Degraded(message, code="crawl_partial", hint=hint)
 
 
@@ -266,6 +267,8 @@ def summary_text(view: CrawlView) -> str:
         lines.append(f"{view.conflicts} are named at more than one address")
     asked = f"{view.questions} questions in {view.elapsed_s:.1f} s"
     lines.append(asked + (f", {view.waiting} nodes still to be asked" if view.waiting else ""))
+    if view.unfinished:
+        lines.append(f"{view.unfinished} more have answered, and there was more to ask them")
     return "\n".join(lines)
 
 

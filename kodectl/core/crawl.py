@@ -309,6 +309,11 @@ class Crawl:
         return self._hearsay.waiting + self._pings
 
     @property
+    def unfinished(self) -> int:
+        """Nodes that have answered, and are not judged yet: there is more to ask them."""
+        return len(self._drawings)
+
+    @property
     def silent(self) -> int:
         return len(self._hearsay.silent)
 

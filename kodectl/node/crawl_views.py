@@ -82,7 +82,8 @@ class CrawlView(msgspec.Struct, frozen=True, tag_field="event", tag="summary"):
     Only nodes that proved their identity count as `reachable`, and only those are counted by client and by network;
     `clients_unknown` are those without a handshake. `found`: reachable or not. `unreachable` were asked where they were said
     to be, `by_reason`; `unasked` were named only, mostly by liars, and not asked, `unasked_by_reason`; `waiting` would have
-    been asked if the crawl had not ended before. `conflicts`: nodes that were named at more than one address."""
+    been asked if the crawl had not ended before, and `unfinished` have answered, and were not told of, since there was more
+    to ask them. `conflicts`: nodes that were named at more than one address."""
 
     ended: Ended
     found: int
@@ -90,6 +91,7 @@ class CrawlView(msgspec.Struct, frozen=True, tag_field="event", tag="summary"):
     unreachable: int
     unasked: int
     waiting: int
+    unfinished: int
     conflicts: int
     questions: int
     elapsed_s: float

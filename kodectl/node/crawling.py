@@ -312,6 +312,7 @@ class Crawler:
             unreachable=unreachable,
             unasked=unasked.total(),
             waiting=core.waiting,
+            unfinished=core.unfinished,
             conflicts=core.conflicts(),
             questions=core.questions_asked,
             elapsed_s=round(self._runtime.now() - self._began, 3),

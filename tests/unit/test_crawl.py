@@ -272,6 +272,24 @@ def test_who_answers_once_counts_and_who_never_does_not(ask):
     assert (verdict.reachable, verdict.drawn) == (ask is Ask.FIND, False)
 
 
+def test_who_has_answered_is_unfinished_until_there_is_nothing_more_to_ask():
+    crawl = Crawl(OWN, CrawlTerms(max_nodes=9, rate=1e6, handshake=True), random.Random(1))
+    contact = Contact(b"a" * 32, "20.1.1.1", 1, 2)
+    crawl.begin_with(contact)
+    seen = []
+    for _ in range(3):
+        seen.append(crawl.unfinished)
+        (question,) = crawl.questions(0.0)
+        match question.ask:
+            case Ask.PING:
+                crawl.pinged(contact.node_id, 2, 0.1)
+            case Ask.FIND:
+                crawl.told(contact.node_id, [], [], 0.1)
+            case Ask.DIAL:
+                crawl.dialled(contact.node_id, None, None, "timeout")
+    assert [*seen, crawl.unfinished] == [0, 1, 1, 0]
+
+
 def test_it_does_not_ask_itself():
     crawl = Crawl(OWN, FAST, random.Random(1))
     crawl.begin_with(Contact(OWN, "20.1.1.1", 1, 2))
