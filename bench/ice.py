@@ -1,15 +1,17 @@
 """How long two ICE agents take from "the other side is known" to "connected": ours, aioice, and one of each.
 
-    python bench/ice.py [RUNS]
+    python bench/ice.py [RUNS] [--alike]
 
 One JSON line for each way of connecting and each pair of agents: milliseconds as each side measured them itself, the
-controlling side first; `ratio` is that of the medians of ours to those of aioice with aioice. `host`: one machine;
-`srflx`: behind two port-restricted NATs, with a STUN server; `relay`: relayed candidates alone, through coturn. Runs in a
-lab of network namespaces, and needs root.
+controlling side first, and how many runs stalled for half a second; `ratio` is that of the medians of ours to those of
+aioice with aioice. `host`: one machine; `srflx`: behind two port-restricted NATs, with a STUN server; `relay`: relayed
+candidates alone, through coturn. Runs in a lab of network namespaces, and needs root. `--alike` leaves out the pairs of one
+of each.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
@@ -26,6 +28,8 @@ from punching import aioice, event, ours  # noqa: E402
 from test_nat_punch import USER, Scene  # noqa: E402
 
 RUNS = 20
+STALL_MS = 500.0
+"""What one lost first check costs."""
 PAIRS = (("aioice", "aioice"), ("ours", "ours"), ("ours", "aioice"), ("aioice", "ours"))
 
 
@@ -47,12 +51,12 @@ def measure(scene: Scene, kinds: Sequence[Kind], agents: Sequence[str], options:
     return controlling, controlled
 
 
-def main(runs: int) -> None:
+def main(runs: int, pairs: Sequence[tuple[str, str]]) -> None:
     with tempfile.TemporaryDirectory() as home, Lab() as lab:
         scene = Scene(lab, Path(home))
         for way, kinds, options in ways(scene):
             reference: list[float] = []
-            for agents in PAIRS:
+            for agents in pairs:
                 sides = list(zip(*(measure(scene, kinds, agents, options) for _ in range(runs)), strict=True))
                 medians = [median(side) for side in sides]
                 reference = reference or medians
@@ -73,9 +77,14 @@ def line(
         "median_ms": [round(value, 2) for value in medians],
         "p95_ms": [round(quantiles(side, n=20)[-1], 2) for side in sides],
         "max_ms": [round(max(side), 2) for side in sides],
+        "stalls": [sum(value >= STALL_MS for value in side) for side in sides],
         "ratio": [round(value / base, 3) for value, base in zip(medians, reference, strict=True)],
     }
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if sys.argv[1:] else RUNS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=int, nargs="?", default=RUNS)
+    parser.add_argument("--alike", action="store_true", help="leave out the pairs of one of each")
+    asked = parser.parse_args()
+    main(asked.runs, [pair for pair in PAIRS if not asked.alike or pair[0] == pair[1]])

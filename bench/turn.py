@@ -3,10 +3,11 @@
     python bench/turn.py [SECONDS]
 
 One JSON line for each server and size: packets relayed per second (both directions together), CPU microseconds of the
-server per packet, and both as ratios to coturn's. The load is one client with a channel and a peer that echoes, in this
-process, with 64 packets under way. Where the load is what limits the packets per second, which shows as packets times CPU
-well under a second, the CPU per packet is the figure to compare. One client keeps one thread of coturn's busy; the relay
-here has one.
+server per packet, and both as ratios to coturn's. `bare` is what bounds a relay in Python from above: a loop over two
+sockets that takes the four bytes of a channel off, or puts them on, and does nothing else. The load is one client with a
+channel and a peer that echoes, in this process, with 64 packets under way. Where the load is what limits the packets per
+second, which shows as packets times CPU well under a second, the CPU per packet is the figure to compare; so it is on a
+machine that does other work too. One client keeps one thread of coturn's busy; the relay here has one.
 """
 
 from __future__ import annotations
@@ -39,6 +40,32 @@ SILENCE_S = 0.2
 """After which what is under way is taken for lost, and sent anew."""
 
 Command = Callable[[int], list[str]]
+Begin = Callable[[socket.socket, tuple[str, int]], None]
+"""Has a channel to the peer made."""
+
+BARE = """
+import select, socket, struct, sys
+client, relayed = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+client.bind(("127.0.0.1", int(sys.argv[1])))
+relayed.bind(("127.0.0.1", 0))
+first, user = client.recvfrom(2048)
+peer = ("127.0.0.1", int(first))
+client.sendto(b"ready", user)
+client.setblocking(False)
+relayed.setblocking(False)
+while True:
+    for sock in select.select((client, relayed), (), ())[0]:
+        for _ in range(64):
+            try:
+                data = sock.recv(2048)
+            except BlockingIOError:
+                break
+            if sock is client:
+                relayed.sendto(data[4 : 4 + int.from_bytes(data[2:4])], peer)
+            else:
+                client.sendto(struct.pack("!HH", 0x4000, len(data)) + data, user)
+"""
+"""Its first packet names the peer's port."""
 
 SERVERS: dict[str, Command] = {
     "coturn": lambda port: [
@@ -51,6 +78,7 @@ SERVERS: dict[str, Command] = {
         *("--user", f"{USER}:{PASSWORD}", "--allow-peer", "loopback"),
         *(f"--quota={name}=1000000000" for name in ("packets", "bytes", "total-packets", "total-bytes")),
     ],
+    "bare": lambda port: [sys.executable, "-c", BARE, str(port)],
 }
 
 
@@ -60,7 +88,7 @@ def main() -> None:
         first: dict[str, float] | None = None
         for name, command in SERVERS.items():
             with running(command) as (process, port):
-                measured = measure(process, port, size, seconds)
+                measured = measure(process, port, size, seconds, begin_bare if name == "bare" else begin)
             first = first or measured
             ratios = {f"{key}_ratio": round(value / first[key], 2) for key, value in measured.items()}
             rounded = {key: round(value, 2) for key, value in measured.items()}
@@ -81,14 +109,31 @@ def running(command: Command) -> Iterator[tuple[psutil.Popen, int]]:
         process.wait()
 
 
-def measure(process: psutil.Popen, port: int, size: int, seconds: float) -> dict[str, float]:
+def begin(client: socket.socket, peer: tuple[str, int]) -> None:
+    Allocating(client).channel_to(peer)
+
+
+def begin_bare(client: socket.socket, peer: tuple[str, int]) -> None:
+    client.settimeout(0.1)
+    give_up = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < give_up:
+        try:
+            client.send(b"%d" % peer[1])
+            client.recv(2048)
+            return
+        except (ConnectionError, TimeoutError):
+            continue
+    raise SystemExit("the bare relay does not answer")
+
+
+def measure(process: psutil.Popen, port: int, size: int, seconds: float, begin: Begin) -> dict[str, float]:
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer,
     ):
         client.connect((HOST, port))
         peer.bind((HOST, 0))
-        Allocating(client).channel_to(peer.getsockname())
+        begin(client, peer.getsockname())
         carry(client, peer, size, 0.5)
         before = cpu_s(process)
         count, took_s = carry(client, peer, size, seconds)
