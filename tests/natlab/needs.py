@@ -27,6 +27,7 @@ OTHER_PACKAGES = {
     "faketime": "faketime",
     "jq": "jq",
     "promtool": "prometheus",
+    "systemd-analyze": "systemd",
     "tmux": "tmux",
 }
 """The same, for tests without a lab; each is skipped where its program is not."""
