@@ -13,6 +13,7 @@ import click
 from kodectl.cli.command import command, examples
 from kodectl.cli.options import given_settings, time_limits
 from kodectl.cli.output import Format, Outcome, Output, clean, table
+from kodectl.cli.wording import folded
 from kodectl.errors import Degraded, KodectlError, NegativeAnswer
 
 if TYPE_CHECKING:
@@ -65,8 +66,6 @@ KEYS = (
 SHOWN = 2
 """Checks that are waited for, on the one line of progress."""
 STATE_WIDTH = 7
-LEAST_COLUMN = 30
-"""Of text on a terminal; narrower columns are not read any better."""
 MARKS = {"ok": "\u2713", "skipped": "\u00b7", "unknown": "?", "warning": "!", "failed": "\u2717"}
 """Before the word, on a terminal that has them: seen at a glance, and without colours too."""
 STYLES = {"ok": "green", "skipped": "bright_black", "unknown": "yellow", "warning": "yellow", "failed": "red"}
@@ -306,17 +305,7 @@ def _aligned(rows: list[tuple[str, str, str]]) -> str:
     """Folded on a terminal; a program that reads it gets a line a check."""
     width = max((len(name) for _, name, _ in rows), default=0)
     indent = (2 if _has_marks() else 0) + STATE_WIDTH + 2 + width + 2
-    return "\n".join(f"{state}  {name.ljust(width)}  {_folded(clean(seen), indent)}" for state, name, seen in rows)
-
-
-def _folded(text: str, indent: int) -> str:
-    if not sys.stdout.isatty():
-        return text
-    import shutil
-    import textwrap
-
-    room = max(LEAST_COLUMN, shutil.get_terminal_size().columns - indent)
-    return f"\n{' ' * indent}".join(textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""])
+    return "\n".join(f"{state}  {name.ljust(width)}  {folded(clean(seen), indent)}" for state, name, seen in rows)
 
 
 def _seen(check: FindingView) -> str:
@@ -329,8 +318,8 @@ def _cause_text(title: str, cause: RootCauseView) -> str:
     entries += [("mend", cause.mend)] if cause.mend else []
     entries += [("comes of it", ", ".join(cause.consequences))] if cause.consequences else []
     width = max(len(name) for name, _ in entries)
-    folded = [(name, _folded(clean(str(value)), width + 2)) for name, value in entries]
+    shown = [(name, folded(clean(str(value)), width + 2)) for name, value in entries]
     # Whole: they are there to be copied.
-    lines = [f"{click.style(name.ljust(width), bold=True)}  {value}" for name, value in folded]
+    lines = [f"{click.style(name.ljust(width), bold=True)}  {value}" for name, value in shown]
     commands = [line for line in (cause.command, cause.code and f"kodectl explain {cause.code}") if line]
     return "\n".join([*lines, *(f"    $ {clean(line)}" for line in commands)])

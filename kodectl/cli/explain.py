@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kodectl.cli.command import command, examples, suggest
-from kodectl.cli.output import Outcome, pairs, table
+from kodectl.cli.output import Outcome, table
+from kodectl.cli.wording import folded
 from kodectl.errors import NegativeAnswer
 
 if TYPE_CHECKING:
@@ -54,7 +55,13 @@ def _one(code: str) -> Outcome:
         message = f"there is no code {code!r}.{suggest(name, EXPLANATIONS)}"
         raise NegativeAnswer(message, code="not_found", hint="kodectl explain lists all codes")
     entry = _entry(_subject_of(name), name, found)
-    return Outcome(entry, pairs(entry.items()))
+    return Outcome(entry, "\n".join(_line(name, text, max(map(len, entry))) for name, text in entry.items()))
+
+
+def _line(name: str, text: str | None, width: int) -> str:
+    """The command stays whole: it is there to be copied."""
+    shown = text if name == "command" else text and folded(text, width + 2)
+    return f"{click.style(name.ljust(width), bold=True)}  {shown or '-'}"
 
 
 def _subject_of(code: str) -> str:
@@ -75,7 +82,10 @@ def _all_codes() -> Outcome:
     width = max(len(str(row["code"])) for row in rows)
     blocks = [
         "\n".join(
-            [click.style(subject, bold=True), *(f"  {code.ljust(width)}  {found.cause}" for code, found in group)]
+            [
+                click.style(subject, bold=True),
+                *(f"  {code.ljust(width)}  {folded(found.cause, width + 4)}" for code, found in group),
+            ]
         )
         for subject, group in groups.items()
     ]

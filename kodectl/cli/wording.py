@@ -1,8 +1,12 @@
-"""Numbers as people read them."""
+"""Numbers and sentences as people read them."""
 
 from __future__ import annotations
 
+import sys
+
 SIZES = ("B", "kB", "MB", "GB", "TB")
+LEAST_COLUMN = 30
+"""Of text on a terminal; narrower columns are not read any better."""
 
 
 def size(count: float) -> str:
@@ -32,3 +36,14 @@ def duration(seconds: float) -> str:
 def short_id(node_id: str) -> str:
     """Enough of an id to name a peer to the other commands, which take its beginning, and to fit in a table."""
     return node_id[:12]
+
+
+def folded(text: str, indent: int) -> str:
+    """Between words, for a terminal on which `indent` columns are taken; a program that reads it gets one line."""
+    if not sys.stdout.isatty():
+        return text
+    import shutil
+    import textwrap
+
+    room = max(LEAST_COLUMN, shutil.get_terminal_size().columns - indent)
+    return f"\n{' ' * indent}".join(textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""])
