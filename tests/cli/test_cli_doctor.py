@@ -24,6 +24,8 @@ from kodectl.cli.main import cli
 
 REPOSITORY = Path(__file__).parents[2]
 WELL, USAGE, FAILED, DEGRADED, INTERRUPTED = 0, 2, 3, 4, 130
+PATIENTLY = ("--deadline", "60")
+"""Where so many start at once."""
 LOCAL = ("--listen", "127.0.0.1:0", "--discovery-port", "0", "--api", "127.0.0.1:0", "--no-lan", "--nat", "none")
 
 
@@ -242,14 +244,14 @@ def examined(shared_nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> I
         port = mute.getsockname()[1]
         silent = f"enode://{'ab' * 32}@127.0.0.1:{port}?discport={port}"
         impostor = f"enode://{'cd' * 32}@{first.enode.partition('@')[2]}"
-        alone = (*LOCAL, "--json", "--bootstrap")
+        alone = (*LOCAL, *PATIENTLY, "--json", "--bootstrap")
         processes = {
             "dead": doctor.launch(*alone, silent, *checks("addresses", "udp_egress", "bootstrap", "table")),
             "somebody else": doctor.launch(*alone, impostor, *checks("udp_egress", "bootstrap", "table")),
             "stand-in": doctor.launch(*alone, first.enode, *checks(*STANDING_IN)),
-            "running": doctor.launch("--json", datadir=second.datadir),
-            "text": doctor.launch(datadir=second.datadir),
-            "lines": doctor.launch("--jsonl", datadir=second.datadir),
+            "running": doctor.launch("--json", *PATIENTLY, datadir=second.datadir),
+            "text": doctor.launch(*PATIENTLY, datadir=second.datadir),
+            "lines": doctor.launch("--jsonl", *PATIENTLY, datadir=second.datadir),
         }
         yield Examined(first, second, silent, impostor, processes)
         for process in processes.values():
