@@ -212,6 +212,7 @@ ROUTES = (
             one_of("sort", SORTS, "Order of the peers: the lowest latency, else the highest, first."),
             one_of("direction", DIRECTIONS, "Only these."),
         ),
+        is_kept=True,
     ),
     Route("GET", "/api/network/stats", stats, {200: StatsView}),
     Route(

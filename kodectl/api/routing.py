@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -25,6 +26,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kodectl.api.counting import Answered
+from kodectl.api.kept import Kept
 from kodectl.api.problems import encode
 from kodectl.api.requests import MAX_SMALL_BODY, Gate, Parameter, read_json, read_query
 from kodectl.api.subscriptions import Subscriptions
@@ -59,7 +61,13 @@ class Service:
         self.stop = stop
         self.subscriptions = Subscriptions()
         self.answered: Answered = Counter()
+        self.orders = 0
+        """How many requests that may have changed something have been answered."""
         self._gates: dict[Limit, Gate] = {}
+
+    def state(self) -> tuple[int, int]:
+        """Another one whenever something has happened that views show at once; traffic and times are no such thing."""
+        return self.node.events.news, self.orders
 
     def gate(self, limit: Limit) -> Gate:
         """The same for all routes that share `limit`."""
@@ -94,6 +102,8 @@ class Route:
     """How many of its kind run at a time; one more is answered 503 `busy`."""
     needs_token: bool = True
     """Where the API asks for one at all."""
+    is_kept: bool = False
+    """Its answer holds for a moment, for all who ask the same (`kodectl.api.kept`)."""
 
 
 def told(route: Route) -> tuple[str, str]:
@@ -117,17 +127,41 @@ def add_routes(app: falcon.App, routes: Iterable[Route], service: Service) -> No
 def responder(route: Route, service: Service) -> Callable[..., None]:
     """What falcon calls for one method of one path."""
     status = next(iter(route.answers))
+    if route.is_kept:
+        return _kept_responder(route, service)
     around_all, around_answer = _gates(route.limit, service)
+    is_order = route.method != "GET"
 
     def respond(request: falcon.Request, response: falcon.Response, **path: str) -> None:
         query = read_query(request.query_string, route.query)
         with around_all():
             body = None if route.body is None else read_json(request, route.body, route.body_limit)
             response.status = status
-            with around_answer():
-                answer = route.answer(service, Call(request, response, path, query, body))
+            try:
+                with around_answer():
+                    answer = route.answer(service, Call(request, response, path, query, body))
+            finally:
+                service.orders += is_order
             if answer is not None:
                 response.data = encode(answer)
+
+    return respond
+
+
+def _kept_responder(route: Route, service: Service) -> Callable[..., None]:
+    """For what has neither a body nor a limit: that is what views are."""
+    status = next(iter(route.answers))
+    kept = Kept()
+
+    def respond(request: falcon.Request, response: falcon.Response, **path: str) -> None:
+        query = read_query(request.query_string, route.query)
+        state, now = (service.state(), *path.values(), *query.values()), time.monotonic()
+        answer = kept.get(state, now)
+        if answer is None:
+            answer = encode(route.answer(service, Call(request, response, path, query, None)))
+            kept.put(state, now, answer)
+        response.status = status
+        response.data = answer
 
     return respond
 

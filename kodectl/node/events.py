@@ -108,11 +108,15 @@ class Events:
         """How often a reader came too late for some events, and for how many."""
         self.last = 0
         """The number of the last event."""
+        self.news = 0
+        """How many events there were, without messages: those change nothing about the node."""
 
     def emit(self, type_: str, /, **data: object) -> None:
         """`type_` is one of `topics.TOPIC_OF`; `data` has values that JSON has, and bytes, which become base64."""
         self.last += 1
-        event = EventView(self.last, rfc3339(self._runtime.unix_time()), type_, TOPIC_OF[type_], data)
+        topic = TOPIC_OF[type_]
+        self.news += topic != "message"
+        event = EventView(self.last, rfc3339(self._runtime.unix_time()), type_, topic, data)
         size = sum(len(value) for value in data.values() if isinstance(value, str | bytes))
         self._shelves[type_].put(event, EVENT_SIZE + size)
         for waiter, types in self._waiters.items():

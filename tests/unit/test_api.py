@@ -10,6 +10,7 @@ import pytest
 
 from kodectl.api.access import AccessRules
 from kodectl.api.app import Guard, make_app
+from kodectl.api.kept import KEPT_S, Kept
 from kodectl.api.network import MAX_BROADCAST_BODY
 from kodectl.api.requests import MAX_SMALL_BODY
 from kodectl.api.routes import ROUTES
@@ -70,6 +71,8 @@ def peer(node_id: str) -> PeerView:
 
 
 class FixedEvents:
+    news = 0
+
     def wait(self, seq: int, timeout_s: float, limit: int, types: frozenset[str], run: str | None) -> EventsView:
         return EventsView([EventView(1, "", type_, "", {}) for type_ in sorted(types)], seq, limit, run or "now")
 
@@ -78,9 +81,9 @@ class FixedNode:
     """Answers what it was made with and notes what it was asked."""
 
     enode = f"enode://{ID_A}@127.0.0.1:30303?discport=30301"
-    events = FixedEvents()
 
     def __init__(self) -> None:
+        self.events = FixedEvents()
         self.asked: list[tuple] = []
         self.healthy = True
         self.error: Exception | None = None
@@ -460,13 +463,44 @@ def test_waiting_requests_are_bounded(client, node):
     assert json.loads(inner[-1].content)["outcome"] == "timeout"
 
 
+def test_an_answer_holds_for_a_moment_for_all_who_ask_the_same(client, node, monkeypatch):
+    monkeypatch.setattr("kodectl.api.routing.time.monotonic", lambda: 7.0)
+    first, again = (client.simulate_get("/api/network/peers") for _ in range(2))
+    assert (first.content, first.headers) == (again.content, again.headers)
+    assert node.asked == [("peers", None, None)]
+    client.simulate_get("/api/network/peers", query_string="sort=trust")
+    assert node.asked[1:] == [("peers", "trust", None)]
+
+
+@pytest.mark.parametrize("path", ["/api/network/rediscover", f"/api/network/unban/{ID_A}"])
+def test_what_was_done_or_told_is_in_the_next_answer(client, node, monkeypatch, path):
+    monkeypatch.setattr("kodectl.api.routing.time.monotonic", lambda: 7.0)
+    client.simulate_get("/api/network/peers")
+    client.simulate_post(path)
+    client.simulate_get("/api/network/peers")
+    assert len(node.asked) == 2
+    node.events.news += 1
+    client.simulate_get("/api/network/peers")
+    assert len(node.asked) == 3
+
+
+def test_a_kept_answer_ends():
+    kept = Kept()
+    assert kept.get("state", 0.0) is None
+    kept.put("state", 10.0, b"answer")
+    assert kept.get("state", 10.0) == kept.get("state", 10.0 + 0.9 * KEPT_S) == b"answer"
+    assert kept.get("another state", 10.0) is None
+    assert kept.get("state", 10.0 + KEPT_S) is None
+
+
 def test_the_documentation_names_every_route_and_no_other():
     served = {re.sub(r"\{\w+_id\}", "{id}", route.path) for route in ROUTES}
     text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
     # Every route stands in backquotes at the beginning of a table's row, or of a sentence, after its method.
     named = set(
         re.findall(
-            r"`(?:GET |POST |PUT )?(/(?:(?:api/|dashboard/|livez|readyz|startupz|metrics|openapi.json|ws)[^`?\s]*)?)", text
+            r"`(?:GET |POST |PUT )?(/(?:(?:api/|dashboard/|livez|readyz|startupz|metrics|openapi.json|ws)[^`?\s]*)?)",
+            text,
         )
     )
     assert named == served

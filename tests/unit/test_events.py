@@ -52,6 +52,12 @@ def test_numbers_go_up_across_types_and_a_page_is_in_their_order(events: Events)
     assert seqs(events.since(page.next, types=BLOCKS)) == [5]
 
 
+def test_messages_are_no_news_of_the_node(events: Events) -> None:
+    for type_ in TOPIC_OF:
+        events.emit(type_)
+    assert events.news == len(TOPIC_OF) - len(TYPES_OF["message"])
+
+
 def test_a_page_without_a_match_moves_the_reader_on(events: Events) -> None:
     events.emit("block")
     page = events.since(0, types=frozenset({"warning"}))
