@@ -46,3 +46,16 @@ def test_the_tour_names_files_that_exist() -> None:
     named = re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|md))`", README)
     assert named
     assert [name for name in named if not (ROOT / name).exists() and not (ROOT / "kodectl" / name).exists()] == []
+
+
+def test_the_spanish_one_says_the_same() -> None:
+    """As far as a test can see: the same blocks in the same places, the same files, the same number of parts."""
+    spanish = (ROOT / "README.es.md").read_text(encoding="utf-8")
+    assert fences(spanish) == fences(README)
+    for pattern in (r"^#+ ", r"^$", r"\]\((?!README)[^)]*\)"):
+        assert len(re.findall(pattern, spanish, re.M)) == len(re.findall(pattern, README, re.M)), pattern
+    assert set(re.findall(r"`[a-z]+/[a-z_.]+`", spanish)) == set(re.findall(r"`[a-z]+/[a-z_.]+`", README))
+
+
+def fences(text: str) -> list[str]:
+    return re.findall(r"^```.*?^```", text, re.M | re.S)
