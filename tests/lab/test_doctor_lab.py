@@ -34,6 +34,8 @@ SIDE_BY_SIDE = 9
 BLACK_HOLE = f"enode://{'ab' * 32}@30.0.0.1:30303?discport=30301"
 LIMIT_S = 60
 FEW = 2
+PATIENTLY = ("--deadline", "50")
+"""So many at once make each other slow; alone they end within the twenty seconds that it takes by itself."""
 CLIENT_NODE = Path(__file__).parents[1] / "client_node.py"
 INPUT = """table inet mine { chain guard {
   type filter hook input priority filter; policy drop; iifname lo accept; ct state established,related accept; ct state new %s;
@@ -72,7 +74,16 @@ class Patient:
         self.doctor: tuple[str, ...] = ("kodectl", "doctor")
 
     def examine(self, *options: str) -> Examined:
-        command = [*self.doctor, "--json", "--no-lan", "--datadir", str(self.datadir), *self.options, *options]
+        command = [
+            *self.doctor,
+            "--json",
+            "--no-lan",
+            "--datadir",
+            str(self.datadir),
+            *PATIENTLY,
+            *self.options,
+            *options,
+        ]
         return self.finish(self.host.popen(command, stdout=PIPE, stderr=PIPE, env=self.environment, text=True))
 
     def finish(self, process: Popen[str]) -> Examined:
@@ -488,7 +499,7 @@ def test_a_machine_without_any_network_is_told_so_in_time(surgery, options):
     host = surgery.lab.public()
     host.namespace.configure(["ip", "-batch", "-"], "link del eth0\n")
     patient = Patient(surgery, host, f"offline {len(options)}")
-    patient.options = options
+    patient.options = (*options, "--deadline", "20")
     examined = patient.examine()
     assert (examined.cause, examined.exit, examined.view["complete"]) == (("addresses", "no_network"), FAILED, True)
     assert examined.view["other_causes"] == []
