@@ -5,7 +5,7 @@ from __future__ import annotations
 from kodectl.api.requests import Parameter, seconds, whole_number
 from kodectl.api.routing import Call, Limit, Route, Service
 from kodectl.errors import LocalMisuse
-from kodectl.node.topics import ALL_TYPES, types_of
+from kodectl.node.topics import ALL_TYPES, TOPIC_OF, TYPES_OF, types_of
 from kodectl.node.views import EventsView
 
 MAX_SEQ = 2**53 - 1
@@ -17,6 +17,9 @@ PAGE = 500
 """Events in one answer, unless `limit` asks for fewer; some 150 kB without large payloads."""
 POLLS = Limit("long polls", 32)
 """A quarter of the connections, so that they never shut out other requests."""
+_NAME = f"(?:{'|'.join((*TYPES_OF, *TOPIC_OF))})"
+TOPICS_TEXT = f"^(?:{_NAME}(?:,{_NAME})*)?$"
+"""Described only: the node says which name is none."""
 MAX_RUN = 40
 """Characters of a time."""
 
@@ -58,7 +61,7 @@ ROUTES = (
                 "topics",
                 _types,
                 ALL_TYPES,
-                {"type": "string"},
+                {"type": "string", "pattern": TOPICS_TEXT},
                 "Topics (node, peer, nat, dht, message) or event types, with commas between; all if left out.",
             ),
             Parameter(
@@ -69,6 +72,7 @@ ROUTES = (
                 "The `run` of an earlier answer: numbers of another run of the node are not taken for this one's.",
             ),
         ),
+        problems={400: ("unknown_topic",)},
         limit=POLLS,
     ),
 )

@@ -127,17 +127,28 @@ def test_the_schema_of_an_answer_refuses_another_one(described):
     assert not validator.is_valid({"peers": [{}], "count": 1})
 
 
-def test_a_running_node_does_what_the_document_says(node, tmp_path):
+@pytest.mark.parametrize(
+    "profile",
+    [
+        pytest.param(("--phases", "coverage", "--generation-deterministic"), id="short"),
+        pytest.param(
+            ("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "100"),
+            id="long",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_running_node_does_what_the_document_says(node, tmp_path, profile):
     """schemathesis: requests made from the description, good and bad ones, unsupported methods and media types; every
     answer must be one that is described. Stopping the node is left out."""
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"http://{node.api}/openapi.json"),
-        *("--checks", "all", "--phases", "examples,coverage,fuzzing", "--max-examples", "8"),
+        *("--checks", "all", *profile),
         *("--exclude-path", "/api/node/stop", "--exclude-path", "/ws", "--continue-on-failure"),
-        *("--generation-deterministic", "--no-color", "--warnings", "off"),
+        *("--no-color", "--warnings", "off"),
     ]
     environment = os.environ | {"SCHEMATHESIS_HOOKS": "openapi_hooks", "PYTHONPATH": str(TESTS)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     tested = re.search(r"Tested: (\d+)", done.stdout)
     assert tested is not None
