@@ -41,15 +41,15 @@ def explain(code: str | None) -> Outcome:
     An entry has the cause, how it was recognised, what mends it, and the command. Without CODE: all codes, by what they
     are about.
     """
-    if code == EXIT_CODES:
-        return _exit_codes()
-    return _all_codes() if code is None else _one(code)
+    if code is None:
+        return _all_codes()
+    name = "_".join(code.lower().replace("-", " ").split())
+    return _exit_codes() if name == EXIT_CODES.replace("-", "_") else _one(code, name)
 
 
-def _one(code: str) -> Outcome:
+def _one(code: str, name: str) -> Outcome:
     from kodectl.cli.explanations import EXPLANATIONS
 
-    name = "_".join(code.lower().replace("-", " ").split())
     found = EXPLANATIONS.get(name)
     if found is None:
         message = f"there is no code {code!r}.{suggest(name, EXPLANATIONS)}"

@@ -117,6 +117,14 @@ def test_a_code_is_found_however_it_is_written(written: str) -> None:
     assert json.loads(done.stdout)["data"]["code"] == "port_in_use"
 
 
+def test_exit_codes_are_found_however_they_are_written() -> None:
+    texts = {
+        CliRunner().invoke(cli, ["explain", written]).stdout for written in ("exit-codes", "exit_codes", "Exit codes")
+    }
+    assert len(texts) == 1
+    assert "130" in texts.pop()
+
+
 def test_the_nearest_code_is_named() -> None:
     done = CliRunner().invoke(cli, ["explain", "nat_symetric"])
     assert (done.exit_code, done.stdout) == (3, "")
