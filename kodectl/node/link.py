@@ -29,9 +29,6 @@ log = logging.getLogger(__name__)
 CLOSING_LIMIT_S = 1.0
 """From the decision to disconnect to the closed stream: the reason goes out and the other side closes within a round
 trip. Closing at once, with data unread, makes TCP reset the connection and lose the reason."""
-PAUSE_S = 0.001
-"""Of the reader when the hub's turn has come. One chunk of input can hold a gigabyte compressed, or hundreds of signatures to
-check. Not 0: what is put off that way is run before the hub looks at its timers."""
 _DISCARD_SIZE = 4096
 
 _HELLO = int(MessageKind.HELLO)
@@ -196,10 +193,10 @@ class Link:
         self._dispatch(self._decoder.open(segment), handle)
 
     def _dispatch(self, messages: list[Message], handle: Handler) -> None:
-        turn_is_over = self._runtime.turn_is_over
+        take_turn = self._runtime.take_turn
         for kind, body in messages:
-            while turn_is_over():
-                self._scope.sleep(PAUSE_S)
+            # One chunk of input can hold a gigabyte compressed, or hundreds of signatures to check.
+            take_turn()
             if self.close_reason is not None:
                 return
             self.messages_received += 1

@@ -195,9 +195,9 @@ class Runtime(Protocol):
         """Wall clock, seconds since 1970 UTC; may jump."""
         ...
 
-    def turn_is_over(self) -> bool:
-        """Whether tasks have kept the hub from its timers and sockets for long, all of them together: one that could go on
-        without waiting sleeps for a moment first."""
+    def take_turn(self) -> None:
+        """For a task that could go on without waiting for anything: waits when tasks, all of them together, have kept the hub
+        from its timers and sockets for long."""
         ...
 
     def task_count(self) -> int:

@@ -23,14 +23,12 @@ from kodectl.runtime.local_network import read_local_network
 from kodectl.runtime.names import Names
 from kodectl.runtime.tasks import TaskEvent, TaskMailbox, TaskScope
 from kodectl.runtime.threads import Threads
+from kodectl.runtime.turns import Turns
 
 T = TypeVar("T")
 
 WORK_THREADS = 4
 """For disk and key derivation: enough that one slow sync does not hold up a read; work past them waits its turn."""
-TURN_S = 0.005
-"""Work of all tasks together between two looks at timers and sockets, where they ask. A limit for each would let fifty busy
-peers hold up the hub fifty times as long."""
 
 
 class GreenRuntime:
@@ -41,24 +39,15 @@ class GreenRuntime:
         self._tasks = GreenTasks(self._hub)
         self._workers = Threads(WORK_THREADS, self._hub)
         self._names = Names(self._hub)
+        self._turns = Turns(self._hub)
         self.faults = CallbackFaults()
         self.rng = random.Random()
-        self._turn = -1
-        self._turn_began = 0.0
 
     def now(self) -> float:
         return time.monotonic()
 
-    def turn_is_over(self) -> bool:
-        now = time.monotonic()
-        turn = self._hub.loop.iteration
-        if turn != self._turn:
-            self._turn, self._turn_began = turn, now
-            return False
-        over = now - self._turn_began > TURN_S
-        if over and turn < 0:  # libuv counts no turns: so one asker at a time is held back.
-            self._turn_began = now
-        return over
+    def take_turn(self) -> None:
+        self._turns.take()
 
     def task_count(self) -> int:
         return self._tasks.count
@@ -115,6 +104,7 @@ class GreenRuntime:
 
     def close(self) -> None:
         """Ends the threads, and waits for those that have no work. Sockets and scopes belong to who opened them."""
+        self._turns.close()
         self._names.close()
         self._workers.end()
 

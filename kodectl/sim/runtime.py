@@ -43,8 +43,8 @@ class SimRuntime:
     def now(self) -> float:
         return self._schedule.now
 
-    def turn_is_over(self) -> bool:
-        return False  # No time passes while a task works.
+    def take_turn(self) -> None:
+        """No time passes while a task works."""
 
     def task_count(self) -> int:
         return self.host.tasks.count

@@ -6,6 +6,7 @@ import gc
 import itertools
 import logging
 import random
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -295,8 +296,8 @@ def test_hub_gets_its_turn_however_many_links_are_busy(world):
     def handle(_link: Link, _kind: int, _body: bytes) -> None:
         nonlocal handled
         handled += 1
-        ends = world.runtime.now() + 0.001
-        while world.runtime.now() < ends:
+        ends = time.thread_time() + 0.001
+        while time.thread_time() < ends:
             pass
 
     def watch() -> None:
