@@ -14,6 +14,7 @@ import { Ring } from "./ring.js";
 const EVERY_MS = 2000;
 /** After an event: more of them come together. */
 const SOON_MS = 150;
+const LEAST_MS = 600;
 /** The routing table is asked for in every so manieth round, and when it has changed. */
 const TABLE_EVERY = 5;
 /** Ids of the table to try a lookup with. */
@@ -38,6 +39,8 @@ const lookup = new Lookup(byId("lookup"), byId("lookup-result"), api);
 let events = null;
 let round = 0;
 let timer = null;
+let due = 0;
+let lastAsked = -Infinity;
 let asking = false;
 let askAgain = false;
 let tableIsOld = true;
@@ -48,9 +51,19 @@ let rates = new Map();
 
 // -- asking ------------------------------------------------------------------------------------------------------------
 
+/** Never later than it was meant to be before, and never sooner after the last time than a storm of events may cost. */
 function askIn(ms) {
+  const now = performance.now();
+  const at = Math.max(now + ms, lastAsked + LEAST_MS);
+  if (timer !== null && at >= due) return;
   clearTimeout(timer);
-  timer = setTimeout(ask, ms);
+  due = at;
+  timer = setTimeout(ask, at - now);
+}
+
+function stopAsking() {
+  clearTimeout(timer);
+  timer = null;
 }
 
 async function ask() {
@@ -60,6 +73,8 @@ async function ask() {
   }
   asking = true;
   askAgain = false;
+  stopAsking();
+  lastAsked = performance.now();
   try {
     await look();
     document.body.classList.remove("stale");
@@ -138,7 +153,7 @@ function follow() {
 }
 
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden) clearTimeout(timer);
+  if (document.hidden) stopAsking();
   else if (!dialog.open) ask();
 });
 
@@ -220,7 +235,7 @@ function showChosen() {
 const dialog = byId("token");
 
 function askForToken() {
-  clearTimeout(timer);
+  stopAsking();
   setText(byId("verdict-text"), "This node asks for its token");
   showLink("wait");
   setText(byId("token-trouble"), api.token ? "The node does not take this token." : "");

@@ -48,7 +48,7 @@ function way(status) {
   return h(
     "ol",
     { class: "way", "aria-label": "The way in, from outside" },
-    station("Outside", outside ?? "nobody has said yet", outside ? null : "unknown"),
+    station("Seen from outside", outside ?? "nobody has said yet", outside ? null : "unknown"),
     gate(nat),
     station(nat.nat_type === "firewalled" ? "Firewall" : "Router", box, nat.nat_type ? null : "unknown"),
     h("li", { class: "link-line", "aria-hidden": "true" }),
@@ -61,7 +61,7 @@ const station = (name, text, css) => h("li", { class: `station ${css ?? ""}` }, 
 function gate(nat) {
   const mark = (name, open) => {
     const css = open === null ? "unknown" : open ? "open" : "shut";
-    const text = open === null ? "not known" : open ? "gets in" : "does not get in";
+    const text = open === null ? "not known" : open ? "open to strangers" : "shut to strangers";
     return h("span", { class: `gate ${css}` }, h("b", {}, name), ` ${text}`);
   };
   return h("li", { class: "gates" }, mark("UDP", nat.reachable_udp), mark("TCP", nat.reachable_tcp));
@@ -87,7 +87,7 @@ function details(nat) {
       ["Filtering", words(nat.filtering)],
       ["Port mapping", `${MAPPING_STATES[mapping.state] ?? words(mapping.state)}${by}${expires}`],
       ["Router", mapping.gateway ? `${mapping.gateway_name ?? ""} ${mapping.gateway}`.trim() : null],
-      ["Trouble", mapping.error?.message],
+      ["Trouble", mapping.state === "no_gateway" ? null : mapping.error?.message],
       ["Carrier NAT", nat.cgnat === null ? null : nat.cgnat ? "yes: the provider shares one address" : "no"],
       ["Two NATs", nat.double_nat === null ? null : nat.double_nat ? "yes: the router is behind another one" : "no"],
       ["Seen by", plural(nat.observers, "network")],

@@ -99,7 +99,7 @@ export class Peers {
   }
 
   #row(peer) {
-    const button = h("button", { type: "button", class: "peer-id", "aria-pressed": peer.id === this.chosen, title: peer.id, onclick: () => this.choose(peer.id) }, shortId(peer.id));
+    const button = h("button", { type: "button", class: "peer-id", "aria-pressed": String(peer.id === this.chosen), title: peer.id, onclick: () => this.choose(peer.id) }, shortId(peer.id));
     const cells = COLUMNS.slice(1).map((column) => h("td", { class: column.css }));
     const element = h("tr", { class: peer.id === this.chosen ? "chosen" : null }, h("th", { scope: "row" }, button), ...cells);
     const row = { element, button, cells };
