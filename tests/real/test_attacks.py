@@ -438,7 +438,8 @@ def test_signals_at_any_moment_of_the_start_end_it_without_a_traceback(nodes) ->
     for number, delay_s in enumerate((0.1, 0.3, 0.5, 0.7)):
         node = nodes.launch(f"brief{number}")
         time.sleep(delay_s)
-        assert node.leave() in (0, 143)
+        # Before Python has come to the program's own handlers, the kernel ends it.
+        assert node.leave() in (0, 143, -signal.SIGTERM)
         assert "Traceback" not in node.log.read_text()
 
 
