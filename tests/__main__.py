@@ -20,7 +20,8 @@ CHECKS = {
     "ruff check": ["-m", "ruff", "check", "--no-cache"],
     "ruff format": ["-m", "ruff", "format", "--check", "--no-cache"],
     "mypy": ["-m", "mypy"],
-    "pytest": ["-m", "pytest", "-rs"],
+    # Most of the tests with real nodes wait; two of them share a machine well. A module stays together with its nodes.
+    "pytest": ["-m", "pytest", "-rs", "-n", "2", "--dist", "loadscope", "--no-loadscope-reorder"],
 }
 APT_LIMIT_S = 300
 """A mirror that hangs costs the tests of the lab, not all of them."""
