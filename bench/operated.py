@@ -234,16 +234,15 @@ def probe(path: str) -> None:
             counts, own_counts = [0] * (len(BUCKETS_MS) + 1), [0] * (len(BUCKETS_MS) + 1)
             most_ms, waited_before_ms, until = 0.0, waited_ms, due + SAMPLE_S
             while due < until:
-                due += PROBE_S
                 gevent.sleep(max(0.0, due - time.monotonic()))
-                late_ms = (time.monotonic() - due) * 1000
-                waited_since_ms = waited_for_cpu_ms() - waited_ms
-                counts[bisect.bisect_left(BUCKETS_MS, late_ms)] += 1
-                own_counts[bisect.bisect_left(BUCKETS_MS, late_ms - waited_since_ms)] += 1
-                most_ms = max(most_ms, late_ms)
-                if late_ms < 1000 * PROBE_S:
-                    # Else the next round is late by the same wait.
-                    waited_ms += waited_since_ms
+                now, waited_since_ms = time.monotonic(), waited_for_cpu_ms() - waited_ms
+                waited_ms += waited_since_ms
+                while due <= now:
+                    late_ms = (now - due) * 1000
+                    counts[bisect.bisect_left(BUCKETS_MS, late_ms)] += 1
+                    own_counts[bisect.bisect_left(BUCKETS_MS, late_ms - waited_since_ms)] += 1
+                    most_ms = max(most_ms, late_ms)
+                    due += PROBE_S
             row = {"max_ms": round(most_ms, 2), "waited_ms": round(waited_ms - waited_before_ms, 2)}
             row |= {
                 "gc_ms": round(sum(collections_ms[1:]), 2),
