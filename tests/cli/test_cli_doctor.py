@@ -81,6 +81,12 @@ def state_of(view: dict[str, Any], check: str) -> str:
 MACHINE = checks("config", "disk", "key_file", "fd_limit", "ports", "api_exposure")
 
 
+def mended(doctor: Doctor, view: dict[str, Any], *options: str) -> bool:
+    """What it tells to type is typed, and it finds nothing any more."""
+    subprocess.run(view["root_cause"]["command"], shell=True, check=True)
+    return doctor(*LOCAL, *options, *MACHINE)[0] == WELL
+
+
 def test_all_is_well_with_this_machine(doctor):
     code, view = doctor(*LOCAL, *MACHINE)
     assert (code, view["root_cause"], view["state"]) == (WELL, None, "ok")
@@ -123,15 +129,20 @@ def test_two_settings_with_one_port(doctor):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system, for root only")
 def test_a_full_disk(doctor, tmp_path):
+    """Made larger, it is well."""
     small = tmp_path / "small"
     small.mkdir()
-    mount = f"mount -t tmpfs -o size=64k none {small} && exec "
-    python = f"{sys.executable} -m kodectl doctor --json --datadir {small} {' '.join([*LOCAL, *MACHINE])}"
-    command = ["unshare", "-m", "sh", "-c", mount + python]
+    doctor_there = f"{sys.executable} -m kodectl doctor --json --datadir {small} {' '.join([*LOCAL, *MACHINE])}"
+    script = (
+        f"mount -t tmpfs -o size=64k none {small}; {doctor_there}; mount -o remount,size=256m {small}; {doctor_there}"
+    )
+    command = ["unshare", "-m", "sh", "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=doctor.environment, check=False)
-    root = found_in(done.stdout)["root_cause"]
-    assert (done.returncode, root["check"], root["code"]) == (FAILED, "disk", "disk_full")
+    before, after = check_documents(done.stdout)
+    root = before["error"]["details"]["root_cause"]
+    assert (before["error"]["exit"], root["check"], root["code"]) == (FAILED, "disk", "disk_full")
     assert root["command"].startswith(f"df -h {small}")
+    assert (after["ok"], done.returncode) == (True, WELL)
 
 
 def test_a_data_directory_that_is_a_file(doctor, tmp_path):
@@ -147,6 +158,7 @@ def test_a_broken_key_file(doctor):
     code, view = doctor(*LOCAL, *MACHINE)
     assert (code, view["root_cause"]["check"], view["root_cause"]["code"]) == (FAILED, "key_file", "key_malformed")
     assert view["root_cause"]["command"] == f"mv {key} {key}.broken"
+    assert mended(doctor, view)
 
 
 def test_a_key_file_that_others_can_read(doctor, nodes):
@@ -161,6 +173,7 @@ def test_a_key_file_that_others_can_read(doctor, nodes):
         "key_exposed",
         f"chmod 600 {key}",
     )
+    assert mended(doctor, view)
 
 
 @pytest.mark.parametrize(
@@ -168,20 +181,23 @@ def test_a_key_file_that_others_can_read(doctor, nodes):
 )
 def test_a_low_limit_of_open_files(doctor, limit, code, name):
     def lower() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
 
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     found, view = ended(doctor.launch("--json", *LOCAL, *MACHINE, preexec_fn=lower))
-    assert (found, view["root_cause"]["check"], view["root_cause"]["code"]) == (code, "fd_limit", name)
-    assert view["root_cause"]["command"].startswith("ulimit -n ")
+    root = view["root_cause"]
+    assert (found, root["check"], root["code"]) == (code, "fd_limit", name)
+    kind, flag, number = root["command"].split()
+    assert (kind, flag) == ("ulimit", "-n")
+    limit = int(number)
+    assert ended(doctor.launch("--json", *LOCAL, *MACHINE, preexec_fn=lower))[0] == WELL
 
 
 def test_an_api_for_others_without_a_token(doctor):
     code, view = doctor(*LOCAL, "--api", "0.0.0.0:0", *MACHINE)
     root = view["root_cause"]
     assert (code, root["check"], root["code"]) == (FAILED, "api_exposure", "api_token_required")
-    doctor.datadir.mkdir()
-    subprocess.run(root["command"], shell=True, check=True)
-    assert doctor(*LOCAL, "--api", "0.0.0.0:0", *MACHINE)[0] == WELL
+    assert mended(doctor, view, "--api", "0.0.0.0:0")
 
 
 def test_a_token_that_others_can_read(doctor):
@@ -195,6 +211,7 @@ def test_a_token_that_others_can_read(doctor):
         "api_token_unsafe",
         f"chmod go-rwx {token}",
     )
+    assert mended(doctor, view)
 
 
 def test_a_broken_configuration(doctor, tmp_path):
