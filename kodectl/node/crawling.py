@@ -258,6 +258,8 @@ class Crawler:
             reason = "timeout"
         except (PeerFault, LinkClosed) as error:
             reason = error.code
+        except Stopped:
+            return  # nobody waits for it
         self._reports.put(partial(self._core.dialled, contact.node_id, client, network, reason))
 
     # -- what comes of it ------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from kodectl.node.link import dial
 from kodectl.node.lookups import enode_of
 from kodectl.node.node import CLIENT
 from kodectl.node.values import Values
-from kodectl.runtime.base import Address, Runtime, Stopped, TimedOut
+from kodectl.runtime.base import Address, Connection, Runtime, Stopped, TimedOut
 from kodectl.wire import packets
 from kodectl.wire.announcement import Ports
 from kodectl.wire.enode import Enode
@@ -54,6 +54,8 @@ class Errand:
         self.values = Values(runtime, self.discovery, self.kademlia, self.scope)
         self.ends = runtime.now() + terms.deadline_s
         self.late = False
+        self._dialled: set[Connection] = set()
+        """Where a handshake is under way."""
 
     def left_s(self) -> float:
         return max(0.0, self.ends - self.runtime.now())
@@ -66,6 +68,11 @@ class Errand:
         """The deadline: whatever waits for an answer is told that none will come."""
         self.late = True
         self.discovery.close()
+
+    def hang_up(self) -> None:
+        """Ends the dials under way: nobody waits for them any more."""
+        for stream in list(self._dialled):
+            stream.close()
 
     def join(self) -> None:
         """Asks all bootstrap nodes side by side and goes on with the first answers.
@@ -121,9 +128,10 @@ class Errand:
     def handshake(self, enode: Enode, address: Address) -> tuple[Hello | None, str | None, float]:
         """Dials, proves, and says goodbye: the peer's hello, or the reason why it wanted none; and the time it took.
 
-        Raises ConnectFailed, PeerFault, TimedOut."""
+        Raises ConnectFailed, PeerFault, TimedOut, and Stopped or LinkClosed where the errand ends meanwhile."""
         started = self.runtime.now()
-        stream = self.runtime.connect(address, self.limit_s())
+        stream = self.runtime.connect(address, self.limit_s(), scope=self.scope)
+        self._dialled.add(stream)
         # A dial has a limit of its own, but this errand's may be shorter.
         ends = self.runtime.now() + self.limit_s()
         cut = self.runtime.call_later(self.limit_s(), stream.close)
@@ -140,6 +148,7 @@ class Errand:
             return None, closed.code, self.runtime.now() - started
         finally:
             cut.cancel()
+            self._dialled.discard(stream)
         took_s = self.runtime.now() - started
         link.disconnect(DisconnectReason.REQUESTED)
         self.scope.spawn("goodbye", link.run, lambda *_: None)
@@ -159,6 +168,7 @@ def errand(runtime: Runtime, terms: Terms, seed: bytes | None = None) -> Iterato
     finally:
         timer.cancel()
         this.scope.close()
+        this.hang_up()
         this.values.stop()
         this.discovery.close()
         this.scope.join(GOODBYE_LIMIT_S)

@@ -161,3 +161,25 @@ def test_a_bootstrap_node_may_be_known_by_its_address_alone(network):
     entry = enode_of(network.nodes[-1])
     summary, _ = crawl(network, 5, bootstrap=(Enode(bytes(32), entry.host, 0, entry.udp),), max_nodes=3)
     assert summary.reachable == 3
+
+
+def test_who_takes_a_connection_and_keeps_silent_holds_up_no_end(network):
+    """Neither that of the deadline, nor that of somebody who interrupts it."""
+    entry = network.nodes[-1]
+    entry.runtime.listen(("0.0.0.0", 30303), lambda stream: None)
+    entry.discovery.sessions.tcp_port = 30303
+    here = network.world.host("99.0.0.6")
+    began = here.now()
+    this = crawler(network, here, Notes(), lambda node: None, handshake=True, deadline_s=3.0)
+    summary = this.summary(network.world.call(here, this.run))
+    assert (summary.ended, summary.unfinished > 0) == ("deadline", True)
+    assert here.now() - began < 3.2
+
+    def interrupt(node):
+        if here.now() - began > 3.0:
+            raise Stop
+
+    began = here.now()
+    with pytest.raises(Stop):
+        network.world.call(here, crawler(network, here, Notes(), interrupt, handshake=True).run)
+    assert here.now() - began < 3.5
