@@ -23,12 +23,13 @@ from kodectl.cli.configuration import Configuration
 from kodectl.cli.gateways import gateway_finders
 from kodectl.cli.identity import KEY_FILE
 from kodectl.cli.leaving import watch_hangups, watch_signals
+from kodectl.cli.log import LimitedHandler
 from kodectl.cli.log import change as change_log
 from kodectl.cli.log import configure as configure_log
 from kodectl.cli.output import Output, PipeClosed, pairs
 from kodectl.cli.quotas import parse_relay
 from kodectl.cli.reloading import Reloading, Values
-from kodectl.cli.service_manager import ServiceManager
+from kodectl.cli.sd_notify import Supervisor
 from kodectl.core.identity import Identity
 from kodectl.errors import EnvironmentFault, ExitCode
 from kodectl.node.node import Node
@@ -99,6 +100,7 @@ def serve(
         log_stream = start_logging(values, runtime, cleanup)
         cleanup.callback(end, scope)
         scope.spawn("log", log_stream.run, scope)
+        scope.spawn("log repeats", keep_telling_repeats, scope)
 
         cleanup.enter_context(hold(settings.datadir))
         store = runtime.in_thread(SqliteStore, settings.datadir / STORE_FILE)
@@ -112,14 +114,15 @@ def serve(
         scope.spawn("hub delay", node.hub_delay.measure, scope)
         api.start(node, leaving.set)
         reloading = Reloading(lambda: runtime.in_thread(load), Takeover(node, api).take, values, flags)
-        manager = ServiceManager(os.environ, os.getpid())
-        scope.spawn("reload", keep_reloading, reloads, reloading, node, manager)
-        scope.spawn("watchdog", manager.keep_alive, scope, lambda: node.health("live").ok)
+        supervisor = Supervisor(os.environ, os.getpid())
+        scope.spawn("reload", keep_reloading, reloads, reloading, node, supervisor)
+        scope.spawn("watchdog", supervisor.keep_alive, scope, lambda: node.health("live").ok)
 
         ready = ready_view(node, settings.datadir)
         runtime.in_thread(output.emit, ready, ready_text(ready))
         settle_memory()
-        manager.ready(STATUS)
+        supervisor.ready(STATUS)
+        log.info("ready: %s", ready.enode)
         printer = EventPrinter(output, runtime, node, leaving)
         if output.structured:
             scope.spawn("events", printer.run)
@@ -128,7 +131,7 @@ def serve(
                 log.error("a task has failed; leaving")
                 break
         log.info("leaving")
-        manager.stopping()
+        supervisor.stopping()
     log.info("stopped")
     if printer.reader_gone:
         raise PipeClosed
@@ -142,13 +145,13 @@ def settle_memory() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def keep_reloading(wishes: Mailbox[bool], reloading: Reloading, node: Node, manager: ServiceManager) -> None:
+def keep_reloading(wishes: Mailbox[bool], reloading: Reloading, node: Node, supervisor: Supervisor) -> None:
     """Reloads for each wish, until the mailbox is closed."""
     while True:
         wishes.get()
-        manager.reloading()
+        supervisor.reloading()
         reloading.reload(node.events)
-        manager.ready(STATUS)
+        supervisor.ready(STATUS)
 
 
 class Takeover:
@@ -195,11 +198,25 @@ def start_logging(values: Values, runtime: GreenRuntime, cleanup: ExitStack) -> 
     """The log goes to stderr from a thread: a terminal that has been paused must not stop the node."""
     configure_log(verbosity=VERBOSITY_OF[values["log_level"]], json_lines=values["log_format"] == "json")
     stream = BackgroundStream(runtime, sys.stderr)
-    for handler in logging.getLogger("kodectl").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(stream)
-            cleanup.callback(handler.setStream, sys.stderr)
+    for handler in limited_handlers():
+        handler.setStream(stream)
+        # In the opposite order.
+        cleanup.callback(handler.tell_rest)
+        cleanup.callback(handler.setStream, sys.stderr)
     return stream
+
+
+def keep_telling_repeats(scope: Scope) -> None:
+    """Tells of lines that were held back, until the scope closes."""
+    while True:
+        scope.sleep(LOOK_AGAIN_S)
+        for handler in limited_handlers():
+            handler.tell_due()
+
+
+def limited_handlers() -> list[LimitedHandler]:
+    """Tests may have others there."""
+    return [handler for handler in logging.getLogger("kodectl").handlers if isinstance(handler, LimitedHandler)]
 
 
 def end(scope: Scope) -> None:

@@ -217,7 +217,8 @@ class Node:
     def _warn(self, subject: str, text: str | None) -> None:
         """`text` None: it is over."""
         if text is None:
-            if self.warnings.pop(subject, None) is not None:
+            if (warning := self.warnings.pop(subject, None)) is not None:
+                log.info("over: %s", warning)
                 self.events.emit("warning_over", subject=subject)
         elif self.warnings.get(subject) != text:
             log.warning("%s", text)
@@ -331,11 +332,13 @@ class Node:
             raise LocalMisuse("a node cannot ban itself", code="self")
         self.kademlia.remove(node_id, "banned")
         view = self.peering.ban(node_id, seconds)
+        log.info("node %s banned until %s", view.id, view.until or "it is unbanned")
         self.events.emit("peer_banned", id=view.id, until=view.until)
         return view
 
     def unban(self, node_id_hex: str) -> BanView:
         view = self.peering.unban(parse_node_id(node_id_hex))
+        log.info("node %s is banned no more", view.id)
         self.events.emit("peer_unbanned", id=view.id)
         return view
 

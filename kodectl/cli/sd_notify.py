@@ -16,7 +16,7 @@ BEATS = 3
 MICROSECONDS = 1_000_000
 
 
-class ServiceManager:
+class Supervisor:
     """Does nothing where none listens. Nothing waits but `keep_alive`."""
 
     def __init__(self, environment: MutableMapping[str, str], pid: int) -> None:

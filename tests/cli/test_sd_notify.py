@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kodectl.cli.service_manager import ServiceManager
+from kodectl.cli.sd_notify import Supervisor
 from kodectl.runtime.base import Stopped
 
 WATCHDOG_S = 0.6
@@ -54,7 +54,7 @@ def test_a_node_says_when_it_is_ready_alive_reloading_and_leaving(manager, nodes
 
 
 def test_a_dead_node_is_not_called_alive(manager) -> None:
-    told = ServiceManager({"NOTIFY_SOCKET": manager.getsockname(), "WATCHDOG_USEC": "300000"}, os.getpid())
+    told = Supervisor({"NOTIFY_SOCKET": manager.getsockname(), "WATCHDOG_USEC": "300000"}, os.getpid())
     slept: list[float] = []
 
     class Once:
@@ -74,15 +74,15 @@ def test_a_dead_node_is_not_called_alive(manager) -> None:
 def test_an_abstract_socket_will_do_and_a_missing_one_too() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(f"\0kodectl-test-{os.getpid()}")
-        ServiceManager({"NOTIFY_SOCKET": f"@kodectl-test-{os.getpid()}"}, 1).stopping()
+        Supervisor({"NOTIFY_SOCKET": f"@kodectl-test-{os.getpid()}"}, 1).stopping()
         assert listener.recv(100).startswith(b"STOPPING=1\n")
     for place in ("", "/nowhere/at/all", "vsock:2:1234", "@nobody"):
-        ServiceManager({"NOTIFY_SOCKET": place}, 1).ready("there")
+        Supervisor({"NOTIFY_SOCKET": place}, 1).ready("there")
 
 
 def test_its_variables_are_not_for_children_and_a_watchdog_only_for_its_process() -> None:
     environment = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "17", "HOME": "/"}
-    assert ServiceManager(environment, 17).watchdog_s == 3
+    assert Supervisor(environment, 17).watchdog_s == 3
     assert environment == {"HOME": "/"}
-    assert ServiceManager({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "17"}, 18).watchdog_s is None
-    assert ServiceManager({"WATCHDOG_USEC": "3s"}, 1).watchdog_s is None
+    assert Supervisor({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "17"}, 18).watchdog_s is None
+    assert Supervisor({"WATCHDOG_USEC": "3s"}, 1).watchdog_s is None
