@@ -227,3 +227,21 @@ def test_a_link_that_was_cut_for_too_long_is_made_again(town: Town) -> None:
     world.partition()
     assert world.run(lambda: linked(one, other), 180.0)
     assert world.run(lambda: path_now(town, one, other) == "direct", DIRECT_LIMIT_S)
+
+
+# -- a link that nobody uses ---------------------------------------------------------------------------------------------
+
+
+def test_mappings_of_thirty_seconds_are_kept_for_ten_minutes() -> None:
+    """By two boxes that would give other ports, and say nothing of it."""
+    forgetful = {"udp_timeout_s": 30.0, "ports": PortRule.RANDOM}
+    with town_of(4) as town:
+        one, other = hidden(town, forgetful, forgetful)
+        connect(town, one, other)
+        assert town.world.run(lambda: path_now(town, one, other) == "direct", DIRECT_LIMIT_S)
+        ends = ((one, other), (other, one))
+        routes = [node.peering.links[peer.identity.node_id].route for node, peer in ends]
+        changes = [len(told(node, "path_changed", peer)) for node, peer in ends]
+        town.world.run_for(600.0)
+        assert [node.peering.links[peer.identity.node_id].route for node, peer in ends] == routes
+        assert [len(told(node, "path_changed", peer)) for node, peer in ends] == changes
