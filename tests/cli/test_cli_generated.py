@@ -101,7 +101,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         (["kodectl", "key", "g"], ["gen"]),
         (["kodectl", "key", ""], ["gen", "show", "id", "passwd"]),
         (["kodectl", "man", "x"], []),
-        (["kodectl", "key", "show", "READ"], ["README.md"]),
+        (["kodectl", "key", "show", "CHANGE"], ["CHANGELOG.md"]),
         (["kodectl", "node", "run", "--datadir", "comp"], ["completions"]),
     ],
 )
@@ -115,7 +115,7 @@ def test_the_bash_script(tmp_path: Path, words: list[str], expected: list[str]) 
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish")
-@pytest.mark.parametrize(("line", "expected"), [("kodectl key g", "gen"), ("kodectl key show READ", "README.md")])
+@pytest.mark.parametrize(("line", "expected"), [("kodectl key g", "gen"), ("kodectl key show CHANGE", "CHANGELOG.md")])
 def test_the_fish_script(tmp_path: Path, line: str, expected: str) -> None:
     made_program(tmp_path)
     script = f"set PATH {tmp_path} $PATH; source completions/kodectl.fish; complete -C '{line}'"
