@@ -52,6 +52,11 @@ def test_each_alert_is_raised_when_it_should_be_and_none_by_a_healthy_node() -> 
     assert raised == quiet == {rule["alert"] for rule in rules()}
 
 
+def test_the_guide_says_what_to_do_for_each_alert() -> None:
+    text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(Kodectl\w+)` \|", text, re.MULTILINE) == [rule["alert"] for rule in rules()]
+
+
 def rules() -> list[dict[str, Any]]:
     return yaml.safe_load((PROMETHEUS / "kodectl-alerts.yml").read_text())["groups"][0]["rules"]
 

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import gevent
 import pytest
@@ -19,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from kodectl.node.hub_delay import HubDelay
 from kodectl.runtime.green import GreenRuntime
 
+OPERATING = Path(__file__).parents[2] / "docs/operating.md"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 ID_OR_ADDRESS = re.compile(r"[0-9a-f]{16}|\d+\.\d+\.\d+\.\d+")
 MOST_SERIES = 400
@@ -108,6 +110,23 @@ def test_counters_follow_what_happens(trio, eventually):
     lookups = value(second, "kodectl_dht_lookups_total")
     ask(second, "GET", f"/api/dht/nodes/{first.id}")
     assert value(second, "kodectl_dht_lookups_total") > lookups
+
+
+def test_the_documentation_has_every_metric_as_it_is_told(trio):
+    ask(trio[0], "GET", "/nothing/there")
+    text = OPERATING.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(kodectl_\w+)` \| (\w+) \| ([\w, ]*?) ?\| (.+) \|$", text, re.MULTILINE)
+    written = {name: (type_, what) for name, type_, _, what in rows}
+    labels = {name: set(filter(None, names.split(", "))) for name, _, names, _ in rows}
+    told = {}
+    for family in text_string_to_metric_families(scrape(trio[0])):
+        if not family.name.startswith("kodectl_"):
+            continue
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        told[name] = family.type, family.documentation
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} == labels[name], name
+    assert written == told
 
 
 def test_the_process_is_measured(trio):
