@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from kodectl.api.requests import Parameter, seconds, whole_number
+import msgspec
+
+from kodectl.api.requests import Parameter, one_of, seconds, whole_number
 from kodectl.api.routing import Call, Limit, Route, Service
 from kodectl.errors import LocalMisuse
+from kodectl.node.events import without_payload
 from kodectl.node.topics import ALL_TYPES, TOPIC_OF, TYPES_OF, types_of
 from kodectl.node.views import EventsView
 
@@ -26,6 +29,13 @@ MAX_RUN = 40
 
 def events(service: Service, call: Call) -> EventsView:
     """What happened after an event number. With a timeout it waits for the first one."""
+    found = _wait(service, call)
+    if call.query["payloads"] == "no":
+        return msgspec.structs.replace(found, events=[without_payload(event) for event in found.events])
+    return found
+
+
+def _wait(service: Service, call: Call) -> EventsView:
     query = call.query
     wanted = query["since"], query["timeout"], query["limit"], query["topics"], query["run"]
     connection = call.request.env.get("kodectl.connection")
@@ -64,6 +74,7 @@ ROUTES = (
                 {"type": "string", "pattern": TOPICS_TEXT},
                 "Topics (node, peer, nat, dht, message) or event types, with commas between; all if left out.",
             ),
+            one_of("payloads", ("yes", "no"), "Whether messages come with what is in them; yes if left out."),
             Parameter(
                 "run",
                 _run,

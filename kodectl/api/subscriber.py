@@ -17,7 +17,7 @@ from wsproto.frame_protocol import CloseReason
 
 from kodectl.core.limits import TokenBucket
 from kodectl.errors import KodectlError, LocalMisuse
-from kodectl.node.events import Events, Waiter
+from kodectl.node.events import Events, Waiter, without_payload
 from kodectl.node.topics import ALL_TYPES, TYPES_OF, types_of
 
 MAX_MESSAGE_CHARS = 4096
@@ -49,11 +49,13 @@ Name = Annotated[str, msgspec.Meta(max_length=64)]
 
 class Subscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="subscribe"):
     """`topics`: names of topics or types, all if left out. `since`: the number of the last event that is known, 0 for all
-    that are kept; left out, what happens from now on. `run`: of which run of the node that number is."""
+    that are kept; left out, what happens from now on. `run`: of which run of the node that number is. `payloads`: whether
+    messages come with what is in them."""
 
     topics: Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_NAMES)] | None = None
     since: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)] | None = None
     run: Name | None = None
+    payloads: bool = True
 
 
 class Unsubscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="unsubscribe"):
@@ -115,6 +117,7 @@ class Subscriber:
         self._types: frozenset[str] = frozenset()
         self._place = 0
         self._run: str | None = None
+        self._payloads = True
         self._replies = bytearray()
         self._pending = memoryview(b"")
         self._rest_until = now
@@ -185,11 +188,12 @@ class Subscriber:
 
     def _obey(self, text: str) -> None:
         match decode(text):
-            case Subscribe(topics, since, run):
+            case Subscribe(topics, since, run, payloads):
                 # Everything is checked before anything changes: what is refused leaves the old subscription in place.
                 self._types = ALL_TYPES if topics is None else types_of(topics)
                 self._place = self._events.last if since is None else since
                 self._run = run if since is not None else None
+                self._payloads = payloads
                 self._events.watch(self._waiter, self._types)
                 self._waiter.set()
                 self._reply(Subscribed(list(TYPES_OF if topics is None else topics), self._place, self._events.run))
@@ -251,7 +255,7 @@ class Subscriber:
         if page.missed != 0:
             frames += text_frame(msgspec.json.encode(Gap(page.missed)))
         for event in page.events:
-            frames += text_frame(msgspec.json.encode(event))
+            frames += text_frame(msgspec.json.encode(event if self._payloads else without_payload(event)))
         if frames and not self._has_news():
             self._rest_until = now + REST_S
         return frames

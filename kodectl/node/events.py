@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from kodectl.node.topics import ALL_TYPES, TOPIC_OF
 from kodectl.node.views import EventsView, EventView
 from kodectl.runtime.base import Event, Runtime
@@ -40,6 +42,13 @@ PAGE_SIZE = 8 << 20
 def rfc3339(unix_time: float) -> str:
     """A wall-clock time as RFC 3339 in UTC with milliseconds."""
     return datetime.fromtimestamp(unix_time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def without_payload(event: EventView) -> EventView:
+    """For readers who want to know that a message came, not what is in it: a block may have megabytes."""
+    if "payload" not in event.data:
+        return event
+    return msgspec.structs.replace(event, data={name: event.data[name] for name in event.data if name != "payload"})
 
 
 class Waiter(Protocol):

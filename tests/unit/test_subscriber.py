@@ -141,6 +141,18 @@ def test_a_subscription_takes_the_place_of_the_one_before(pair: Pair) -> None:
     assert pair.seqs() == [2]
 
 
+def test_messages_come_without_their_payload_for_who_asks_so(pair: Pair) -> None:
+    pair.say({"op": "subscribe", "payloads": False})
+    pair.take()
+    pair.events.emit("block", size=3, payload=b"abc")
+    pair.events.emit("joined", table_size=1)
+    pair.later(REST_S)
+    assert [event["data"] for event in pair.take()] == [{"size": 3}, {"table_size": 1}]
+    pair.say({"op": "subscribe", "since": 0})
+    pair.later(REST_S)
+    assert [event["data"] for event in pair.take()[1:]] == [{"size": 3, "payload": "YWJj"}, {"table_size": 1}]
+
+
 def test_nothing_comes_after_the_end_of_a_subscription(pair: Pair) -> None:
     pair.say({"op": "subscribe"}, {"op": "unsubscribe"})
     assert pair.take()[1:] == [{"type": "unsubscribed"}]

@@ -7,7 +7,10 @@ const FIRST_PAUSE_MS = 500;
 const MOST_PAUSE_MS = 15_000;
 const SOCKET_LIMIT_MS = 5_000;
 const POLLED_FOR_MS = 30_000;
-const TOPICS = ["node", "peer", "nat", "dht"];
+const TOPICS = ["node", "peer", "nat", "dht", "message"];
+/** Of what was before the page was opened. Messages are not: there may be thousands, of the last minute. */
+const PAST = ["node", "peer", "nat", "dht"];
+const MOST_PAGES = 20;
 
 /** What the node answered instead of what was asked for (RFC 9457). */
 export class Problem extends Error {
@@ -86,12 +89,31 @@ export class Events {
     let pauseMs = FIRST_PAUSE_MS;
     while (!this.#ended) {
       let heard = false;
-      if (!this.api.token) heard = await this.#overSocket();
-      if (!heard && !this.#ended) heard = await this.#byPolls(this.api.token ? Infinity : POLLED_FOR_MS);
+      const begun = this.#seq !== null || (await this.#past());
+      if (begun && !this.api.token) heard = await this.#overSocket();
+      if (begun && !heard && !this.#ended) heard = await this.#byPolls(this.api.token ? Infinity : POLLED_FOR_MS);
       if (this.#ended) return;
       if (!heard) this.state("lost");
       pauseMs = heard ? FIRST_PAUSE_MS : Math.min(2 * pauseMs, MOST_PAUSE_MS);
       await pause(pauseMs * (0.75 + Math.random() / 2));
+    }
+  }
+
+  /** What is kept, up to now; whether it was to be had. */
+  async #past() {
+    try {
+      for (let pages = 0; pages < MOST_PAGES; pages += 1) {
+        const query = new URLSearchParams({ since: this.#seq ?? 0, topics: PAST });
+        const page = await this.api.get(`/api/events?${query}`);
+        this.#seq = page.next;
+        this.#run = page.run;
+        if (!page.events.length) break;
+        this.told(page.events);
+      }
+      return true;
+    } catch (error) {
+      if (error instanceof Problem || error instanceof Unreachable) return false;
+      throw error;
     }
   }
 
@@ -102,9 +124,10 @@ export class Events {
       const scheme = location.protocol === "https:" ? "wss" : "ws";
       const socket = (this.socket = new WebSocket(`${scheme}://${location.host}/ws`));
       const late = setTimeout(() => socket.close(), SOCKET_LIMIT_MS);
-      const subscribe = (place) => socket.send(JSON.stringify({ op: "subscribe", topics: TOPICS, ...place }));
-      // The first time from the oldest that is kept.
-      socket.onopen = () => subscribe(this.#seq === null ? { since: 0 } : { since: this.#seq, run: this.#run });
+      socket.onopen = () => {
+        const place = { since: this.#seq, run: this.#run };
+        socket.send(JSON.stringify({ op: "subscribe", topics: TOPICS, payloads: false, ...place }));
+      };
       socket.onclose = () => {
         clearTimeout(late);
         resolve(heard);
@@ -128,11 +151,11 @@ export class Events {
     let timeout = 0;
     try {
       while (!this.#ended && performance.now() - begun < forMs) {
-        const query = new URLSearchParams({ since: this.#seq ?? 0, topics: TOPICS.join(","), timeout });
-        if (this.#run !== null) query.set("run", this.#run);
+        const place = { since: this.#seq, run: this.#run };
+        const query = new URLSearchParams({ ...place, topics: TOPICS, payloads: "no", timeout });
         const page = await this.api.get(`/api/events?${query}`, (timeout + 10) * 1000);
         heard = true;
-        if (this.#run !== null && page.missed !== 0) this.told([{ type: "gap", missed: page.missed }]);
+        if (page.missed !== 0) this.told([{ type: "gap", missed: page.missed }]);
         this.#seq = page.next;
         this.#run = page.run;
         this.told(page.events);

@@ -1,18 +1,26 @@
 // What happened, newest first.
 
-import { clock, duration, milliseconds, plural, shortId } from "./format.js";
+import { clock, duration, milliseconds, plural, shortId, size } from "./format.js";
 import { h, showIfNew } from "./dom.js";
 
-const KEPT = 300;
+/** Of each topic, so that many messages push out no news of peers. */
+const KEPT = 100;
 const SHOWN = 80;
+const DRAWN_EVERY_MS = 250;
 const TOPICS = [
   ["node", "node"],
   ["peer", "peers"],
   ["nat", "NAT"],
   ["dht", "table"],
+  ["message", "messages"],
 ];
 const plain = (text) => String(text ?? "").replaceAll("_", " ");
 const peer = (data) => (data.id ? shortId(data.id) : (data.addr ?? "a node"));
+
+function message(data) {
+  const from = data.received_from ? `of ${shortId(data.origin)}, through ${shortId(data.received_from)}` : "sent from here";
+  return ["", `${data.type} ${shortId(data.id)}, ${size(data.size)}, ${from}`];
+}
 
 const SENTENCES = {
   ready: () => ["well", "the node is ready"],
@@ -36,12 +44,15 @@ const SENTENCES = {
   isolated: () => ["poor", "no node of the network answers any more"],
   bootstrap_answered: (d) => ["well", `bootstrap node ${d.addr} answered in ${milliseconds(d.rtt_ms)}`],
   bootstrap_failed: (d) => ["poor", `bootstrap node: ${d.error ?? plain(d.state)}`],
+  block: message,
+  transaction: message,
   node_added: (d) => ["", `${peer(d)} entered the table`],
   node_removed: (d) => ["", `${peer(d)} left the table: ${plain(d.reason)}`],
 };
 
 export class EventList {
-  #kept = [];
+  #kept = new Map();
+  #order = 0;
   #due = false;
   #off = new Set();
 
@@ -56,14 +67,20 @@ export class EventList {
   }
 
   take(messages) {
-    this.#kept = [...messages.toReversed(), ...this.#kept].slice(0, KEPT);
+    for (const message of messages) {
+      const topic = message.topic ?? "gap";
+      const shelf = this.#kept.get(topic) ?? [];
+      this.#kept.set(topic, shelf);
+      shelf.push({ order: (this.#order += 1), message });
+      if (shelf.length > 2 * KEPT) shelf.splice(0, KEPT);
+    }
     if (this.#due) return;
     // A burst is drawn once.
     this.#due = true;
-    requestAnimationFrame(() => {
+    setTimeout(() => {
       this.#due = false;
       this.#draw();
-    });
+    }, DRAWN_EVERY_MS);
   }
 
   #switch(topic, on) {
@@ -73,9 +90,14 @@ export class EventList {
   }
 
   #draw() {
-    const shown = this.#kept.filter((one) => one.type === "gap" || !this.#off.has(one.topic)).slice(0, SHOWN);
+    const shown = [...this.#kept]
+      .filter(([topic]) => !this.#off.has(topic))
+      .flatMap(([, shelf]) => shelf)
+      .sort((one, other) => other.order - one.order)
+      .slice(0, SHOWN)
+      .map(({ message }) => message);
     if (!shown.length) {
-      const text = this.#kept.length ? "Nothing of these kinds." : "Nothing has happened yet since the page was opened.";
+      const text = this.#kept.size ? "Nothing of these kinds." : "Nothing has happened yet since the page was opened.";
       showIfNew(this.box, text, () => h("p", { class: "empty" }, text));
       return;
     }
