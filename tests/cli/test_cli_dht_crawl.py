@@ -21,7 +21,9 @@ from click.testing import CliRunner
 from conftest import REPOSITORY, Nodes, environment
 from published import check_documents
 
+from kodectl.cli.dht_crawl import _failure_of
 from kodectl.cli.main import cli
+from kodectl.node.crawl_views import CrawlView
 
 SWARM = REPOSITORY / "tests" / "dht_swarm.py"
 NOBODY = f"enode://{'ab' * 32}@127.0.0.1:9?discport=9"
@@ -168,6 +170,25 @@ def test_a_limit_ends_it_with_what_it_has_and_says_how_to_go_on(swarm: Swarm, tm
     assert error["hint"] == f"go on with it: kodectl dht crawl --state '{state}' --resume"
     assert 0 < len(nodes) < len(swarm.live)
     assert summary["questions"] <= 100 * 1.5 + 20
+
+
+def test_who_has_answered_when_it_ends_is_not_nobody() -> None:
+    counts = dict.fromkeys(("found", "reachable", "unreachable", "unasked", "waiting", "conflicts", "remembered"), 0)
+    lists: dict[str, Any] = {"by_client": [], "by_network": [], "by_reason": {}, "unasked_by_reason": {}}
+    view = CrawlView(
+        ended="deadline",
+        **counts,
+        **lists,
+        unfinished=3,
+        questions=9,
+        elapsed_s=3.0,
+        clients_unknown=0,
+        bootstrap_troubles=[],
+    )
+    failure = _failure_of(view, None)
+    assert failure is not None
+    assert (failure.code, int(failure.exit)) == ("crawl_partial", 4)
+    assert "3 nodes are still to be asked" in failure.message
 
 
 def test_what_nobody_answers_is_said(nodes: Nodes, tmp_path: Path) -> None:
