@@ -140,6 +140,7 @@ def _stats_text(view: StatsView) -> str:
         ("received", f"{size(view.bytes_received)} in {view.messages_received} messages"),
         ("rate", f"{view.messages_per_second:.1f} messages a second"),
         ("latency", milliseconds(view.average_latency_ms)),
+        ("late", f"{milliseconds(view.hub_delay_p99_ms)} (99 of 100 looks)"),
         ("up", duration(view.uptime_s)),
     ]
     for group in ("discovery", "broadcast", "values", "dials", "disconnects"):
