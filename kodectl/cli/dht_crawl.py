@@ -19,7 +19,7 @@ from kodectl.cli.interrupts import DeadlineAlarm
 from kodectl.cli.options import Parsed, setting, time_limits
 from kodectl.cli.output import Outcome, Output
 from kodectl.cli.wording import milliseconds, short_id
-from kodectl.errors import Degraded, KodectlError, LocalMisuse, NegativeAnswer, NodeUnreachable
+from kodectl.errors import DeadlineReached, Degraded, KodectlError, LocalMisuse, NegativeAnswer, NodeUnreachable
 
 if TYPE_CHECKING:
     from kodectl.node.crawl_views import CrawledNode, CrawlView, StateLine
@@ -206,6 +206,8 @@ def _wait_for_reader(runtime: Runtime) -> None:
 
 
 def _failure_of(view: CrawlView, state: Path | None) -> KodectlError | None:
+    if not (view.found or view.unfinished or view.bootstrap_troubles) and view.ended == "deadline":
+        return DeadlineReached("the deadline passed before a bootstrap node answered")
     if not (view.reachable or view.unfinished):
         return NegativeAnswer(f"nothing was found: {_why_nothing(view)}", code="nothing_found")
     if view.ended == "complete":
@@ -229,8 +231,6 @@ def _how_to_go_on(state: Path) -> str:
 def _why_nothing(view: CrawlView) -> str:
     if view.bootstrap_troubles:
         return f"no bootstrap node answered: {'; '.join(view.bootstrap_troubles)}"
-    if view.ended == "deadline":
-        return "the deadline passed before a bootstrap node answered"
     return f"none of the {view.unreachable} nodes that were asked answered ({_counts(view.by_reason)})"
 
 

@@ -26,6 +26,8 @@ from kodectl.wire.suite import RealSuite
 
 Stage = Literal["resolve", "udp", "tcp", "handshake", "identity"]
 
+TIMERS_EARLY_S = 0.01
+"""Those of the event loop come at most so much before their time, by the clock: what is left then is nothing."""
 GOODBYE_LIMIT_S = 2.0
 """For the farewell of a link to reach the other side."""
 
@@ -60,6 +62,11 @@ class Errand:
     def left_s(self) -> float:
         return max(0.0, self.ends - self.runtime.now())
 
+    @property
+    def is_over(self) -> bool:
+        """A question that is unanswered by now had less time than it should have, and proves nothing."""
+        return self.left_s() < TIMERS_EARLY_S
+
     def limit_s(self) -> float:
         """For one question or dial: its own limit, and never past the end of the errand."""
         return min(self.terms.timeout_s, self.left_s())
@@ -77,7 +84,7 @@ class Errand:
     def join(self) -> None:
         """Asks all bootstrap nodes side by side and goes on with the first answers.
 
-        Raises NodeUnreachable (no_bootstrap_answered) with what went wrong at each."""
+        Raises NodeUnreachable (no_bootstrap_answered) with what went wrong at each, and DeadlineReached."""
         if not self.terms.bootstrap:
             raise NodeUnreachable(
                 "no bootstrap node is given", code="no_bootstrap_answered", hint="name one: --bootstrap enode://..."
@@ -94,8 +101,10 @@ class Errand:
             if trouble is None:
                 return
             troubles.append(trouble)
+        if self.is_over:
+            raise DeadlineReached(f"no bootstrap node has answered within {self.terms.deadline_s:g} s", code="deadline")
         raise NodeUnreachable(
-            f"no bootstrap node answered: {'; '.join(troubles) or 'the deadline passed'}",
+            f"no bootstrap node answered: {'; '.join(troubles)}",
             code="no_bootstrap_answered",
             hint="check the addresses, or name another node: --bootstrap enode://...",
         )

@@ -18,7 +18,7 @@ from kodectl.node.handshake import LinkClosed
 from kodectl.node.kademlia import Hop
 from kodectl.node.lookups import hop_view, lookup_view, value_view
 from kodectl.node.views import HopView, LookupView, PutView, ValueView
-from kodectl.runtime.base import ConnectFailed, Runtime, TimedOut
+from kodectl.runtime.base import ConnectFailed, Runtime, Stopped, TimedOut
 from kodectl.wire.addresses import address_text
 from kodectl.wire.enode import Enode
 
@@ -94,18 +94,26 @@ def verify_enode(runtime: Runtime, terms: Terms, enode: Enode) -> VerifyView:
         try:
             address = (this.resolve(enode.host), enode.tcp)
             hello, reason, took_s = this.handshake(enode, address)
-        except ConnectFailed as error:
-            raise unreachable(enode, "tcp", error.reason) from error
-        except TimedOut as error:
-            raise unreachable(enode, "handshake", "timeout") from error
-        except LinkClosed as closed:
-            raise unreachable(enode, "handshake", closed.code) from closed
+        except (ConnectFailed, TimedOut, LinkClosed) as error:
+            if this.is_over:
+                raise Stopped from error
+            raise _unreachable(enode, error) from error
         except NegativeAnswer as error:
             raise unreachable(enode, "resolve", "not_resolved") from error
     client, network = (hello.client, hello.network) if hello is not None else (None, None)
     return VerifyView(
         str(enode), enode.node_id.hex(), address_text(*address), True, client, network, milliseconds(took_s), reason
     )
+
+
+def _unreachable(enode: Enode, error: ConnectFailed | TimedOut | LinkClosed) -> NegativeAnswer:
+    match error:
+        case ConnectFailed():
+            return unreachable(enode, "tcp", error.reason)
+        case LinkClosed():
+            return unreachable(enode, "handshake", error.code)
+        case _:
+            return unreachable(enode, "handshake", "timeout")
 
 
 def unreachable(enode: Enode, stage: Stage, reason: str) -> NegativeAnswer:

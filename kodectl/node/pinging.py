@@ -86,6 +86,8 @@ def ping_target(
                 break
             try:
                 pong = _ping_once(this, target, mode, seq)
+                if pong.rtt_ms is None and this.is_over:
+                    raise Stopped
             except WrongIdentity as fault:
                 report(fault.pong)
                 raise

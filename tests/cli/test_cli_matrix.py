@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import click
@@ -14,12 +18,15 @@ import pytest
 from click.testing import CliRunner
 from published import check_documents
 
+from kodectl.cli import interrupts
 from kodectl.cli.explanations import EXPLANATIONS
 from kodectl.cli.main import cli
 from kodectl.store import keyfile
 
 ENODE = f"enode://{'ab' * 32}@127.0.0.1:{{closed}}?discport={{silent}}"
 OTHER_ID = "cd" * 32
+OPTIONS: dict[str, list[str]] = {"text": [], "json": ["--json"]}
+FORMS = list(OPTIONS)
 
 
 class Case(NamedTuple):
@@ -348,6 +355,121 @@ def test_no_secret_is_shown_unless_asked_for(run: Any, places: dict[str, str]) -
     for command in ("key show {plain}", "key id {plain}", "enode gen --key {plain} --ip ::1", "key passwd {plain}"):
         for form in ([], ["--json"], ["--debug"], ["-vv"]):
             assert seed not in run(Case("", command, 0), places, *form).output
+
+
+# -- what ends a command from outside --------------------------------------------------------------------------------
+
+OF_THE_NODE = {
+    "node status": "",
+    "node stop": "",
+    "node wait": "--for ready",
+    "node health": "",
+    "node peers": "",
+    "node connect": OTHER_ID,
+    "node disconnect": OTHER_ID,
+    "node ban": OTHER_ID,
+    "node unban": OTHER_ID,
+    "node stats": "",
+    "node latency": "",
+    "node bootstrap": "",
+    "node rediscover": "",
+    "node table": "",
+    "node broadcast": "--type transaction {plain}",
+    "node events": "",
+    "node top": "",
+    "api": "/livez",
+}
+"""Commands that ask the node that runs, with what they need."""
+SILENT_ENODE = f"enode://{'ab' * 32}@127.0.0.1:{{port}}?discport={{port}}"
+OF_THE_NETWORK = {
+    "enode verify": SILENT_ENODE,
+    "nat probe": "--server 127.0.0.1:{port} --no-gateway",
+    "nat watch": "--server 127.0.0.1:{port}",
+    "nat punch": "--relay-only --turn u:p@127.0.0.1:{port}",
+    "peer ping": "127.0.0.1:{port}",
+    "dht find-node": f"{OTHER_ID} --bootstrap {SILENT_ENODE}",
+    "dht put": f"motd hello --key {{plain}} --bootstrap {SILENT_ENODE}",
+    "dht get": f"motd --bootstrap {SILENT_ENODE}",
+    "dht crawl": f"--bootstrap {SILENT_ENODE}",
+}
+"""Commands that ask others, with somebody to ask who takes everything and says nothing."""
+
+
+class Silent:
+    """Takes datagrams and connections, calls `on_asked` at each, and answers nothing."""
+
+    def __init__(self, on_asked: Callable[[], object]) -> None:
+        self._on_asked = on_asked
+        self._listener, self._datagrams = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
+        self.port = self._listener.getsockname()[1]
+        self._datagrams.bind(("127.0.0.1", self.port))
+        self._open = [self._listener, self._datagrams]
+        self._threads = [threading.Thread(target=one) for one in (self._take_connections, self._take_datagrams)]
+        for thread in self._threads:
+            thread.start()
+
+    def _take_connections(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self._open.append(connection)
+                if connection.recv(1):
+                    self._on_asked()
+
+    def _take_datagrams(self) -> None:
+        with suppress(OSError):
+            while self._datagrams.recv(2048):
+                self._on_asked()
+
+    def close(self) -> None:
+        for one in list(self._open):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)  # wakes its thread
+            one.close()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Calls what it is given in the main thread's process as soon as the command has asked somebody."""
+    told: list[Callable[[], object]] = []
+
+    def on_asked() -> None:
+        if told:
+            told.pop()()
+
+    silent = Silent(on_asked)
+    yield SimpleNamespace(port=silent.port, then=told.append)
+    silent.close()
+
+
+def asking(command: str) -> str:
+    if command in OF_THE_NODE:
+        return f"{command} {OF_THE_NODE[command]} --datadir {{absent}} --api 127.0.0.1:{{port}}"
+    return f"{command} {OF_THE_NETWORK[command]}"
+
+
+NO_NODE = [
+    Case("no node", f"{command} {arguments} --datadir {{absent}}", 5, "node_not_running")
+    for command, arguments in (OF_THE_NODE | {"node wait": "--for ready --deadline 0.1"}).items()
+]
+DEADLINE = [Case("deadline", f"{asking(one)} --deadline 0.1", 8, "deadline") for one in (*OF_THE_NODE, *OF_THE_NETWORK)]
+INTERRUPTED = [Case("SIGINT", asking(one), 130, "interrupted") for one in (*OF_THE_NODE, *OF_THE_NETWORK)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("case", [*NO_NODE, *DEADLINE, *INTERRUPTED], ids=lambda case: name_of(case))
+def test_what_comes_from_outside(
+    case: Case, form: str, places: dict[str, str], run: Any, asked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupts, "DEADLINE_GRACE_S", 0.05)
+    if case.situation == "SIGINT":
+        # Whoever has asked has its handlers.
+        asked.then(lambda: os.kill(os.getpid(), signal.SIGINT))
+    check(case, run(case, places | {"port": asked.port}, *OPTIONS[form]), form == "json")
 
 
 # -- every leaf of the tree ------------------------------------------------------------------------------------------

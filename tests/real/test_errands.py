@@ -309,7 +309,7 @@ def test_no_bootstrap_node_answers_and_each_is_named(runtime, nodes):
 
 def test_the_deadline_ends_a_join_that_nobody_answers(runtime, nodes):
     begun = time.monotonic()
-    with pytest.raises(NodeUnreachable, match=r"no answer before the deadline|the deadline passed"):
+    with pytest.raises(DeadlineReached, match=r"no bootstrap node has answered within 0\.4 s"):
         get_value(runtime, terms(enode_of(nodes[0], udp=SILENT_PORT), timeout_s=60.0, deadline_s=0.4), key=b"k")
     assert time.monotonic() - begun < 2.0
 
@@ -416,6 +416,6 @@ def test_verify_names_the_stage_that_failed(runtime, nodes, tcp_end, closed_port
 def test_verify_ends_with_the_deadline(runtime, nodes, tcp_end):
     silent = tcp_end(lambda connection: None)
     begun = time.monotonic()
-    with pytest.raises((NegativeAnswer, DeadlineReached)):
+    with pytest.raises(DeadlineReached):
         verify_enode(runtime, terms(timeout_s=60.0, deadline_s=0.4), enode_of(nodes[0], tcp=silent.port))
     assert time.monotonic() - begun < 3.0
