@@ -87,4 +87,6 @@ if __name__ == "__main__":
     parser.add_argument("runs", type=int, nargs="?", default=RUNS)
     parser.add_argument("--alike", action="store_true", help="leave out the pairs of one of each")
     asked = parser.parse_args()
+    if asked.runs < 2:
+        parser.error("two runs at least: a percentile is asked of them")
     main(asked.runs, [pair for pair in PAIRS if not asked.alike or pair[0] == pair[1]])
