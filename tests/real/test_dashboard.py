@@ -152,7 +152,12 @@ def test_plots_move_with_what_is_sent(browser, pair, shared_nodes):
         Path(payload).write_bytes(os.urandom(200_000))
         sent = shared_nodes.kodectl("node", "broadcast", "--type", "block", payload, "--datadir", str(second.datadir))
         assert sent.returncode == 0, sent.stderr
-        expect(page.locator(".events li:has(.topic.message)")).to_contain_text(f"of {second.id[:SHORT]}")
+        expect(page.locator(".events li:has(.topic.message)")).to_contain_text(f"by {second.id[:SHORT]}")
+        with_payloads, without = (
+            ask(first, f"/api/events?topics=block&payloads={which}")[1] for which in ("yes", "no")
+        )
+        assert len(with_payloads) > 200_000 > 2_000 > len(without)
+        assert b'"payload":' not in without
         # 200 kB in one sample of two seconds, or in two.
         expect(traffic).to_have_attribute(
             "aria-valuetext", re.compile(r"received .*; most (5|6|7|8|9|1[0-9])\d\.\d kB/s")

@@ -18,8 +18,9 @@ const plain = (text) => String(text ?? "").replaceAll("_", " ");
 const peer = (data) => (data.id ? shortId(data.id) : (data.addr ?? "a node"));
 
 function message(data) {
-  const from = data.received_from ? `of ${shortId(data.origin)}, through ${shortId(data.received_from)}` : "sent from here";
-  return ["", `${data.type} ${shortId(data.id)}, ${size(data.size)}, ${from}`];
+  const through = data.received_from === data.origin ? "" : `, through ${shortId(data.received_from ?? "")}`;
+  const by = data.received_from ? `by ${shortId(data.origin)}${through}` : "sent from here";
+  return ["", `${data.type} ${shortId(data.id)}, ${size(data.size)}, ${by}`];
 }
 
 const SENTENCES = {

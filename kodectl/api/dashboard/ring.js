@@ -9,6 +9,7 @@ const FARTHEST = 262;
 /** Farthest to nearest: less would make much of nothing. */
 const MIN_RANGE = 4;
 const LABELS_UP_TO = 16;
+const NAME_WIDTH = 66;
 /** Pixels: below it the names of all peers would be too small to read. */
 const NARROW = 520;
 const GOING_MS = 700;
@@ -89,6 +90,7 @@ export class Ring {
       const news = moved.get(peer.id);
       if (news) this.#pulse(drawn, news);
     }
+    this.#hideCoveredNames();
     this.svg.setAttribute("aria-label", described(peers));
   }
 
@@ -156,7 +158,8 @@ export class Ring {
     const y = Math.sin(angle) * radius;
     const size = 5 + 6 * Math.max(0, Math.min(1, peer.trust));
     const relay = peer.path === "relay";
-    Object.assign(drawn, { x, y });
+    const right = Math.cos(angle) >= -0.05;
+    Object.assign(drawn, { x, y, size, right });
     drawn.edge.style.transform = `rotate(${angle}rad) scaleX(${radius})`;
     drawn.edge.classList.toggle("relay", relay);
     drawn.body.style.transform = `translate(${x}px, ${y}px)`;
@@ -164,7 +167,6 @@ export class Ring {
     drawn.body.classList.toggle("unmeasured", peer.latency_ms === null);
     drawn.dot.setAttribute("r", size);
     drawn.halo.setAttribute("r", size + 6);
-    const right = Math.cos(angle) >= -0.05;
     drawn.name.setAttribute("x", (right ? 1 : -1) * (size + 6));
     drawn.name.setAttribute("y", 4);
     drawn.name.setAttribute("text-anchor", right ? "start" : "end");
@@ -176,6 +178,21 @@ export class Ring {
     drawn.title.textContent =
       `${shortId(peer.id)} ${peer.addr}\n${peer.path}, ${peer.direction}, ` +
       `${milliseconds(peer.latency_ms)}, trust ${peer.trust.toFixed(2)}`;
+  }
+
+  /** A name that would lie on another one, or on a peer, shows only when it is pointed at. */
+  #hideCoveredNames() {
+    const drawn = [...this.#peers.values()];
+    const taken = [];
+    for (const one of drawn) {
+      const [left, right] = one.right ? [one.x + one.size + 4, one.x + one.size + NAME_WIDTH] : [one.x - one.size - NAME_WIDTH, one.x - one.size - 4];
+      const meets = (other) => left < other.right && right > other.left && Math.abs(one.y - other.y) < other.reach;
+      const others = drawn.filter((other) => other !== one);
+      const dots = others.map(({ x, y, size }) => ({ left: x - size, right: x + size, y, reach: size + 8 }));
+      const covered = [...taken, ...dots].some(meets);
+      one.body.classList.toggle("covered", covered);
+      if (!covered) taken.push({ left, right, y: one.y, reach: 14 });
+    }
   }
 
   #pulse({ x, y }, { sent, received }) {
