@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -60,13 +61,15 @@ def ping(
     TARGET is an enode, a node id (looked up through the bootstrap nodes), or IP:PORT. Exit code 3: no answer, with the
     stage (resolve, udp, tcp, handshake, identity); 4: some answers, or through a relay only; 9: another identity.
     """
+    began = time.monotonic()
     from kodectl.cli.errand import terms_of, world
     from kodectl.node.pinging import WrongIdentity, ping_target, summary_of
     from kodectl.node.targets import parse_target
 
     whom = parse_target(target)
     output.start_logging()
-    terms = terms_of(bootstrap, network, timeout_s, deadline_s)
+    # The alarm of the deadline counts from here, imports and all.
+    terms = terms_of(bootstrap, network, timeout_s, max(0.0, deadline_s - (time.monotonic() - began)))
     pongs: list[PongView] = []
 
     def report(pong: PongView) -> None:

@@ -295,6 +295,7 @@ def online(shared_nodes: Any) -> dict[str, str]:
         "node": node.enode,
         "id": peer.id,
         "impostor": node.enode.replace(node.id, OTHER_ID),
+        "peer": peer.enode,
         "datadir": str(node.datadir),
         "guarded": guarded.api,
     }
@@ -472,6 +473,32 @@ def test_what_comes_from_outside(
     check(case, run(case, places | {"port": asked.port}, *OPTIONS[form]), form == "json")
 
 
+BAD_AUTH = [
+    Case("bad auth", f"{command} {arguments} --datadir {{absent}} --api {{guarded}}", 6, "not_authorised")
+    for command, arguments in OF_THE_NODE.items()
+]
+OF_A_NODE = [
+    *(
+        Case("ok", f"{command} {arguments} --datadir {{datadir}}", 0)
+        for command, arguments in OF_THE_NODE.items()
+        if command not in ("node stop", "node connect", "node disconnect", "node ban", "node events", "node top")
+    ),
+    Case("ok", "node connect {peer} --datadir {datadir}", 0),
+    Case("negative", "node connect 127.0.0.1:{closed} --datadir {datadir}", 3, "refused"),
+    Case("degraded", "node connect {peer} 127.0.0.1:{closed} --datadir {datadir}", 4, "not_connected"),
+    Case("negative", f"node disconnect {OTHER_ID} --datadir {{datadir}}", 3, "peer_not_connected"),
+    Case("ok", f"node ban {OTHER_ID} --datadir {{datadir}}", 0),
+    Case("ok", "node events --since 0 --count 1 --datadir {datadir}", 0),
+    Case("negative", f"api POST /api/network/disconnect/{OTHER_ID} --datadir {{datadir}}", 3, "peer_not_connected"),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("case", [*BAD_AUTH, *OF_A_NODE], ids=name_of)
+def test_of_a_node(case: Case, form: str, places: dict[str, str], online: dict[str, str], run: Any) -> None:
+    check(case, run(case, places | online, *OPTIONS[form]), form == "json")
+
+
 # -- every leaf of the tree ------------------------------------------------------------------------------------------
 
 
@@ -497,3 +524,101 @@ def test_every_command_has_help_and_refuses_what_it_does_not_know(words: tuple[s
     assert error["code"] == "usage"
     assert error["hint"] == f"kodectl {' '.join(words)} --help"
     assert json.loads(refused.stdout)["schema"] == f"kodectl.{'.'.join(words)}/1"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--frobnicate", "--json"]], ids=FORMS)
+@pytest.mark.parametrize("words", list(leaves(cli)), ids=" ".join)
+def test_a_reader_that_has_gone(words: tuple[str, ...], arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with suppress(BrokenPipeError), os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*words, *arguments])
+        assert ended.value.code == 141
+
+
+# -- whether all of it is there ----------------------------------------------------------------------------------------
+
+CELLS = ("ok", "negative", "degraded", "no node", "bad auth", "offline", "deadline", "SIGINT")
+"""And usage and SIGPIPE, which the tests above try with every command there is."""
+CELL_OF_EXIT = {0: "ok", 3: "negative", 4: "degraded", 6: "bad auth", 8: "deadline", 130: "SIGINT"}
+
+
+def cell_of(case: Case) -> str | None:
+    if case.exit == 5:
+        return "no node" if case.code == "node_not_running" else "offline"
+    return CELL_OF_EXIT.get(case.exit)
+
+
+def covered() -> dict[str, set[str]]:
+    """By command, what the cases above bring about."""
+    found: dict[str, set[str]] = {" ".join(words): set() for words in leaves(cli)}
+    for case in [*OFFLINE, *ONLINE, *NO_NODE, *DEADLINE, *INTERRUPTED, *BAD_AUTH, *OF_A_NODE]:
+        command = next((name for name in found if f"{case.command} ".startswith(f"{name} ")), None)
+        if command is not None and (cell := cell_of(case)):
+            found[command].add(cell)
+    return found
+
+
+NODE_TESTS, NAT_MAP_TESTS = "tests/cli/test_cli_node.py", "tests/cli/test_cli_nat_map.py"
+ELSEWHERE = {
+    "node run": ("ok, SIGINT", NODE_TESTS),
+    "node stop": ("ok", NODE_TESTS),
+    "node disconnect": ("ok", NODE_TESTS),
+    "node health": ("negative", NODE_TESTS),
+    "node broadcast": ("degraded", NODE_TESTS),
+    "nat map": ("ok, negative, degraded, deadline, SIGINT", NAT_MAP_TESTS),
+    "nat mappings": ("ok, negative, deadline, SIGINT", NAT_MAP_TESTS),
+    "nat unmap": ("ok, negative, deadline, SIGINT", NAT_MAP_TESTS),
+    "nat punch": ("ok, degraded", "tests/cli/test_cli_nat_punch.py"),
+    "nat serve": ("ok, SIGINT", "tests/cli/test_cli_nat_serve.py"),
+    "peer ping": ("degraded", "tests/sim/test_pinging.py"),
+    "dht get": ("ok", "tests/cli/test_cli_matrix.py"),
+    "doctor": ("ok, negative, degraded, no node, offline, deadline, SIGINT", "tests/cli/test_cli_doctor.py"),
+    "sim": ("SIGINT", "tests/cli/test_cli_sim.py"),
+}
+"""Cells that need a router, another machine, or a node of their own."""
+ON_FILES = "key gen, key show, key id, key passwd, enode gen, config show, config check, config init, completion, man"
+ON_WORDS = "enode parse, explain"
+SHOWING = "node status, node peers, node stats, node latency, node bootstrap, node rediscover, node table, node events, node top"
+ORDERS = "node wait, node stop, node disconnect, node ban, node unban, node broadcast, api"
+DOES_NOT_APPLY = [
+    (
+        f"{ON_FILES}, {ON_WORDS}",
+        "no node, bad auth, offline, deadline, SIGINT",
+        "asks nobody, and has ended before anybody could end it",
+    ),
+    (ON_FILES, "negative, degraded", "what is wrong with a file or an argument is an error of its own: 2 or 7"),
+    ("enode parse", "negative", "all malformed is an error in the arguments: 2"),
+    ("explain", "degraded", "there is an entry, or none"),
+    (SHOWING, "negative, degraded", "shows what there is, be it nothing"),
+    (ORDERS, "degraded", "does one thing, or does not"),
+    ("node stop, node wait, node ban, node unban, node broadcast", "negative", "the node does it, or waits for it"),
+    ("node health", "degraded", "yes or no"),
+    (", ".join(OF_THE_NODE), "offline", "the node is the only one that is asked: no node"),
+    ("node run, nat serve", "negative, degraded, offline, deadline", "serves until it is ended, whoever is there"),
+    ("node run, nat serve, sim", "no node, bad auth", "asks no node's API"),
+    ("sim", "negative, offline", "plays its network in this process; what did not come off is degraded"),
+    (", ".join(OF_THE_NETWORK), "no node, bad auth", "asks no node's API"),
+    (
+        "nat map, nat mappings, nat unmap, doctor",
+        "bad auth",
+        "needs no token: asks routers, or says what it cannot see",
+    ),
+    ("nat map, nat mappings, nat unmap", "no node, offline", "asks routers: negative, no gateway"),
+    ("nat mappings, nat unmap, enode verify, nat watch, dht find-node, dht put, dht get", "degraded", "one answer"),
+    ("enode verify, nat probe, nat watch, nat punch", "offline", "who is asked does not answer: negative"),
+    ("dht put", "negative", "nobody to keep the value is no bootstrap node: offline"),
+]
+
+
+@pytest.mark.parametrize("command", covered())
+def test_no_cell_is_empty_without_a_reason(command: str) -> None:
+    found = covered()[command]
+    cells, seen_in = ELSEWHERE.get(command, ("", __file__))
+    assert (Path(__file__).parents[2] / seen_in).is_file()
+    excused = {cell for who, cells, _ in DOES_NOT_APPLY if command in who.split(", ") for cell in cells.split(", ")}
+    elsewhere = {cell for cell in cells.split(", ") if cell}
+    assert set(CELLS) - found - elsewhere - excused == set()
+    assert (found - {"ok"}) & excused == set(), "a reason that does not hold"
