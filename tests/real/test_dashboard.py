@@ -197,6 +197,7 @@ def test_a_lonely_node_says_what_to_do(browser, shared_nodes):
         assert witness.complaints == []
 
 
+@pytest.mark.slow
 @skip_without_chromium
 def test_it_goes_on_when_the_node_comes_back(browser, shared_nodes):
     node = shared_nodes.start("returning")

@@ -222,7 +222,12 @@ HARMLESS = re.compile(r"refused: |nothing|no$|status (?:4\d\d|0)$|DONE 0$")
 
 
 @pytest.mark.parametrize(
-    ("host", "target"), [("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), (SITE, "localhost")]
+    ("host", "target"),
+    [
+        ("localhost", "127.0.0.1"),
+        pytest.param("127.0.0.1", "127.0.0.1", marks=pytest.mark.slow),
+        pytest.param(SITE, "localhost", marks=pytest.mark.slow),
+    ],
 )
 def test_a_page_of_another_origin_gets_nowhere(browser, pair, untouched, host, target):
     node_url = f"http://{target}:{pair[0].api.split(':')[1]}"
@@ -255,7 +260,7 @@ def test_a_sandboxed_page_without_an_origin_gets_nowhere(browser, pair, untouche
     assert {name: result for name, result in results.items() if not HARMLESS.match(result)} == {}
 
 
-@pytest.mark.parametrize("path", ["/", "/api/network/status", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/", pytest.param("/api/network/status", marks=pytest.mark.slow)])
 def test_no_frame_shows_a_node(browser, pair, untouched, path):
     with browser.new_context() as window, served() as port:
         page = window.new_page()
