@@ -6,6 +6,7 @@ import ast
 import contextlib
 import json
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from kodectl.cli.main import cli
 from kodectl.cli.options import setting
 from kodectl.cli.output import Output
 from kodectl.cli.quotas import parse_relay
+from kodectl.cli.reloading import TAKEN_OVER
 from kodectl.errors import EnvironmentFault, LocalMisuse
 
 ENODE = f"enode://{'ab' * 32}@192.0.2.7:1?discport=2"
@@ -215,6 +217,17 @@ class TestSecrets:
             assert result.exit_code == 2
             assert "USER:PASS@HOST:PORT" in result.output
             assert "s3cr3t" not in result.output
+
+
+def test_the_document_has_every_setting_as_it_is() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = [re.split(r" (?<!\\)\| ", line.strip("| ")) for line in document.splitlines() if line.startswith("| `")]
+    assert [row[0] for row in rows] == [f"`{one.key}`" for one in SETTINGS]
+    for one, (_, variable, flag, default, reload, told) in zip(SETTINGS, rows, strict=True):
+        assert (variable, flag) == (f"`{one.variable}`", f"`{one.option}`")
+        assert reload == ("taken over" if one.key in TAKEN_OVER else "stays")
+        assert told.replace("\\|", "|") == one.help
+        assert default == one.default_text or not one.default_text
 
 
 class TestRelay:
