@@ -44,6 +44,15 @@ def test_groff_has_nothing_to_say(page: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.skipif(shutil.which("mandoc") is None, reason="needs mandoc")
+def test_mandoc_has_nothing_to_say() -> None:
+    pages = sorted(str(page) for page in (ROOT / "man").glob("*.1"))
+    done = subprocess.run(
+        ["mandoc", "-T", "lint", "-W", "warning", *pages], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
 def complete(*words: str) -> list[list[str]]:
     result = CliRunner().invoke(cli, list(words), env={"_KODECTL_COMPLETE": "1"})
     assert result.exit_code == 0

@@ -26,6 +26,7 @@ OTHER_PACKAGES = {
     "curl": "curl",
     "faketime": "faketime",
     "jq": "jq",
+    "mandoc": "mandoc",
     "promtool": "prometheus",
     "systemd-analyze": "systemd",
     "tmux": "tmux",
