@@ -301,6 +301,8 @@ class ApiHandler(WSGIHandler):
         if self.headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
             raise LocalMisuse("bodies come plain or chunked", code="transfer_encoding_not_supported")
         lengths = set(self.headers.get_all("content-length", []))
+        if len(self.headers.get_all("transfer-encoding", [])) > 1:
+            raise LocalMisuse("the request says twice where its body ends", code="malformed_request")
         if len(lengths) > 1 or any(not (text.isascii() and text.isdigit()) for text in lengths):
             raise LocalMisuse("the Content-Length is not one number", code="malformed_request")
 

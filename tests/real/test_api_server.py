@@ -108,6 +108,7 @@ def test_a_garbage_request_line_is_refused(server, request_line):
 @pytest.mark.parametrize(
     "headers",
     [
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
         b"Content-Length: x\r\n",
         b"Content-Length: -1\r\n",
         b"Content-Length: 1_0\r\n",
