@@ -128,6 +128,10 @@ class Sessions:
     def session_with(self, node_id: bytes, address: Address) -> Session | None:
         return self._by_peer.get((node_id, address))
 
+    def is_heard(self, node_id: bytes) -> bool:
+        """Whether there is a session with this node, wherever it is. Looks at all of them."""
+        return any(session.node_id == node_id for session in self._by_sid.values())
+
     def restart(self, node_id: bytes, address: Address, message: bytes, now: float) -> bytes | None:
         """Begins a new handshake although there is a session; that one stays until the new one stands."""
         return self._queue(node_id, address, message, now)

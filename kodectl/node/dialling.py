@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from kodectl.core.exchange import usable_enodes
 from kodectl.core.peerbook import PeerBook
 from kodectl.errors import NegativeAnswer, PeerFault
 from kodectl.node.handshake import LinkClosed, LocalEnd
@@ -66,6 +67,7 @@ class Dial:
         "feeler",
         "node_id",
         "outcome",
+        "referred",
         "settled_at",
         "stage",
         "static",
@@ -84,6 +86,8 @@ class Dial:
         self.outcome: str | None = None
         self.detail = ""
         self.settled_at = 0.0
+        self.referred: list[Enode] = []
+        """Others that the peer named when it had no room."""
 
 
 Place = tuple[str, int]
@@ -212,6 +216,7 @@ class Dialler:
             link.run(lambda link, kind, body: None)
             return
         reason = self._serve(peer, lambda: self._settle(dial, CONNECTED))
+        dial.referred = usable_enodes(link.referred, link.remote[0])
         # Without effect on a dial that was settled when the link was confirmed.
         self._settle(dial, _outcome_of_end(reason, link), link.close_text)
 

@@ -257,7 +257,8 @@ def _exchange_hello(
     try:
         (kind, body), *early = _read_frame(stream, decoder)
         if kind == MessageKind.DISCONNECT:
-            raise LinkClosed(*unpack_disconnect(body))
+            ended = unpack_disconnect(body)
+            raise LinkClosed(ended.reason, ended.text)
         if kind != MessageKind.HELLO:
             raise WireError(f"message of type {kind} before hello")
         theirs = unpack_hello(body)

@@ -73,6 +73,7 @@ class Link:
         "opened_at",
         "outbound",
         "public_key",
+        "referred",
     )
 
     def __init__(self, runtime: Runtime, stream: Stream, channel: Channel, *, outbound: bool) -> None:
@@ -86,6 +87,8 @@ class Link:
         self.close_reason: DisconnectReason | None = None
         self.close_text = ""
         self.closed_by_peer = False
+        self.referred: tuple[str, ...] = ()
+        """Enodes that the other side named when it closed."""
         self._runtime = runtime
         self._stream = stream
         self._routed = stream if isinstance(stream, RoutedStream) else None
@@ -137,15 +140,15 @@ class Link:
         if self.close_reason is not None:
             raise LinkClosed(self.close_reason, self.close_text)
 
-    def disconnect(self, reason: DisconnectReason, text: str = "") -> None:
+    def disconnect(self, reason: DisconnectReason, text: str = "", peers: tuple[str, ...] = ()) -> None:
         """Closes without waiting: what is queued and then the reason go out in the background, for CLOSING_LIMIT_S
-        at most. Nothing happens on a link that is closed already."""
+        at most. `peers`: enodes of others to try. Nothing happens on a link that is closed already."""
         if self.close_reason is not None:
             return
         self.close_reason, self.close_text = reason, text
         if reason is DisconnectReason.SLOW:
             self._outbox.drop()
-        self._outbox.seal(encode_message(_DISCONNECT, pack_disconnect(Disconnect(reason, text))))
+        self._outbox.seal(encode_message(_DISCONNECT, pack_disconnect(Disconnect(reason, text, peers))))
         self._closing_timer = self._runtime.call_later(CLOSING_LIMIT_S, self._stream.close)
 
     def run(self, handle: Handler) -> DisconnectReason:
@@ -201,7 +204,9 @@ class Link:
                 return
             self.messages_received += 1
             if kind == _DISCONNECT:
-                self._end(*unpack_disconnect(body), by_peer=True)
+                ended = unpack_disconnect(body)
+                self.referred = ended.peers
+                self._end(ended.reason, ended.text, by_peer=True)
             elif kind == _HELLO:
                 raise WireError("a second hello")
             else:

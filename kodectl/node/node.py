@@ -143,6 +143,7 @@ class Node:
     def _wire(self) -> None:
         self.discovery.handlers[rpc.Kind.PEER_REQUEST] = self._serve_peer_request
         self.bootstrapping.on_answer = lambda enode: self.peering.add_candidate(enode, "bootstrap")
+        self.peering.exchange.is_heard_over_udp = self.discovery.sessions.is_heard
         self.peering.on_disconnected.append(lambda peer: self.kademlia.check_known(peer.node_id))
         self.kademlia.on_change = self._table_changed
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from kodectl.core.exchange import MAX_SHARED, usable_enodes
 from kodectl.core.peerbook import PeerBook
@@ -10,14 +10,15 @@ from kodectl.node.peer import Peer
 from kodectl.node.roster import Roster
 from kodectl.runtime.base import Runtime, Scope
 from kodectl.wire.enode import Enode
-from kodectl.wire.messages import MessageKind, pack_peer_request, pack_peer_response, unpack_peer_request
+from kodectl.wire.messages import MAX_REFERRED, MessageKind, pack_peer_request, pack_peer_response, unpack_peer_request
 from kodectl.wire.messages import unpack_peer_response as unpack_response
 from kodectl.wire.rpc import PeerRequest, PeerResponse
 
 EXCHANGE_S = 30.0
 """One peer is asked so often while outbound peers are missing."""
 IDLE_ROUNDS = 10
-"""With enough of them every tenth round asks: the book stays fresh for bad days."""
+"""With enough of them every tenth round asks: the book stays fresh for bad days. So it is with those that came in, where
+there are no others."""
 MAX_DATAGRAM_ANSWER = 1100
 """Bytes of a peer_response that fit in a sealed datagram of 1,232."""
 
@@ -43,10 +44,31 @@ class PeerExchange:
         self._roster = roster
         self._book = book
         self._scope = scope
+        self.is_heard_over_udp: Callable[[bytes], bool] = lambda node_id: True
 
     def shareable(self, asker_id: bytes, asker_ip: str, count: int = MAX_SHARED) -> list[Enode]:
         """Peers to name to somebody, best first, at most 20; never himself, nor what he cannot reach."""
         return self._book.to_share(asker_id, asker_ip, min(count, MAX_SHARED), self._runtime.now())
+
+    def referral(self, peer: Peer) -> tuple[str, ...]:
+        """Whom to name to one that finds no room here, and has not been heard over UDP: perhaps its network lets none through,
+        and it has no other way to hear of anybody. The others have the DHT to look in; to name peers to everybody who knocks
+        would help whoever wants to surround one."""
+        if self.is_heard_over_udp(peer.node_id):
+            return ()
+        return tuple(map(str, self.shareable(peer.node_id, peer.remote[0], MAX_REFERRED)))
+
+    def hear_of(self, enodes: Iterable[Enode]) -> bool:
+        """True if one of them is new."""
+        now = self._runtime.now()
+        news = [self._book.hear_of(enode, now) for enode in enodes]
+        return any(news)
+
+    def connected(self, peer: Peer) -> None:
+        """Those that this node has chosen are asked at once. Those that came in by themselves could fill the slots for its own
+        dials with friends of theirs: they are asked late, and where there is nobody else."""
+        if peer.outbound:
+            self.ask(peer)
 
     def ask(self, peer: Peer) -> None:
         peer.asked_for_peers = True
@@ -65,9 +87,7 @@ class PeerExchange:
         if not peer.asked_for_peers:
             return False
         peer.asked_for_peers = False
-        now = self._runtime.now()
-        news = [self._book.hear_of(enode, now) for enode in usable_enodes(response.peers, peer.remote[0])]
-        return any(news)
+        return self.hear_of(usable_enodes(response.peers, peer.remote[0]))
 
     def keep_asking(self) -> None:
         """Until the scope closes."""
@@ -76,5 +96,10 @@ class PeerExchange:
             self._scope.sleep(EXCHANGE_S * self._runtime.rng.uniform(0.75, 1.25))
             turn += 1
             missing = self._roster.outbound() < self._roster.slots.outbound_target
-            if self._roster.links and (missing or turn % IDLE_ROUNDS == 0):
-                self.ask(self._runtime.rng.choice(list(self._roster.links.values())))
+            asked = self._to_ask(anybody=turn % IDLE_ROUNDS == 0)
+            if asked and (missing or turn % IDLE_ROUNDS == 0):
+                self.ask(self._runtime.rng.choice(asked))
+
+    def _to_ask(self, *, anybody: bool) -> list[Peer]:
+        links = list(self._roster.links.values())
+        return [peer for peer in links if peer.outbound] or (links if anybody else [])

@@ -53,6 +53,7 @@ MAX_STUN_STREAMS = 256
 MAX_STUN_STREAMS_OF_NETWORK = 32
 """As many as a relay gives addresses to one: nobody keeps the others out."""
 
+_WITHOUT_ROOM = (DisconnectReason.TOO_MANY_PEERS, DisconnectReason.SUBNET_LIMIT)
 _BULK = frozenset(
     (MessageKind.BLOCK, MessageKind.TRANSACTION, MessageKind.SYNC, MessageKind.REQUEST, MessageKind.ANSWER)
 )
@@ -92,7 +93,7 @@ class Peering:
         self._roster = Roster(runtime, self._own_id, settings.max_peers, self._book, events)
         self._memory = PeerMemory(runtime, self._book, store, events, scope)
         self._heartbeats = Heartbeats(runtime, self._roster, self._book, scope)
-        self._exchange = PeerExchange(runtime, self._own_id, self._roster, self._book, scope)
+        self.exchange = PeerExchange(runtime, self._own_id, self._roster, self._book, scope)
         self._dialler = Dialler(runtime, self._local, hello_of, self._roster, self._book, scope, self._serve)
         self._keeper = Keeper(runtime, self._roster, self._book, self._dialler, candidates)
         self._connector = Connector(runtime, self._own_id, self._roster, self._book, self._dialler)
@@ -117,10 +118,10 @@ class Peering:
         self.handlers: dict[int, PeerHandler] = {
             **handlers,
             MessageKind.HEARTBEAT: self._heartbeats.handle,
-            MessageKind.PEER_REQUEST: self._exchange.handle_request,
+            MessageKind.PEER_REQUEST: self.exchange.handle_request,
             MessageKind.PEER_RESPONSE: self._handle_peer_response,
         }
-        self.on_connected.append(self._exchange.ask)
+        self.on_connected.append(self.exchange.connected)
         self.on_disconnected.append(lambda peer: self._keeper.wake())
         self._dialler.on_settled = self._dial_settled
 
@@ -154,7 +155,7 @@ class Peering:
         for enode in self._bootstrap:
             self.add_candidate(enode, "bootstrap")
         self._scope.spawn("heartbeats", self._heartbeats.sweep)
-        self._scope.spawn("peer exchange", self._exchange.keep_asking)
+        self._scope.spawn("peer exchange", self.exchange.keep_asking)
         self._scope.spawn("save peers", self._memory.keep_saved)
         self._scope.spawn("keep peers", self._keeper.keep)
 
@@ -225,7 +226,7 @@ class Peering:
             return
         self._inbound[refused.name.lower()] += 1
         log.info("peer %s from %s refused: %s", peer.node_id.hex(), peer.remote[0], refused.name.lower())
-        link.disconnect(refused)
+        link.disconnect(refused, peers=self.exchange.referral(peer) if refused in _WITHOUT_ROOM else ())
         link.run(_ignore)
 
     def _shake_hands(self, stream: Stream) -> Link | None:
@@ -288,7 +289,7 @@ class Peering:
             handler(peer, body)
 
     def _handle_peer_response(self, peer: Peer, body: bytes) -> None:
-        if self._exchange.handle_response(peer, body):
+        if self.exchange.handle_response(peer, body):
             self._keeper.wake()
 
     # -- links out -------------------------------------------------------------------------------------------------
@@ -347,6 +348,7 @@ class Peering:
                 self._roster.end(peer, DisconnectReason.TOO_MANY_PEERS, "only looked whether it is there")
         elif dial.outcome not in (CONNECTED, STOPPED):
             self._tell_failure(dial)
+            self.exchange.hear_of(dial.referred)
         self._keeper.wake()
 
     def _tell_failure(self, dial: Dial) -> None:
@@ -394,7 +396,7 @@ class Peering:
 
     def shareable(self, asker_id: bytes, asker_ip: str) -> list[Enode]:
         """Peers to name to somebody who asks for peers, best first; at most 20."""
-        return self._exchange.shareable(asker_id, asker_ip)
+        return self.exchange.shareable(asker_id, asker_ip)
 
     def peers(self) -> list[PeerView]:
         return [peer_view(peer, self._book, self._runtime) for peer in self._alive()]

@@ -30,6 +30,10 @@ MAX_SYNC_IDS = 4096
 MAX_DIGEST_SLOTS = 256
 """Messages live ten minutes and may be two minutes ahead: 72 slots of ten seconds."""
 MAX_DISCONNECT_TEXT = 200
+MAX_REFERRED = 8
+"""Enodes in a disconnect: some of them may have no room either."""
+MAX_REFERRED_ENODE = 256
+"""With a numeric address none has more than 130 characters."""
 
 ID_SIZE = 32
 NONCE_SIZE = 8
@@ -101,10 +105,12 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Disconnect(NamedTuple):
-    """`text` is for people: printable, at most 200 characters."""
+    """`text` is for people: printable, at most 200 characters. `peers`: enodes of others that may have room, at most
+    MAX_REFERRED."""
 
     reason: DisconnectReason
     text: str = ""
+    peers: tuple[str, ...] = ()
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
@@ -143,9 +149,13 @@ class SyncDigest(NamedTuple):
 Sync = SyncHave | SyncWant | SyncDigest
 
 
+_Referred = Annotated[str, msgspec.Meta(max_length=MAX_REFERRED_ENODE)]
+
+
 class _DisconnectBody(msgspec.Struct, frozen=True, array_like=True):
     reason: Number
     text: Annotated[str, msgspec.Meta(max_length=MAX_DISCONNECT_TEXT)] = ""
+    peers: Annotated[tuple[_Referred, ...], msgspec.Meta(max_length=MAX_REFERRED)] = ()
 
 
 class _Have(msgspec.Struct, frozen=True, array_like=True, tag=0):
@@ -204,7 +214,8 @@ def unpack_heartbeat(body: bytes) -> Heartbeat:
 
 
 def pack_disconnect(disconnect: Disconnect) -> bytes:
-    return _msgpack((int(disconnect.reason), disconnect.text[:MAX_DISCONNECT_TEXT]))
+    said = (int(disconnect.reason), disconnect.text[:MAX_DISCONNECT_TEXT])
+    return _msgpack((*said, disconnect.peers[:MAX_REFERRED]) if disconnect.peers else said)
 
 
 def unpack_disconnect(body: bytes) -> Disconnect:
@@ -214,7 +225,7 @@ def unpack_disconnect(body: bytes) -> Disconnect:
         reason = DisconnectReason(read.reason)
     except ValueError:
         reason = DisconnectReason.UNSPECIFIED
-    return Disconnect(reason, "".join(char if char.isprintable() else "?" for char in read.text))
+    return Disconnect(reason, "".join(char if char.isprintable() else "?" for char in read.text), read.peers)
 
 
 def pack_peer_request(request: PeerRequest) -> bytes:

@@ -191,3 +191,15 @@ def test_a_net_that_is_cut_for_minutes_is_not_taken_for_one_without_udp(town):
     assert thought == {"full_cone", None}
     assert node.nat().state == "direct"
     assert all(town.holding(node))
+
+
+def test_who_is_cut_off_from_udp_hears_of_others_from_nodes_without_room() -> None:
+    with town_of(6, max_peers=3) as town:
+        first = town.open[0]
+        assert town.world.run(lambda: len(first.peering.links) == 3, 60.0)
+        # Room is elsewhere, and only the nodes that have none know where.
+        roomy = town.node(town.world.host("21.99.0.1"), max_peers=50)
+        assert town.world.run(lambda: bool(roomy.peering.links) or len(first.kademlia.table) > 5, 60.0)
+        blocked = town.behind(town.box(1, udp_blocked=True))
+        assert town.world.run(lambda: bool(blocked.peering.links), 60.0)
+        assert len(blocked.kademlia.table) == 0

@@ -17,6 +17,8 @@ from kodectl.wire.announcement import Ports
 from kodectl.wire.messages import (
     MAX_BLOCK,
     MAX_DIGEST_SLOTS,
+    MAX_REFERRED,
+    MAX_REFERRED_ENODE,
     MAX_SYNC_IDS,
     MAX_TRANSACTION,
     BroadcastMode,
@@ -98,7 +100,8 @@ def ids(count: int) -> tuple[bytes, ...]:
 VALUES = {
     "hello": [HELLO, Hello((1, 2, 65_535), "c", "n", (), Ports(0, 65_535))],
     "heartbeat": [Heartbeat(0, 0), Heartbeat(1, 2**63 - 1)],
-    "disconnect": [Disconnect(reason, "text") for reason in DisconnectReason],
+    "disconnect": [Disconnect(reason, "text") for reason in DisconnectReason]
+    + [Disconnect(DisconnectReason.TOO_MANY_PEERS, "", ("enode://one", "enode://other"))],
     "peer_request": [PeerRequest(20)],
     "peer_response": [PeerResponse([]), PeerResponse(["enode://a@b:1?discport=1"] * 64)],
     "sync": [
@@ -173,7 +176,7 @@ def test_nesting_is_refused_not_followed(kind):
 
 @pytest.mark.parametrize(
     ("kind", "body"),
-    [("heartbeat", "93000105"), ("disconnect", "930aa16105"), ("sync", "9300c40005")],
+    [("heartbeat", "93000105"), ("disconnect", "940aa1619005"), ("sync", "9300c40005")],
 )
 def test_elements_past_the_known_ones_are_ignored(kind, body):
     UNPACKERS[kind](bytes.fromhex(body))
@@ -232,6 +235,14 @@ def test_unknown_reason_is_unspecified():
 
 def test_reason_alone_is_enough():
     assert unpack_disconnect(msgspec.msgpack.encode([2])) == Disconnect(DisconnectReason.TOO_MANY_PEERS, "")
+
+
+def test_a_disconnect_names_few_others():
+    many = Disconnect(DisconnectReason.TOO_MANY_PEERS, "", tuple(f"enode://{number}" for number in range(20)))
+    assert unpack_disconnect(pack_disconnect(many)).peers == many.peers[:MAX_REFERRED]
+    for peers in (["e"] * (MAX_REFERRED + 1), ["e" * (MAX_REFERRED_ENODE + 1)], [1], "enode"):
+        with pytest.raises(WireError):
+            unpack_disconnect(msgspec.msgpack.encode([2, "", peers]))
 
 
 def test_text_of_a_disconnect_is_cut_and_made_printable():
