@@ -98,22 +98,24 @@ def given_settings(*keys: str) -> Callable[[Function], Function]:
 def time_limits(timeout_s: float, deadline_s: float) -> Callable[[Function], Function]:
     """`--timeout` (one operation) and `--deadline` (the whole command); every network command has both."""
 
-    def option(name: str, default_s: float, help_: str) -> Callable[[Function], Function]:
-        return click.option(
-            f"--{name}",
-            f"{name}_s",
-            type=Seconds(),
-            default=f"{default_s:g}",
-            show_default=True,
-            metavar="SECONDS",
-            help=help_,
-        )
-
     def decorate(function: Function) -> Function:
-        function = option("deadline", deadline_s, "Limit for the whole command.")(function)
-        return option("timeout", timeout_s, "Limit for one operation.")(function)
+        function = seconds("deadline", deadline_s, "Limit for the whole command.")(function)
+        return seconds("timeout", timeout_s, "Limit for one operation.")(function)
 
     return decorate
+
+
+def seconds(name: str, default_s: float, help_: str) -> Callable[[Function], Function]:
+    """The option `--name`, which the function gets as `name_s`."""
+    return click.option(
+        f"--{name}",
+        f"{name}_s",
+        type=Seconds(),
+        default=f"{default_s:g}",
+        show_default=True,
+        metavar="SECONDS",
+        help=help_,
+    )
 
 
 def configuration_of(ctx: click.Context) -> Configuration:

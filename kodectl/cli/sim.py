@@ -9,7 +9,7 @@ import click
 
 from kodectl.cli.command import command, examples
 from kodectl.cli.interrupts import DeadlineAlarm
-from kodectl.cli.options import Parsed, Seconds
+from kodectl.cli.options import Parsed, seconds
 from kodectl.cli.output import Outcome, Output
 from kodectl.cli.wording import duration
 from kodectl.errors import Degraded, KodectlError
@@ -65,15 +65,7 @@ def per_minute(name: str, default: str, help_: str) -> click.Option:
 )
 @click.option("--nodes", type=int, default=20, show_default=True, metavar="N", help="How many nodes join.")
 @click.option("--seed", type=int, default=1, show_default=True, metavar="N", help="The same one gives the same run.")
-@click.option(
-    "--duration",
-    "duration_s",
-    type=Seconds(),
-    default="120",
-    show_default=True,
-    metavar="SECONDS",
-    help="Virtual time, after everybody has joined.",
-)
+@seconds("duration", 120, "Virtual time, after everybody has joined.")
 @click.option(
     "--nat",
     "mix",
@@ -85,15 +77,7 @@ def per_minute(name: str, default: str, help_: str) -> click.Option:
 @click.option("--loss", type=float, default=0.01, show_default=True, metavar="PART", help="Of the datagrams, lost.")
 @click.option("--duplication", type=float, default=0.0, show_default=True, metavar="PART", help="Come twice.")
 @click.option("--reordering", type=float, default=0.0, show_default=True, metavar="PART", help="Are overtaken.")
-@click.option(
-    "--deadline",
-    "deadline_s",
-    type=Seconds(),
-    default="3600",
-    show_default=True,
-    metavar="SECONDS",
-    help="Limit for the whole command, in real time.",
-)
+@seconds("deadline", 3600, "Limit for the whole command, in real time.")
 @click.pass_obj
 def sim(
     output: Output,
