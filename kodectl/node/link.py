@@ -71,6 +71,7 @@ class Link:
         "messages_received",
         "node_id",
         "opened_at",
+        "opened_unix",
         "outbound",
         "public_key",
         "referred",
@@ -82,6 +83,7 @@ class Link:
         self.hello = channel.hello
         self.outbound = outbound
         self.opened_at = runtime.now()
+        self.opened_unix = runtime.unix_time()
         self.bytes_received = 0
         self.messages_received = 0
         self.close_reason: DisconnectReason | None = None

@@ -39,7 +39,7 @@ def peer_view(peer: Peer, book: PeerBook, runtime: Runtime) -> PeerView:
         addr=address_text(host, port),
         ip=host,
         port=port,
-        since=rfc3339(runtime.unix_time() - connected_s),
+        since=rfc3339(link.opened_unix),
         connected_s=round(connected_s, 3),
         latency_ms=_ms(peer.last_rtt_s),
         bytes_sent=link.bytes_sent,
