@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kodectl.cli.command import command, examples
-from kodectl.cli.options import given_settings, time_limits
+from kodectl.cli.options import NODE_KEYS, given_settings, time_limits
 from kodectl.cli.output import Format, Outcome, Output, clean, table
 from kodectl.cli.wording import folded
 from kodectl.errors import Degraded, KodectlError, NegativeAnswer
@@ -45,24 +45,6 @@ CHECKS = {
     "dials": "dialled peers connect",
 }
 """In the order of `core.diagnosis`."""
-KEYS = (
-    "datadir",
-    "listen",
-    "discovery_port",
-    "api",
-    "api_token",
-    "api_names",
-    "bootstrap",
-    "max_peers",
-    "nat",
-    "stun",
-    "turn",
-    "relay",
-    "lan",
-    "network",
-    "validators",
-)
-"""As `node run` takes them."""
 SHOWN = 2
 """Checks that are waited for, on the one line of progress."""
 STATE_WIDTH = 7
@@ -89,7 +71,7 @@ STYLES = {"ok": "green", "skipped": "bright_black", "unknown": "yellow", "warnin
     help="Run only this check; repeatable. --list names them.",
 )
 @click.option("--list", "is_list", is_flag=True, help="List the checks, and run none.")
-@given_settings(*KEYS)
+@given_settings(*NODE_KEYS)
 @click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -172,7 +154,7 @@ def read_settings(output: Output, given: dict[str, Any]) -> tuple[dict[str, Any]
         configuration.check()
     except KodectlError as error:
         troubles.append(error)
-    values = {key: _value(configuration, key, given[key]) for key in KEYS}
+    values = {key: _value(configuration, key, given[key]) for key in NODE_KEYS}
     file = None if configuration.file is None else str(configuration.file)
     details = {"file": file, "troubles": [trouble.message for trouble in troubles]}
     if not troubles:

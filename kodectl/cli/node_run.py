@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kodectl.cli.command import command, examples
-from kodectl.cli.options import configuration_of, setting
+from kodectl.cli.options import NODE_KEYS, configuration_of, setting
 from kodectl.cli.output import Output
 
 
@@ -20,24 +20,7 @@ from kodectl.cli.output import Output
         "kodectl node run --datadir /tmp/b --listen 127.0.0.1:0 --discovery-port 0 --api 127.0.0.1:0 --no-lan",
     ),
 )
-@setting(
-    "datadir",
-    "listen",
-    "discovery_port",
-    "api",
-    "api_token",
-    "api_names",
-    "bootstrap",
-    "max_peers",
-    "nat",
-    "stun",
-    "turn",
-    "relay",
-    "lan",
-    "network",
-    "validators",
-    "log_level",
-)
+@setting(*NODE_KEYS, "log_level")
 @click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path, dir_okay=False),

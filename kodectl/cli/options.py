@@ -22,6 +22,25 @@ MAX_TARGETS = 100_000
 MAX_LINE = 4_096
 """No target is as long, even inside a JSON object."""
 
+NODE_KEYS = (
+    "datadir",
+    "listen",
+    "discovery_port",
+    "api",
+    "api_token",
+    "api_names",
+    "bootstrap",
+    "max_peers",
+    "nat",
+    "stun",
+    "turn",
+    "relay",
+    "lan",
+    "network",
+    "validators",
+)
+"""Settings of a node: what `node run` takes, and the doctor examines."""
+
 Function = Callable[..., Any]
 CONFIGURATION = "kodectl.configuration"
 
