@@ -20,6 +20,8 @@ from kodectl.errors import ExitCode
 
 DEADLINE_GRACE_S = 0.5
 """How long a procedure that minds the deadline itself has to hand over what it has."""
+AGAIN_S = 0.01
+"""After which an end that was lost comes again: time to leave the code that lost it."""
 
 
 class Interrupted(SystemExit, KeyboardInterrupt):
@@ -51,7 +53,8 @@ def signals() -> Iterator[None]:
         if before[number] is not signal.SIG_IGN:
             signal.signal(number, handler)
     try:
-        yield
+        with _nothing_lost():
+            yield
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
@@ -70,10 +73,36 @@ def deadline(deadline_s: float | None) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, deadline_s + DEADLINE_GRACE_S)
     try:
-        yield
+        with _nothing_lost():
+            yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _nothing_lost() -> Iterator[None]:
+    """What is raised where Python lets nothing through (`__del__`, a callback of the garbage collector) it only prints: an end
+    that met such code comes again."""
+    hook = sys.unraisablehook
+    handler = signal.getsignal(signal.SIGALRM)
+
+    def hear(lost: Any) -> None:
+        end = lost.exc_value
+        if not isinstance(end, ENDS):
+            hook(lost)
+            return
+        signal.signal(signal.SIGALRM, lambda number, frame: _unwind(end))
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+
+    sys.unraisablehook = hear
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        if signal.getsignal(signal.SIGALRM) is not handler:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -102,4 +131,5 @@ def _hub_of_task() -> Any:
     return parent if hasattr(parent, "handle_system_error") else None
 
 
+ENDS = (Interrupted, Terminated, DeadlineAlarm)
 HANDLERS = {signal.SIGINT: _interrupt, signal.SIGTERM: _terminate}

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import gevent
 import pytest
@@ -42,3 +43,33 @@ def test_a_signal_that_meets_the_main_greenlet_or_the_hub_ends_it():
         gevent.get_hub().loop.run_callback(os.kill, os.getpid(), signal.SIGINT)
         with pytest.raises(Interrupted):
             gevent.sleep(10)
+
+
+class Deaf:
+    """Python lets nothing through that is raised where an object is collected."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), self.number)
+        signal.getsignal(self.number)  # an instruction at which the handler runs, before this returns
+
+
+def _meet(collected: list[Deaf]) -> None:
+    collected.clear()
+    gevent.sleep(10)
+
+
+@pytest.mark.parametrize(
+    ("number", "end"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Terminated), (signal.SIGALRM, DeadlineAlarm)]
+)
+def test_an_end_that_is_lost_where_nothing_can_be_raised_comes_again(number, end):
+    before = signal.getsignal(signal.SIGALRM), sys.unraisablehook
+    with signals():
+        with pytest.raises(end), deadline(60.0):
+            _meet([Deaf(number)])
+        with pytest.raises(Interrupted):
+            _meet([Deaf(signal.SIGINT)])
+    assert (signal.getsignal(signal.SIGALRM), sys.unraisablehook) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
