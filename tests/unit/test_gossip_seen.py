@@ -1,5 +1,6 @@
 """What was seen, which times are acceptable, what can still be handed out."""
 
+import gc
 import hashlib
 from operator import xor
 
@@ -28,6 +29,13 @@ def test_a_digest_counts_and_xors_the_ids_of_a_slot():
     one, other = memory.digest()
     assert (one.slot, one.count, one.xor) == (NOON_MS // SLOT_MS, 2, bytes(map(xor, first, second)))
     assert (other.slot, other.count, other.xor) == (one.slot + 1, 1, an_id(3))
+
+
+def test_the_garbage_collector_has_nothing_to_do_with_the_ids():
+    memory = Seen()
+    memory.add(an_id(1), NOON_MS)
+    gc.collect()
+    assert not gc.is_tracked(memory.ids)
 
 
 def test_slots_differ_where_either_side_has_something_else():
