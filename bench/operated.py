@@ -8,7 +8,7 @@ WebSocket: two read, one reads for a moment and then nothing for fifteen seconds
 too, and asks for the history every two seconds; a scraper asks for /metrics every second. Prints one JSON line.
 
 A node remembers messages for ten minutes (at most 1,000,000 of them, docs/protocol.md), and its memory grows until then:
-`--warm-up 600` comes before figures on whether it is flat.
+`--warm-up 900` comes before figures on whether it is flat (the table of a million ids grows once more after twelve minutes).
 
 Hub delay: of timers due every 5 ms in the node's process, how late they were (those that fell into a longer delay count too).
 On a machine that does other things the node waits for a processor too: `hub_delay_with_a_cpu_ms` is without that time, and
