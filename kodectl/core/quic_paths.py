@@ -43,7 +43,8 @@ class Paths:
         self._count = 0
         self._alive_at = float("-inf")
         self._stand_ins: OrderedDict[Path, Address] = OrderedDict()
-        self._behind: dict[Address, Path] = {}
+        self._behind: OrderedDict[Address, Path] = OrderedDict()
+        """More than stand for a path now: the library goes on using what a path had before it was moved to."""
         self.stand_in(path)
 
     def __contains__(self, path: Path) -> bool:
@@ -56,9 +57,11 @@ class Paths:
         """The address that the library is to see for `path`."""
         address = self._stand_ins.get(path)
         if address is None:
+            self._make_room()
             address = self._unused()
-            self._behind[address] = path
             self._enter(path, address)
+            self._behind[address] = path
+            self._behind.move_to_end(address, last=False)
         return address
 
     def heard(self, path: Path, now: float) -> Address:
@@ -70,6 +73,15 @@ class Paths:
             return self.stand_in(path)
         return current
 
+    def is_elsewhere(self, path: Path, now: float) -> bool:
+        """Of a path that something came over: whether this side sends over another one, where nothing comes any more."""
+        return self._stand_ins.get(path) != self._current and now - self._alive_at >= ALIVE_S
+
+    @property
+    def path(self) -> Path:
+        """That was sent on last."""
+        return self._behind[self._current]
+
     @property
     def _current(self) -> Address:
         return next(reversed(self._stand_ins.values()))
@@ -79,6 +91,7 @@ class Paths:
         path = self._behind.get(address)
         if path is not None:
             self._stand_ins.move_to_end(path)
+            self._behind.move_to_end(address)
         return path
 
     def move(self, path: Path) -> None:
@@ -88,15 +101,25 @@ class Paths:
         self._stand_ins.pop(path, None)
         self._enter(path, address)
         self._stand_ins.move_to_end(path)
-        self._behind = dict.fromkeys(self._stand_ins.values(), path)
+        for known in self._behind:
+            self._behind[known] = path
 
     def _enter(self, path: Path, address: Address) -> None:
         if len(self._stand_ins) >= MAX_PATHS:
-            self._stand_ins.popitem(last=False)
-            known = set(self._stand_ins.values()) | {address}
-            self._behind = {address: path for address, path in self._behind.items() if address in known}
+            self._forget(next(iter(self._stand_ins)))
         self._stand_ins[path] = address
         self._stand_ins.move_to_end(path, last=False)
+
+    def _forget(self, path: Path) -> None:
+        del self._stand_ins[path]
+        for address in [known for known, behind in self._behind.items() if behind == path]:
+            del self._behind[address]
+
+    def _make_room(self) -> None:
+        if len(self._behind) >= MAX_PATHS:
+            address, _ = self._behind.popitem(last=False)
+            for path in [known for known, stand_in in self._stand_ins.items() if stand_in == address]:
+                del self._stand_ins[path]
 
     def _unused(self) -> Address:
         while True:

@@ -202,6 +202,32 @@ class TestPaths:
         paths.move(path(1))
         assert paths.behind(first) == path(1)
 
+    def test_what_a_path_was_known_as_before_it_was_moved_to_leads_there_still(self) -> None:
+        """The library has gone there by itself, and does not know of the move."""
+        paths = Paths(path(1))
+        second = paths.heard(path(2), ALIVE_S)
+        for sent_to in (second, paths.stand_in(path(1))):
+            paths.behind(sent_to)
+        paths.move(path(2))
+        assert paths.behind(second) == path(2)
+        paths.move(path(3))
+        assert paths.behind(second) == path(3)
+        for number in range(4, 500):
+            paths.stand_in(path(number))
+        assert paths.behind(second) == path(3)
+
+    def test_what_is_heard_elsewhere_is_told_when_nothing_is_heard_any_more_where_this_side_sends(self) -> None:
+        paths = Paths(path(1))
+        paths.heard(path(1), 10.0)
+        assert not paths.is_elsewhere(path(2), 10.0 + ALIVE_S / 2)
+        assert not paths.is_elsewhere(path(1), 10.0 + ALIVE_S)
+        assert paths.is_elsewhere(path(2), 10.0 + ALIVE_S)
+        second = paths.heard(path(2), 10.0 + ALIVE_S)
+        assert paths.path == path(1)
+        paths.behind(second)
+        assert paths.path == path(2)
+        assert not paths.is_elsewhere(path(2), 10.0 + ALIVE_S)
+
     def test_another_path_has_none_while_the_current_one_is_alive(self) -> None:
         paths = Paths(path(1))
         first = paths.heard(path(1), 10.0)
@@ -232,3 +258,4 @@ class TestPaths:
                 address = paths.stand_in(path(number))
                 assert paths.behind(address) is not None
             assert 1 <= len(paths) <= MAX_PATHS
+            assert paths.behind(paths.stand_in(paths.path)) == paths.path
