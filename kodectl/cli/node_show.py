@@ -196,7 +196,7 @@ def table_(output: Output, client: NodeClient, nodes: bool) -> Outcome:
     from kodectl.node.views import TableView
 
     view = client.get("/api/network/routing", TableView)
-    lines = [f"{view.size} nodes around {view.id}"]
+    lines = [f"{view.size} {'node' if view.size == 1 else 'nodes'} around {view.id}"]
     filled = [bucket for bucket in view.buckets if bucket.size or bucket.replacements]
     if filled:
         rows = (
