@@ -77,6 +77,9 @@ class QuicStream:
         self._silent_deadlines = 0
         self.on_silence: Callable[[], None] = lambda: None
         """What was sent is not answered: the path may be dead. Runs in the hub."""
+        self.on_elsewhere: Callable[[], None] = lambda: None
+        """The other side is heard over another path than `sends_on`, and over that no more: to a path that is new QUIC follows
+        by itself, to a former one not. Runs in the hub."""
         self.on_gone: Callable[[], None] = lambda: None
         """Both sides have said their last word, or will not say it any more. Runs in the hub."""
 
@@ -87,6 +90,10 @@ class QuicStream:
     @property
     def remote(self) -> Address:
         return self.path.remote
+
+    @property
+    def sends_on(self) -> Path:
+        return self._core.path
 
     @property
     def is_open(self) -> bool:
@@ -195,6 +202,8 @@ class QuicStream:
             if end == len(waiting) or waiting[end][1] != waiting[start][1]:
                 self._core.receive([data for data, _ in waiting[start:end]], waiting[start][1], now)
                 start = end
+        if self._core.is_elsewhere(waiting[-1][1], now):
+            self.on_elsewhere()
         self.settle()
 
     def settle(self, min_pause_s: float = 0.0) -> bool:
@@ -204,7 +213,8 @@ class QuicStream:
         if self._is_gone:
             return False
         has_sent = False
-        for path, datagrams in self._core.datagrams(self._runtime.now()):
+        now = self._runtime.now()
+        for path, datagrams in self._core.datagrams(now):
             has_sent = True
             send = self._sends.get(path)
             if send is None:

@@ -256,6 +256,24 @@ class TestPaths:
         assert scene.near.heard == before
         other.socket.close()
 
+    def test_who_has_followed_is_told_when_the_other_side_is_back(self, scene: Scene) -> None:
+        """QUIC follows to a new path by itself; to one that it has left before it does not."""
+        near, far = scene.connected()
+        other = Place(scene.near.runtime, NEAR_IP, 7)
+        other.endpoint = scene.near.endpoint
+        back = scene.far.path_to(scene.near.address)
+        near.move(*other.path_to(scene.far.address))
+        for _ in range(2):
+            send_and_compare(scene, near, far, 1_000)
+            scene.let_pass(ALIVE_S)
+        assert far.sends_on.remote == other.address
+        scene.let_pass(ALIVE_S)
+        far.on_elsewhere = lambda: far.move(*back)
+        near.move(*scene.near.path_to(scene.far.address))
+        other.socket.close()
+        send_and_compare(scene, near, far, 1_000)
+        assert far.sends_on == back[0]
+
     def test_a_cut_of_five_seconds_and_a_move_lose_nothing(self, scene: Scene) -> None:
         near, far = scene.connected()
         near_way, far_way = self.another_way(scene)
