@@ -21,6 +21,7 @@ from kodectl.core.quic_connection import (
     RoomMade,
 )
 from kodectl.core.quic_paths import MAX_PATHS, Path
+from kodectl.core.unanswered import Unanswered
 from kodectl.runtime.base import Address, Runtime, StreamClosed, Timer
 
 Send = Callable[[Sequence[bytes]], None]
@@ -75,6 +76,7 @@ class QuicStream:
         self._timer_at = float("inf")
         self._linger: Timer | None = None
         self._silent_deadlines = 0
+        self._unanswered = Unanswered()
         self.on_silence: Callable[[], None] = lambda: None
         """What was sent is not answered: the path may be dead. Runs in the hub."""
         self.on_elsewhere: Callable[[], None] = lambda: None
@@ -195,6 +197,7 @@ class QuicStream:
     def _work(self) -> None:
         self._turn = None
         self._silent_deadlines = 0
+        self._unanswered.heard()
         waiting, self._waiting = self._waiting, []
         now = self._runtime.now()
         start = 0
@@ -222,6 +225,8 @@ class QuicStream:
             else:
                 send(datagrams)
         self._set_timer(min_pause_s)
+        if has_sent and self._unanswered.sent(now):
+            self.on_silence()
         return has_sent
 
     def _happened(self, event: Event) -> None:
