@@ -17,6 +17,7 @@ from kodectl.wire.offers import Letter, Offer
 
 SIDE_BY_SIDE = 2
 MAX_HOPS_KNOWN = 8
+"""And taken at once by what is urgent."""
 MAX_HELD = 16
 """Offers, for whoever is about to listen: more than a connection takes."""
 LINGER_S = 10.0
@@ -69,6 +70,8 @@ class Conversation:
         self._failed: set[Hop] = set()
         self._tried: dict[int, set[Hop]] = {}
         """By the number of an unheard letter."""
+        self._urgent: set[int] = set()
+        """Of the numbers of unheard letters."""
         self._correspondence = Correspondence()
         self._timer: Timer | None = None
         self._is_closed = False
@@ -98,8 +101,9 @@ class Conversation:
 
     # -- out -------------------------------------------------------------------------------------------------------
 
-    def send(self, offer: Offer) -> None:
-        """Repeated until the other side says that it was heard."""
+    def send(self, offer: Offer, *, is_urgent: bool = False) -> None:
+        """Repeated until the other side says that it was heard. What is urgent takes all hops at once, the spare ones too:
+        whatever has made it so may have taken links along, and nobody has noticed yet."""
         if self._is_closed:
             return
         if self._correspondence.is_settled:
@@ -114,7 +118,9 @@ class Conversation:
             self._seek(UNHEARD if self._hops else NO_WAY)
         if self._correspondence.is_settled:
             return  # Given up at once: there is nowhere to look.
-        self._put_out(outgoing)
+        if is_urgent:
+            self._urgent.add(outgoing.number)
+        self._put_out(outgoing, everywhere=is_urgent)
         self._arm()
 
     def go_on(self, hops: list[Hop]) -> None:
@@ -159,17 +165,19 @@ class Conversation:
             self._timer.cancel()
         self._sender.ended(self)
 
-    def _put_out(self, outgoing: Outgoing) -> None:
+    def _put_out(self, outgoing: Outgoing, *, everywhere: bool = False) -> None:
         tried = self._tried.setdefault(outgoing.number, set())
-        for hop in self._choose(tried):
+        for hop in self._live() if everywhere else self._choose(tried):
             tried.add(hop)
             self._transmit(hop, outgoing)
 
+    def _live(self) -> list[Hop]:
+        """Those that news has come by first."""
+        return [hop for hop in dict.fromkeys([*self._proved, *self._hops]) if hop not in self._failed]
+
     def _choose(self, tried: set[Hop]) -> list[Hop]:
-        """Two that this letter has not taken yet, those that news has come by first, spare ones last; when it has taken all,
-        from the start."""
-        live = [hop for hop in [*self._proved, *self._hops] if hop not in self._failed]
-        live = list(dict.fromkeys(live))
+        """Two that this letter has not taken yet, spare ones last; when it has taken all, from the start."""
+        live = self._live()
         fresh = [hop for hop in live if hop not in tried]
         if not fresh:
             tried.clear()
@@ -210,14 +218,25 @@ class Conversation:
         known_before = (ours.heard, ours.oldest)
         offers = ours.take(letter, self._runtime.now())
         # A copy of what has come already may be handed in by anybody.
-        self._note_way(way, is_news=(ours.heard, ours.oldest) != known_before)
+        is_news = (ours.heard, ours.oldest) != known_before
+        self._note_way(way, is_news=is_news)
         self._is_stale = False
+        self._tried = {number: hops for number, hops in self._tried.items() if number >= ours.oldest}
+        self._urgent = {number for number in self._urgent if number >= ours.oldest}
+        if is_news:
+            self._say_urgent_again()
         for offer in offers:
             self._tell(offer)
-        self._tried = {number: hops for number, hops in self._tried.items() if number >= ours.oldest}
         if ours.owes():
             self._tell_heard()
         self._arm()
+
+    def _say_urgent_again(self) -> None:
+        """What of it was not heard, by a way that has just proved to be good: it may be the only one."""
+        for outgoing in self._correspondence.unheard():
+            if outgoing.number in self._urgent:
+                for hop in self._proved[:1]:
+                    self._transmit(hop, outgoing)
 
     def _tell(self, offer: Offer) -> None:
         if self._on_message is not None:

@@ -109,6 +109,34 @@ def test_a_spare_hop_is_taken_when_the_others_are_not_heard() -> None:
     assert one.took() == [1, 2]
 
 
+def test_what_is_urgent_takes_all_hops_at_once_and_is_repeated_as_ever() -> None:
+    one = with_a_spare()
+    one.conversation.send(OFFER, is_urgent=True)
+    assert one.took() == [1, 2, 9]
+    one.world.run_for(0.8)
+    assert one.took() == [1, 2]
+
+
+def test_what_is_urgent_takes_the_way_by_which_the_other_side_has_just_written() -> None:
+    """Before, nobody could write to it by that: a box has forgotten where its links went."""
+    one = with_a_spare()
+    one.conversation.send(OFFER, is_urgent=True)
+    one.took()
+    one.arrives(9, number=1, offer=OFFER)
+    assert [hop for hop, letter in one.sent if letter.offer is not None] == [9]
+    one.took()
+    one.arrives(1, heard=1, number=2, offer=OFFER)
+    assert all(letter.offer is None for _, letter in one.sent), "it has been heard"
+
+
+def test_what_is_not_urgent_waits_for_its_repetition() -> None:
+    one = with_a_spare()
+    one.conversation.send(OFFER)
+    one.took()
+    one.arrives(1, number=1, offer=OFFER)
+    assert all(letter.offer is None for _, letter in one.sent)
+
+
 def test_a_spare_hop_is_taken_when_the_others_fail() -> None:
     one = with_a_spare()
     one.conversation.send(OFFER)
