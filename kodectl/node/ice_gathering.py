@@ -66,10 +66,14 @@ class Gatherer(Protocol):
 
 
 RENEWAL_PAUSE_S = 10.0
-"""From relays that were got anew to the next time: as long as a connection takes to find a path over them, at the most."""
+"""From a relay that was got anew to the next one in its place: as long as a connection takes to find a path over it, at the
+most."""
 
 Errand = tuple[str, Callable[[], None]]
 """A name, and what waits for a server."""
+
+Place = tuple[int, int]
+"""Of a relay: the number of its allocator, and the family."""
 
 
 class Gathering:
@@ -84,9 +88,8 @@ class Gathering:
         self._sockets: list[SocketBase] = []
         self._relays: list[RelayBase] = []
         self._errands = 0
-        self._renewals = 0
-        """Under way."""
-        self._renewed_at = float("-inf")
+        self._renewing: set[Place] = set()
+        self._renewed_at: dict[Place, float] = {}
         self._unwatch: Callable[[], None] = lambda: None
         self._is_closed = False
 
@@ -233,37 +236,39 @@ class Gathering:
     # Relays again
 
     def renew_relays(self, allocators: Sequence[Allocate]) -> None:
-        """In place of those that carry nothing; each of those goes when another is there. One renewal at a time."""
-        if self._is_closed or self._renewals or self._runtime.now() < self._renewed_at + RENEWAL_PAUSE_S:
+        """In place of those that carry nothing; each of those goes when another is there. One renewal of each place at a time:
+        a server that is silent for long keeps nobody from asking the others again."""
+        if self._is_closed:
             return
         self.faults.clear()
         used = sum(self._gatherer.carries(base) for base in self._relays)
-        wanted = allocators[: max(0, len(allocators) - used)]
-        fresh: list[RelayBase] = []
-        errands = [
-            (f"relayed again {number} ipv{family}", self._renewing_errand(allocate, family, fresh, len(allocators)))
-            for number, allocate in enumerate(wanted)
-            for family in self._terms.families
-        ]
-        self._renewals = len(errands)
-        self._start_errands(errands)
+        count, fresh = len(allocators), list[RelayBase]()
+        places = [(number, family) for number in range(max(0, count - used)) for family in self._terms.families]
+        due = [place for place in places if self._is_due(place)]
+        self._start_errands([self._renewing_errand(allocators[place[0]], place, fresh, count) for place in due])
 
-    def _renewing_errand(
-        self, allocate: Allocate, family: int, fresh: list[RelayBase], count: int
-    ) -> Callable[[], None]:
+    def _is_due(self, place: Place) -> bool:
+        renewed_at = self._renewed_at.get(place)
+        is_new = renewed_at is not None and self._runtime.now() < renewed_at + RENEWAL_PAUSE_S
+        return place not in self._renewing and not is_new
+
+    def _renewing_errand(self, allocate: Allocate, place: Place, fresh: list[RelayBase], count: int) -> Errand:
+        number, family = place
+        self._renewing.add(place)
+
         def errand() -> None:
             try:
                 relay = allocate(family)
             finally:
-                self._renewals -= 1
+                self._renewing.discard(place)
             if self._is_closed:
                 relay.close()
                 return
-            self._renewed_at = self._runtime.now()
+            self._renewed_at[place] = self._runtime.now()
             fresh.append(self._take_relay(relay))
             self._drop_idle(family, fresh, count)
 
-        return errand
+        return f"relayed again {number} ipv{family}", errand
 
     def _drop_idle(self, family: int, fresh: list[RelayBase], count: int) -> None:
         """Meanwhile one of the former ones may have come back to life."""
