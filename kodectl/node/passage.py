@@ -16,7 +16,7 @@ from kodectl.core.quic_paths import Path
 from kodectl.core.traversal_plan import Plan
 from kodectl.errors import WireError
 from kodectl.node.discovery import Discovery
-from kodectl.node.ice import Description, IceSession, IceTerms, SendingBase
+from kodectl.node.ice import Allocate, Description, IceSession, IceTerms, SendingBase
 from kodectl.node.ice_stream import IceStream, PathBook
 from kodectl.node.multiplexer import Multiplexer
 from kodectl.node.quic import QuicEndpoint
@@ -43,8 +43,9 @@ GATHER_LIMIT_S = 5.0
 """For relays that are slow to answer; the others have been told of by then."""
 FIRST_CANDIDATE_LIMIT_S = 2.0
 """For the first candidate, where UDP is blocked and everything needs a relay."""
-RESTART_PAUSE_S = 2.0
-"""Between two attempts to find a way again, once all have died."""
+RESTART_PAUSE_S = 4.0
+"""From an answer to the next attempt to find a way again, once all have died: relays may have to be asked over TCP, and be
+told of, and a lost check is repeated twice."""
 GO_LIMIT_S = 2.0
 """For the word that the other side punches; without it, this side begins all the same."""
 LATER_GO_LIMIT_S = 5.0
@@ -93,6 +94,10 @@ class Surroundings(Around, Protocol):
 
     situation: Situation
 
+    def relays(self) -> Sequence[Allocate]:
+        """As they are to be had now."""
+        ...
+
     def moved(self, passage: Passage) -> None:
         """Its way has changed."""
         ...
@@ -119,7 +124,7 @@ class Passage:
         self._is_told = False
         """Our first description has left."""
         self._is_closed = False
-        self._is_restarting = False
+        self._is_seeking = False
         self._was_relayed = False
         self._is_looking = False
         self._taken = ""
@@ -158,7 +163,7 @@ class Passage:
         if self._shared is not None and reflexive is not None:
             self.session.add_reflexive(self._shared, *reflexive)
 
-    def _tell(self, kind: OfferKind) -> None:
+    def _tell(self, kind: OfferKind, *, is_urgent: bool = False) -> None:
         if self._is_closed:
             return
         ours = self.session.description
@@ -174,7 +179,8 @@ class Passage:
                 situation.hint(),
                 situation.tcp(),
                 situation.tcp_seen(),
-            )
+            ),
+            is_urgent=is_urgent,
         )
 
     def _candidate_found(self, candidate: Candidate) -> None:
@@ -190,6 +196,8 @@ class Passage:
                 self.session.add_remote(candidate)
             if offer.is_complete:
                 self.session.remote_done()
+            if self.stream is not None:  # it may say so because it hears nothing
+                self.session.doubt()
         elif offer.kind is OfferKind.OFFER and not self._is_controlling:
             self._begin_again(offer)
         elif offer.kind is OfferKind.GO and not self._is_controlling:
@@ -216,15 +224,13 @@ class Passage:
         if not self._restarts.take(self._runtime.now()):
             log.debug("%s offers again too often", self.peer_id.hex())
             return
-        self._add_reflexive()
-        self.session.restart()
-        self._around.multiplexer.attach(self)
+        self._restart()
         try:
             self.take(offer)
         except WireError as error:
             log.debug("%s offers again: %s", self.peer_id.hex(), error)
             return
-        self._tell(OfferKind.ANSWER)
+        self._tell(OfferKind.ANSWER, is_urgent=True)
 
     # -- opening, by who asked for it ------------------------------------------------------------------------------
 
@@ -260,7 +266,6 @@ class Passage:
             except ConnectFailed as error:
                 failed = error
                 continue
-            self._move()
             return self._carried(self.stream)
         raise failed
 
@@ -277,6 +282,8 @@ class Passage:
 
     def _carried(self, stream: QuicStream) -> IceStream:
         stream.on_silence = self.session.doubt
+        stream.on_elsewhere = self._come_back
+        self._move()
         return IceStream(self._runtime, stream, self.route, self.close)
 
     def route(self) -> Route:
@@ -292,9 +299,9 @@ class Passage:
             return
         if pair is None:
             self._usable.clear()
-            if self._is_controlling and self.stream is not None and not self._is_restarting:
-                self._is_restarting = True
-                self._around.scope.spawn(f"find a way again to {self.peer_id.hex()[:8]}", self._restart)
+            if self.stream is not None and not self._is_seeking:
+                self._is_seeking = True
+                self._around.scope.spawn(f"find a way again to {self.peer_id.hex()[:8]}", self._seek)
             return
         self._was_relayed = pair.is_relayed
         if not pair.is_relayed:
@@ -315,13 +322,18 @@ class Passage:
             self._runtime.call_later(LOOK_EVERY_S, self._look)
 
     def _move(self) -> None:
-        """Both sides do: QUIC follows the other side by itself, but not to a path that it has left before."""
+        """Both sides do: QUIC follows the other side by itself, but not to a path that it has left before. What was lost on
+        a path that is there again is repeated at once."""
         pair, stream = self.session.path, self.stream
-        if pair is None or stream is None or not stream.is_open:
-            return
-        path = self._path_of(pair)
-        if stream.path != path:
+        if pair is not None and stream is not None and stream.is_open:
+            path = self._path_of(pair)
             stream.move(path, self._sender(path))
+
+    def _come_back(self) -> None:
+        """To where the other side is again, which had gone elsewhere for a while: this side had no reason to."""
+        pair = self.session.path
+        if pair is not None and self.stream is not None and self.stream.sends_on != self._path_of(pair):
+            self._move()
 
     def _path_of(self, pair: Pair) -> Path:
         base: SendingBase = pair.local.base  # type: ignore[assignment]  # every base that was given to the agent sends
@@ -331,25 +343,49 @@ class Passage:
         paths = self._around.paths
         return lambda datagrams: paths.send(datagrams, path)
 
-    def _restart(self) -> None:
+    # -- a way again, once all have died ---------------------------------------------------------------------------
+
+    def _seek(self) -> None:
         """Until there is a path, or no link left to need one."""
         try:
             while not self._is_closed and self.session.path is None and self.stream is not None and self.stream.is_open:
-                self._answered.clear()
-                self.answer = None
-                self._add_reflexive()
-                self.session.restart()
-                self._around.multiplexer.attach(self)
-                self._tell(OfferKind.OFFER)
-                # The offer is repeated by itself; another one would make its answer worthless.
-                self._answered.wait(ANSWER_LIMIT_S)
-                if self.answer is not None:
-                    self.take(self.answer)
+                if self._is_controlling:
+                    self._offer_again()
+                else:
+                    self._call()
                 self._usable.wait(RESTART_PAUSE_S)
+        finally:
+            self._is_seeking = False
+
+    def _offer_again(self) -> None:
+        self._answered.clear()
+        self.answer = None
+        self._restart()
+        self._tell(OfferKind.OFFER, is_urgent=True)
+        # The offer is repeated by itself; another one would make its answer worthless.
+        self._answered.wait(ANSWER_LIMIT_S)
+        if self.answer is None:
+            return
+        try:
+            self.take(self.answer)
         except WireError as error:
             log.debug("%s answers a restart: %s", self.peer_id.hex(), error)
-        finally:
-            self._is_restarting = False
+
+    def _call(self) -> None:
+        """The other side is to begin anew. It may have nothing by which to write to this side until it has heard from it: a
+        box that forgets takes links along."""
+        self._renew()
+        self._tell(OfferKind.UPDATE, is_urgent=True)
+
+    def _restart(self) -> None:
+        self._renew()
+        self.session.restart()
+        self._around.multiplexer.attach(self)
+
+    def _renew(self) -> None:
+        """What this side is seen as, and its relays: nobody knows what has taken all paths."""
+        self._add_reflexive()
+        self.session.renew_relays(self._around.relays())
 
     # -- what comes in ---------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from kodectl.errors import NegativeAnswer, WireError
 from kodectl.node.dialling import Reached
 from kodectl.node.discovery import Discovery
 from kodectl.node.events import Events
-from kodectl.node.ice import IceTerms, new_credentials
+from kodectl.node.ice import Allocate, IceTerms, new_credentials
 from kodectl.node.ice_stream import PathBook
 from kodectl.node.ice_watch import InterfaceWatch
 from kodectl.node.lookups import enode_of
@@ -263,6 +263,9 @@ class Traversal:
         return any(passage.side_ways.accepted(stream) for passage in self._passages)
 
     # -- what passages ask for -------------------------------------------------------------------------------------
+
+    def relays(self) -> Sequence[Allocate]:
+        return self._relays.allocators(over_tcp=self.situation.is_udp_blocked)
 
     def tcp_port(self) -> int:
         return self._links.tcp_port

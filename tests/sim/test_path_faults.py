@@ -1,0 +1,182 @@
+"""All ways between two linked nodes die at once: messages go both ways again soon, over the same link; on virtual time.
+
+Nothing that either side knows of the other may be true any more, and boxes that fail take the links to the nodes along
+through which the two write to each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from linked_pair import BACK_LIMIT_S, RANDOM_PORTS, SYMMETRIC_BOX, Pair, Talk
+from town import Town, town_of
+
+from kodectl.core.ice.pairs import PairState
+from kodectl.core.turn_access import keys_of
+from kodectl.node.node import Node
+from kodectl.node.passage import Passage
+from kodectl.node.stun_server import StunServer
+from kodectl.node.turn_server import RelayPlace, TurnSettings, turn_service
+from kodectl.sim.runtime import SimRuntime
+from kodectl.wire.offers import Offer, OfferKind
+
+DIRECT_LIMIT_S = 15.0
+MESSAGES = 200
+SEED_OF_A_NEW_PATH = 4
+"""With which the second best path is one that the side which was asked has not used before: only such is followed."""
+CONE: dict[str, Any] = {}
+TURN_IPS, TURN_PORT = ("22.0.0.1", "22.1.0.1"), 3478
+REALM, USER, PASSWORD = "example.org", "ann", "secret"
+
+Fault = Callable[[Pair], None]
+
+
+def forget(*sides: int) -> Fault:
+    def fault(pair: Pair) -> None:
+        for side in sides:
+            pair.boxes[side].forget()
+
+    return fault
+
+
+def block_udp(side: int) -> Fault:
+    def fault(pair: Pair) -> None:
+        box = pair.boxes[side]
+        box.rules = replace(box.rules, udp_blocked=True)
+
+    return fault
+
+
+def move(side: int) -> Fault:
+    return lambda pair: pair.boxes[side].change_address("29.9.9.9")
+
+
+@pytest.fixture
+def town() -> Iterator[Town]:
+    with town_of(4) as built:
+        yield built
+
+
+FAULTS: dict[str, tuple[dict[str, Any], Fault]] = {
+    "both forget, direct": (RANDOM_PORTS, forget(0, 1)),
+    "both forget, relayed": (SYMMETRIC_BOX, forget(0, 1)),
+    "no UDP here, direct": (CONE, block_udp(0)),
+    "no UDP there, direct": (CONE, block_udp(1)),
+    "no UDP here, relayed": (SYMMETRIC_BOX, block_udp(0)),
+    "no UDP there, relayed": (SYMMETRIC_BOX, block_udp(1)),
+    "another address here, direct": (CONE, move(0)),
+    "another address there, direct": (CONE, move(1)),
+    "another address there, relayed": (SYMMETRIC_BOX, move(1)),
+}
+
+
+@pytest.mark.parametrize(("rules", "fault"), FAULTS.values(), ids=FAULTS)
+def test_the_link_goes_on(town: Town, rules: dict[str, Any], fault: Fault) -> None:
+    pair = Pair(town, rules, rules)
+    assert pair.comes_to("relay" if rules is SYMMETRIC_BOX else "direct", DIRECT_LIMIT_S)
+    talk = Talk(town, pair.one, pair.other, MESSAGES)
+    town.world.run_for(3.0)
+    fault(pair)
+    town.world.run_for(0.2)
+    assert talk.flows(BACK_LIMIT_S - 0.2)
+    talk.end()
+    assert pair.is_the_first_link()
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_link_on_which_nobody_speaks_is_ready_when_somebody_does(town: Town, side: int) -> None:
+    pair = Pair(town, CONE, CONE)
+    assert pair.comes_to("direct", DIRECT_LIMIT_S)
+    town.world.run_for(30.0)
+    move(side)(pair)
+    town.world.run_for(BACK_LIMIT_S)
+    talk = Talk(town, pair.one, pair.other, MESSAGES)
+    assert talk.flows(1.0)
+    talk.end()
+    assert pair.is_the_first_link()
+
+
+def test_an_answer_that_makes_no_sense_is_not_the_last(town: Town) -> None:
+    pair = Pair(town, CONE, CONE)
+    assert pair.comes_to("direct", DIRECT_LIMIT_S)
+    passage = passage_of(pair.other)
+    send, spoilt = passage._conversation.send, []
+
+    def spoiling(offer: Offer, **urgency: bool) -> None:
+        if offer.kind is OfferKind.ANSWER and not spoilt:
+            offer = offer._replace(password="short")
+            spoilt.append(offer)
+        send(offer, **urgency)
+
+    passage._conversation.send = spoiling
+    talk = Talk(town, pair.one, pair.other, MESSAGES)
+    move(0)(pair)
+    assert talk.flows(BACK_LIMIT_S)
+    assert spoilt
+    talk.end()
+    assert pair.is_the_first_link()
+
+
+def passage_of(node: Node) -> Passage:
+    (passage,) = node.connectivity.traversal._passages
+    return passage
+
+
+def test_who_follows_the_other_side_comes_back_with_it() -> None:
+    """The one holds its path to be dead for a while, with or without reason; the other has none to leave it."""
+    with town_of(4, SEED_OF_A_NEW_PATH) as town:
+        pair = Pair(town, SYMMETRIC_BOX, SYMMETRIC_BOX)
+        talk = Talk(town, pair.one, pair.other, MESSAGES)
+        town.world.run_for(3.0)
+        here, there = (passage_of(node) for node in (pair.one, pair.other))
+        best, expected = here.stream.sends_on, there.stream.sends_on
+        valid = [pair for pair in here.session.agent.pairs if pair.state is PairState.SUCCEEDED]
+        second = next(path for path in map(here._path_of, valid) if path != best)
+        here.stream.move(second, here._sender(second))
+        town.world.run_for(2.0)
+        assert there.stream.sends_on != expected
+        here.stream.move(best, here._sender(best))
+        assert town.world.run(lambda: there.stream.sends_on == expected, 2.0)
+        talk.end()
+
+
+# -- configured TURN servers ---------------------------------------------------------------------------------------------
+
+
+def serve_turn(runtime: SimRuntime) -> None:
+    settings = TurnSettings(REALM, keys_of({USER: PASSWORD}, REALM), to_relays=True)
+    turn = turn_service(runtime, settings, {4: RelayPlace(runtime.ip, runtime.ip)})
+    StunServer(runtime, turn).start((runtime.ip, TURN_PORT))
+
+
+def test_a_turn_server_that_was_away_serves_again_when_the_other_one_dies() -> None:
+    """No node relays for anybody."""
+    with town_of(4, relay=None) as town:
+        world = town.world
+        for ip in TURN_IPS:
+            runtime = world.host(ip)
+            world.call(runtime, serve_turn, runtime)
+        told = tuple(f"{USER}:{PASSWORD}@{ip}:{TURN_PORT}" for ip in TURN_IPS)
+        pair = Pair(town, SYMMETRIC_BOX, SYMMETRIC_BOX, turn=told, relay=None)
+        talk = Talk(town, pair.one, pair.other, MESSAGES)
+        world.run_for(3.0)
+        used = next(ip for ip in TURN_IPS if ip in ends_of(pair))
+        world.crash(used)
+        world.run_for(0.2)
+        assert talk.flows(BACK_LIMIT_S - 0.2)
+        runtime = world.restart(used)
+        world.call(runtime, serve_turn, runtime)
+        world.run_for(1.0)
+        world.crash(*(ip for ip in TURN_IPS if ip != used))
+        world.run_for(0.2)
+        assert talk.flows(BACK_LIMIT_S - 0.2)
+        talk.end()
+        assert pair.is_the_first_link()
+
+
+def ends_of(pair: Pair) -> list[str]:
+    route = pair.link.route
+    return [end.address[0] for end in (route.local, route.remote) if end is not None]
