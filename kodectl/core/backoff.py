@@ -25,9 +25,9 @@ class Backoff(NamedTuple):
     def is_over(self, now: float) -> bool:
         return now >= self.retry_at
 
-    def after_failure(self, now: float, rng: random.Random) -> Backoff:
+    def after_failure(self, now: float, rng: random.Random, cap_s: float = CAP_S) -> Backoff:
         failures = min(self.failures + 1, MAX_FAILURES)
-        return Backoff(failures, now + _jittered(min(CAP_S, BASE_S * 2 ** (failures - 1)), rng))
+        return Backoff(failures, now + _jittered(min(cap_s, BASE_S * 2 ** (failures - 1)), rng))
 
     def after_link(self, lasted_s: float, now: float, rng: random.Random) -> Backoff:
         """A link has ended, for whatever reason."""

@@ -8,7 +8,7 @@ from math import inf
 from operator import attrgetter
 
 from kodectl.core.admission import scarce_subnet
-from kodectl.core.backoff import Backoff
+from kodectl.core.backoff import CAP_S, Backoff
 from kodectl.core.bans import Bans
 from kodectl.core.exchange import Reach, is_worth_telling, reach_of
 from kodectl.core.trust import FAULT_COST, Presence, Rank, Trust
@@ -22,6 +22,8 @@ FORGET_S = 14 * 24 * 3600.0
 """Two weeks unseen: gone, not on holiday."""
 STRANGER_FAILURES = 6
 """About two minutes of failed dials: what was told of this one was wrong."""
+PRIVILEGED_CAP_S = 60.0
+"""The longest back-off of who is named by the configuration: without UDP there may be nobody else to get in by."""
 NEWCOMER_SHARE = 4
 """Every fourth dial goes to somebody never linked, while there are such, or the old guard would stay among itself."""
 FAULT_BAN_S = 300.0
@@ -173,12 +175,13 @@ class PeerBook:
         if (known := self._known.get(node_id)) is None or known.linked:
             return
         known.anchor = False
-        known.backoff = known.backoff.after_failure(now, self._rng)
+        is_privileged = node_id in self._privileged
+        known.backoff = known.backoff.after_failure(now, self._rng, PRIVILEGED_CAP_S if is_privileged else CAP_S)
         if blame:
             known.trust.observe(Presence.OUT_OF_REACH, now)
             known.trust.failed(now)
         self._changed[node_id] = None
-        if known.is_stranger and known.backoff.failures >= STRANGER_FAILURES:
+        if known.is_stranger and known.backoff.failures >= STRANGER_FAILURES and not is_privileged:
             self.forget(node_id)
 
     def pause(self, node_id: bytes, now: float, seconds: float) -> None:
@@ -245,12 +248,16 @@ class PeerBook:
         strangers = [known for known in self._known.values() if known.is_stranger]
         if subnet is not None and sum(known.subnet == subnet for known in strangers) >= MAX_STRANGERS_PER_SUBNET:
             return False
-        return len(self._known) < MAX_KNOWN or bool(strangers)
+        return len(self._known) < MAX_KNOWN or any(known.node_id not in self._privileged for known in strangers)
 
     def _least(self, now: float) -> Known | None:
         """Who is missed least: a stranger, then the lowest score."""
         return min(
-            (known for known in self._known.values() if not known.static and not known.linked),
+            (
+                known
+                for known in self._known.values()
+                if not known.static and not known.linked and known.node_id not in self._privileged
+            ),
             key=lambda known: (not known.is_stranger, known.trust.score(now), -known.backoff.failures, known.node_id),
             default=None,
         )

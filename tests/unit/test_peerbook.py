@@ -15,6 +15,7 @@ from kodectl.core.peerbook import (
     MAX_KNOWN,
     MAX_STRANGERS_PER_SUBNET,
     NEWCOMER_SHARE,
+    PRIVILEGED_CAP_S,
     STRANGER_FAILURES,
     PeerBook,
 )
@@ -85,6 +86,18 @@ class TestHearsay:
             assert book.get(enode(1).node_id)
             book.dial_failed(enode(1).node_id, turn * 100.0, blame=True)
         assert len(book) == 0
+
+    def test_who_the_configuration_names_is_never_forgotten_and_tried_every_minute(self, book: PeerBook) -> None:
+        named = enode(7)
+        book.hear_of(named, 0.0)
+        for turn in range(20):
+            book.dial_failed(named.node_id, turn * 100.0, blame=True)
+            assert book.to_dial(1, (), turn * 100.0 + PRIVILEGED_CAP_S)
+        for number in range(10, 10 + MAX_KNOWN):
+            book.hear_of(enode(number), 0.0)
+            was_linked(book, number)
+        assert book.get(named.node_id)
+        assert not book.hear_of(enode(5_000), 0.0), "the only stranger here gives its place to nobody"
 
     def test_who_was_linked_is_kept_for_two_weeks(self, book: PeerBook) -> None:
         was_linked(book, 1)
