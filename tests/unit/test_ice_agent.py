@@ -194,6 +194,24 @@ def test_one_pair_of_a_foundation_is_checked_until_it_works() -> None:
     assert [pair.state for pair in pairs.pairs].count(PairState.WAITING) == 2
 
 
+@pytest.mark.parametrize(("keeps_paths", "second_at"), [(True, 1.5), (False, 39.5)])
+def test_a_check_in_vain_holds_up_its_foundation_for_long_only_where_the_rfc_is_all_that_counts(
+    keeps_paths: bool, second_at: float
+) -> None:
+    """The address that a relay, or a box, has given in place of one that is gone has the foundation of that."""
+    made = agent(keeps_paths=keeps_paths)
+    made.add_local(host(BASE, 65_535), 0.0)
+    asked: dict[Address, float] = {}
+    now, effects = 0.0, made.set_remote(THEIRS, [remote((THERE[0], 1)), remote((THERE[0], 2))], 0.0)
+    while len(asked) < 2:
+        asked |= {
+            effect.address: now for effect in effects if isinstance(effect, Transmit) and effect.address not in asked
+        }
+        now = made.next_deadline() or now
+        effects = made.tick(now)
+    assert max(asked.values()) == pytest.approx(second_at)
+
+
 # --- Checks ---------------------------------------------------------------------------------------------------------------
 
 

@@ -289,7 +289,7 @@ class Agent:
         """What follows whatever has happened: nomination, the next check in order, the end of hope."""
         if self._is_checking:
             self._try_again(now)
-            self._list.thaw()
+            self._list.thaw(is_hurried=self._keeps_paths)
             if self._selected is None:
                 self._nominate(now)
                 self._give_up(now)

@@ -17,6 +17,10 @@ MAX_PAIRS = 100
 """RFC 8445, section 6.1.2.5. What a peer can have us send is this many checks, seven times each."""
 
 
+HOLDS_SENDINGS = 2
+"""Of a check, for which other pairs of its foundation are kept waiting for it where they may not wait for its end."""
+
+
 class PairState(Enum):
     FROZEN = "frozen"
     WAITING = "waiting"
@@ -64,6 +68,12 @@ class Pair:
     @property
     def is_pending(self) -> bool:
         return self.state in PENDING
+
+    def holds_up(self, is_hurried: bool) -> bool:
+        """The others of its foundation."""
+        if self.state is PairState.IN_PROGRESS and is_hurried and self.check is not None:
+            return self.check.sendings <= HOLDS_SENDINGS
+        return self.state in (PairState.WAITING, PairState.IN_PROGRESS)
 
     def __repr__(self) -> str:
         return f"Pair({self.local.candidate.address} {self.remote.address} {self.state.value})"
@@ -164,10 +174,11 @@ class CheckList:
     def is_waiting(self) -> bool:
         return any(pair.state is PairState.WAITING for pair in self._order)
 
-    def thaw(self) -> None:
+    def thaw(self, *, is_hurried: bool = False) -> None:
         """The best frozen pair of each foundation that has none waiting or in progress, and every one of a foundation that
-        is known to work (sections 6.1.2.6 and 7.2.5.3.3)."""
-        busy = {pair.foundation for pair in self._order if pair.state in (PairState.WAITING, PairState.IN_PROGRESS)}
+        is known to work (sections 6.1.2.6 and 7.2.5.3.3). Hurried: a check that has been repeated in vain holds nobody up. The
+        relay or mapping that was got in place of one that is gone has the same foundation."""
+        busy = {pair.foundation for pair in self._order if pair.holds_up(is_hurried)}
         works = {pair.foundation for pair in self._order if pair.state is PairState.SUCCEEDED}
         for pair in self._order:
             if pair.state is PairState.FROZEN and (pair.foundation in works or pair.foundation not in busy):
