@@ -13,15 +13,20 @@ from typing import NamedTuple, Protocol
 from kodectl.core.correspondence import Correspondence, Outgoing
 from kodectl.core.signal_routes import Way
 from kodectl.runtime.base import Runtime, Timer
-from kodectl.wire.offers import Letter, Offer
+from kodectl.wire.offers import Letter, Offer, OfferKind
 
 SIDE_BY_SIDE = 2
 MAX_HOPS_KNOWN = 8
 """And taken at once by what is urgent."""
 MAX_HELD = 16
 """Offers, for whoever is about to listen: more than a connection takes."""
+SAY_AGAIN_S = 0.3
+"""Between two times that all that is unheard is said again out of turn."""
 LINGER_S = 10.0
 """After `close`: what was said last is repeated until it is heard, and the other side's repetitions are answered."""
+
+BEGINNINGS = (OfferKind.OFFER, OfferKind.ANSWER)
+"""They say all that there is to say: what came before them, and was not heard, need not be waited for."""
 
 NOT_THERE = "not_there"
 UNHEARD = "unheard"
@@ -72,6 +77,7 @@ class Conversation:
         """By the number of an unheard letter."""
         self._urgent: set[int] = set()
         """Of the numbers of unheard letters."""
+        self._said_again_at = float("-inf")
         self._correspondence = Correspondence()
         self._timer: Timer | None = None
         self._is_closed = False
@@ -103,13 +109,16 @@ class Conversation:
 
     def send(self, offer: Offer, *, is_urgent: bool = False) -> None:
         """Repeated until the other side says that it was heard. What is urgent takes all hops at once, the spare ones too:
-        whatever has made it so may have taken links along, and nobody has noticed yet."""
+        whatever has made it so may have taken links along, and nobody has noticed yet. If it begins anew, nothing that was
+        said before is repeated any more."""
         if self._is_closed:
             return
         if self._correspondence.is_settled:
             # A new attempt: what did not work long ago may work now.
             self._failed.clear()
             self._has_sought = False
+        if is_urgent and offer.kind in BEGINNINGS:
+            self._correspondence.give_up()
         outgoing = self._correspondence.write(offer, self._runtime.now())
         if outgoing is None:
             self._undelivered(UNHEARD)
@@ -120,6 +129,7 @@ class Conversation:
             return  # Given up at once: there is nowhere to look.
         if is_urgent:
             self._urgent.add(outgoing.number)
+            self._said_again_at = float("-inf")
         self._put_out(outgoing, everywhere=is_urgent)
         self._arm()
 
@@ -232,11 +242,14 @@ class Conversation:
         self._arm()
 
     def _say_urgent_again(self) -> None:
-        """What of it was not heard, by a way that has just proved to be good: it may be the only one."""
+        """And what was said after it: by a way that has just proved to be good, which may be the only one."""
+        now = self._runtime.now()
+        if not self._urgent or now < self._said_again_at + SAY_AGAIN_S:
+            return
+        self._said_again_at = now
         for outgoing in self._correspondence.unheard():
-            if outgoing.number in self._urgent:
-                for hop in self._proved[:1]:
-                    self._transmit(hop, outgoing)
+            for hop in self._proved[:1]:
+                self._transmit(hop, outgoing)
 
     def _tell(self, offer: Offer) -> None:
         if self._on_message is not None:

@@ -129,6 +129,24 @@ def test_what_is_urgent_takes_the_way_by_which_the_other_side_has_just_written()
     assert all(letter.offer is None for _, letter in one.sent), "it has been heard"
 
 
+def test_what_begins_anew_waits_for_nothing_that_was_said_before() -> None:
+    one = with_a_spare()
+    one.conversation.send(Offer(OfferKind.UPDATE))
+    one.took()
+    one.conversation.send(OFFER, is_urgent=True)
+    assert {(letter.number, letter.oldest) for _, letter in one.sent} == {(2, 2)}
+    one.conversation.send(Offer(OfferKind.UPDATE), is_urgent=True)
+    assert {(letter.number, letter.oldest) for _, letter in one.sent} == {(2, 2), (3, 2)}
+
+
+def test_what_is_said_again_out_of_turn_is_so_only_now_and_then() -> None:
+    one = with_a_spare()
+    one.conversation.send(OFFER, is_urgent=True)
+    for number in range(1, 5):
+        one.arrives(9, number=number, offer=OFFER)
+    assert len([hop for hop, letter in one.sent if letter.offer is not None]) == 3 + 1
+
+
 def test_what_is_not_urgent_waits_for_its_repetition() -> None:
     one = with_a_spare()
     one.conversation.send(OFFER)
