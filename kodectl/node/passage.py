@@ -46,6 +46,8 @@ FIRST_CANDIDATE_LIMIT_S = 2.0
 RESTART_PAUSE_S = 4.0
 """From an answer to the next attempt to find a way again, once all have died: relays may have to be asked over TCP, and be
 told of, and a lost check is repeated twice."""
+UNHEARD_PAUSE_S = 1.0
+"""If there was no answer: the links by which one may come are being made again."""
 GO_LIMIT_S = 2.0
 """For the word that the other side punches; without it, this side begins all the same."""
 LATER_GO_LIMIT_S = 5.0
@@ -349,15 +351,12 @@ class Passage:
         """Until there is a path, or no link left to need one."""
         try:
             while not self._is_closed and self.session.path is None and self.stream is not None and self.stream.is_open:
-                if self._is_controlling:
-                    self._offer_again()
-                else:
-                    self._call()
-                self._usable.wait(RESTART_PAUSE_S)
+                self._usable.wait(self._offer_again() if self._is_controlling else self._call())
         finally:
             self._is_seeking = False
 
-    def _offer_again(self) -> None:
+    def _offer_again(self) -> float:
+        """How long to wait for a path then."""
         self._answered.clear()
         self.answer = None
         self._restart()
@@ -365,17 +364,19 @@ class Passage:
         # The offer is repeated by itself; another one would make its answer worthless.
         self._answered.wait(ANSWER_LIMIT_S)
         if self.answer is None:
-            return
+            return UNHEARD_PAUSE_S
         try:
             self.take(self.answer)
         except WireError as error:
             log.debug("%s answers a restart: %s", self.peer_id.hex(), error)
+        return RESTART_PAUSE_S
 
-    def _call(self) -> None:
+    def _call(self) -> float:
         """The other side is to begin anew. It may have nothing by which to write to this side until it has heard from it: a
         box that forgets takes links along."""
         self._renew()
         self._tell(OfferKind.UPDATE, is_urgent=True)
+        return RESTART_PAUSE_S
 
     def _restart(self) -> None:
         self._renew()
