@@ -146,8 +146,10 @@ def map_(
             view = errand.map(wishes)
             warn(output, view, wanted, lease_s)
             if keep:
-                output.emit({"event": "mapped", **_fields(view)}, map_text(view))
-                errand.keep(lambda event: output.emit(event, kept_line(event)))
+                errand.keep(
+                    lambda: output.emit({"event": "mapped", **_fields(view)}, map_text(view)),
+                    lambda event: output.emit(event, kept_line(event)),
+                )
     return Outcome(view, map_text(view), failure=failure_of(view, wanted))
 
 

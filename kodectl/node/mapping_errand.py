@@ -88,9 +88,12 @@ class MappingErrand:
             raise trouble
         return self._view(failed)
 
-    def keep(self, report: Callable[[KeptEvent], None]) -> NoReturn:
-        """Renews, and maps again what the router has lost, until something interrupts the waiting; then removes them."""
+    def keep(self, begun: Callable[[], None], report: Callable[[KeptEvent], None]) -> NoReturn:
+        """Renews, and maps again what the router has lost, until something interrupts the waiting; then removes them.
+
+        `begun` tells that they are mapped: whoever reads that may interrupt at once, and is told that they are removed."""
         try:
+            begun()
             while True:
                 self._scope.sleep(self._pause_s())
                 self._mind_route(report)

@@ -51,13 +51,16 @@ class Home:
 
     def keep(self, errand: MappingErrand) -> None:
         with pytest.raises(Stopped):
-            errand.keep(self.events.append)
+            errand.keep(self.begun, self.events.append)
 
     def call(self, *what: object) -> object:
         return self.world.call(self.runtime, *what)
 
     def is_mapped(self) -> bool:
         return all(self.router.mapped(wish.transport.value) == [wish.external_port] for wish in WISHES)
+
+    def begun(self) -> None:
+        """What a command does as soon as the ports are mapped."""
 
     def told(self) -> list[str]:
         return [event.event for event in self.events]
@@ -203,3 +206,13 @@ def test_a_router_without_a_list_says_so(home: Home) -> None:
     assert isinstance(view, ListView)
     assert view.mappings is None
     assert [(gateway.method, gateway.lists) for gateway in view.gateways] == [("natpmp", False), ("pcp", False)]
+
+
+def test_an_interrupt_as_soon_as_the_ports_are_told_is_answered_too(home: Home) -> None:
+    def begun() -> None:
+        raise Stopped
+
+    home.begun = begun  # type: ignore[method-assign]
+    home.kept()
+    assert home.world.run(lambda: home.told() == ["removed"], 30.0)
+    assert not home.is_mapped()
