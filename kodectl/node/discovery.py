@@ -16,6 +16,7 @@ from kodectl.core.contacted import Contacted
 from kodectl.core.identity import Identity
 from kodectl.core.requests import ATTEMPTS, Notice, Request, Requests
 from kodectl.core.sessions import ANY_ID, Address, Received, Session, Sessions
+from kodectl.core.strangers import Strangers
 from kodectl.errors import NegativeAnswer, PeerFault, WireError
 from kodectl.runtime.base import DatagramSocket, Runtime, Stopped, TimedOut
 from kodectl.wire import packets, rpc
@@ -60,6 +61,7 @@ class Discovery:
         self.other_traffic: Callable[[bytes, Address], None] = _ignore_datagram
         """Datagrams whose first byte is not discovery's: STUN, TURN, ICE and QUIC attach here."""
         self.counters: Counter[str] = Counter()
+        self.strangers = Strangers()
         self._contacted = Contacted()
         self._socket: DatagramSocket | None = None
         self._timer: Any = None
@@ -161,7 +163,11 @@ class Discovery:
             self._knock(data, address)
             return
         now = self._runtime.now()
+        if data[0] == packets.HAIL and address[0] not in self._contacted:
+            self.strangers.hailed(address[0], now)
         received = self.sessions.receive(data, address, now, self._runtime.unix_time())
+        if data[0] == packets.HANDSHAKE and received.session is not None:
+            self.strangers.proved(address[0], now)
         for packet in received.replies:
             self._send(packet, address)
         if received.message and received.session is not None:

@@ -17,7 +17,7 @@ from functools import partial
 
 from kodectl.core.nat import Behavior
 from kodectl.core.observers import MIN_GROUPS, NOBODY, Belief, Observers, group_of
-from kodectl.core.reachability import BLOCKED, NOTHING_KNOWN, Evidence, Reach, conclude, with_what_was_known
+from kodectl.core.reachability import BLOCKED, NOTHING_KNOWN, Evidence, Reach, Trial, conclude, with_what_was_known
 from kodectl.errors import KodectlError
 from kodectl.node.dial_back import DialBack, OwnPorts
 from kodectl.node.discovery import Discovery
@@ -26,6 +26,7 @@ from kodectl.node.stun_client import StunClient
 from kodectl.node.udp_silence import UdpSilence
 from kodectl.runtime.base import Address, LocalNetwork, Runtime, Scope, Stopped
 from kodectl.wire import packets
+from kodectl.wire.addresses import scope_of
 from kodectl.wire.contacts import Contact
 
 log = logging.getLogger(__name__)
@@ -142,6 +143,7 @@ class Reachability:
         while not len(table):
             self._wait_for_news(SILENCE_STEP_S)
             self._look_at_silence()
+            self._look_at_strangers()
         self._scope.sleep(JOIN_GRACE_S)
 
     def _wait_for_news(self, limit_s: float) -> bool:
@@ -181,6 +183,21 @@ class Reachability:
         self._publish(NOBODY, None, BLOCKED)
         return True
 
+    def _look_at_strangers(self) -> None:
+        """With nobody to ask: the first node of a network, say, all others of which are behind NATs. What is a public address
+        of the machine's own, and is reached by those that nothing was sent to, needs no observers."""
+        if self.reach.udp is None and self._strangers_get_in():
+            self.local = self._runtime.local_network()
+            self._publish(NOBODY, False, conclude(Evidence(False, None, [Trial(own_udp_stranger=True)])))
+
+    def _strangers_get_in(self) -> bool:
+        source = self._runtime.local_network().source
+        return (
+            source is not None
+            and scope_of(source) == "public"
+            and self._discovery.strangers.get_in(self._runtime.now())
+        )
+
     def _round(self) -> bool:
         """Gathers, tries, concludes, follows; whether anything has changed."""
         self._last_round = started = self._runtime.now()
@@ -188,6 +205,8 @@ class Reachability:
         suspects, self._suspects = self._suspects, set()
         if suspects or before != self.local:
             self.observers.forget_before(started)
+        if before != self.local:
+            self._discovery.strangers.forget()
         belief = self._gather(started)
         is_translated = self._is_translated(belief)
         reach = self._try(belief, is_translated)
@@ -264,7 +283,11 @@ class Reachability:
         witnesses = self.observers.witnesses_since(self._last_round, belief.hint)
         observers = self._contacts_of_many_networks(MAX_TRIALS, among=witnesses)
         trials = self._dial_back.try_with(observers, partial(self._own_ports, belief))
-        return conclude(Evidence(is_translated, belief.mapping, trials, self.mapped_port() is not None))
+        reach = conclude(Evidence(is_translated, belief.mapping, trials, self.mapped_port() is not None))
+        if reach.udp is None and not is_translated and self._strangers_get_in():
+            trials.append(Trial(own_udp_stranger=True))
+            reach = conclude(Evidence(False, belief.mapping, trials))
+        return reach
 
     def _own_ports(self, belief: Belief, observer: Contact) -> OwnPorts:
         """Of the discovery port: the outer one that a router forwards. Without such the one that the observer sees, if

@@ -203,3 +203,26 @@ def test_who_is_cut_off_from_udp_hears_of_others_from_nodes_without_room() -> No
         blocked = town.behind(town.box(1, udp_blocked=True))
         assert town.world.run(lambda: bool(blocked.peering.links), 60.0)
         assert len(blocked.kademlia.table) == 0
+
+
+@pytest.mark.parametrize("there", ["port_restricted", "symmetric"])
+def test_one_open_node_is_enough_for_two_behind_nats(there: str) -> None:
+    """It learns that it is open from those that come, and relays for them where it has to."""
+    with town_of(1) as town:
+        alone = town.open[0]
+        one = town.behind(town.box(1, **KINDS["port_restricted"]))
+        assert town.world.run(lambda: bool(one.peering.links), 10.0)
+        assert alone.nat().reachable_udp is None
+        other = town.behind(town.box(2, **KINDS[there]))
+        assert town.world.run(lambda: alone.nat().reachable_udp is True, 10.0)
+        town.world.run_for(15.0)
+        view = town.world.call(one.runtime, one.connect, other.identity.node_id.hex(), 20.0)
+        assert view.outcome == "connected", view
+
+
+def test_a_firewall_that_lets_nobody_in_is_not_taken_for_an_open_door() -> None:
+    with town_of(1) as town:
+        for number, kind in enumerate(("port_restricted", "symmetric"), 1):
+            node = town.behind(town.box(number, **KINDS[kind]))
+            town.world.run_for(30.0)
+            assert node.nat().reachable_udp is not True
