@@ -10,13 +10,31 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
-from ipaddress import IPv6Address
 from math import inf
-from typing import NamedTuple
 
+from kodectl.core.turn_answers import MIN_LIFETIME_S, allocated, is_acceptable_alternate, lifetime_of, plain
 from kodectl.core.turn_credentials import Seal, seal_for
+from kodectl.core.turn_events import (
+    NOTHING,
+    DataReceived,
+    Event,
+    Forgotten,
+    Lost,
+    Mismatched,
+    PeerRefused,
+    Redirected,
+    Step,
+)
 from kodectl.core.turn_peers import Channels, Permissions
-from kodectl.core.turn_refusals import Refusal, TurnRefused, credentials_wanted, refusal, unauthorised
+from kodectl.core.turn_refusals import (
+    Refusal,
+    TurnRefused,
+    credentials_wanted,
+    no_answer,
+    peer_refusal,
+    refusal,
+    unauthorised,
+)
 from kodectl.core.turn_requests import (
     LIFETIME_S,
     MAX_CHALLENGES,
@@ -31,15 +49,13 @@ from kodectl.core.turn_requests import (
     Request,
     Requests,
 )
-from kodectl.errors import KodectlError, NegativeAnswer, WireError
-from kodectl.wire.addresses import address_text, scope_of
+from kodectl.errors import KodectlError, WireError
+from kodectl.wire.addresses import address_text
 from kodectl.wire.channel_data import FIRST_BYTES, pack_channel_data, unpack_channel_data
 from kodectl.wire.contacts import is_unicast
 from kodectl.wire.stun import ID_SIZE, Attribute, Message, MessageClass, Method, StunError, decode, encode, pack_type
 from kodectl.wire.stun_attributes import CODECS, Address
 
-MIN_LIFETIME_S, MAX_LIFETIME_S = 30, 3_600
-"""Below, nothing is left between refreshes; above, a server that dies would be noticed too late."""
 REFRESH_MARGIN_S = 60.0
 KEEPALIVE_S = 20.0
 """Over UDP, when nothing else was sent: NATs forget after 30 s at the earliest (measured in the field; RFC 4787 asks for
@@ -50,60 +66,6 @@ MAX_DATA = 65_000
 """What fits into a datagram with everything around it."""
 
 _DATA_INDICATION = pack_type(MessageClass.INDICATION, Method.DATA).to_bytes(2)
-_INSIDE = ("loopback", "private", "link_local", "cgnat")
-
-
-class Allocated(NamedTuple):
-    """The server relays at `relayed`, and sees us at `mapped`. May happen again, with another address, after `Forgotten`."""
-
-    relayed: Address
-    mapped: Address
-    lifetime_s: int
-
-
-class DataReceived(NamedTuple):
-    data: bytes
-    peer: Address
-
-
-class PeerRefused(NamedTuple):
-    """The server does not let `ip` send to us, nor us to it."""
-
-    ip: str
-    error: KodectlError
-
-
-class Forgotten(NamedTuple):
-    """The server has lost the allocation; another is being asked for."""
-
-
-class Mismatched(NamedTuple):
-    """The server has another allocation of this 5-tuple (437): one from another port is needed."""
-
-    error: KodectlError
-
-
-class Redirected(NamedTuple):
-    """Ask there (300). The client has ended; make another one."""
-
-    server: Address
-
-
-class Lost(NamedTuple):
-    """There is no allocation, or none any more. The client has ended."""
-
-    error: KodectlError
-
-
-Event = Allocated | DataReceived | PeerRefused | Forgotten | Mismatched | Redirected | Lost
-
-
-class Step(NamedTuple):
-    packets: tuple[bytes, ...] = ()
-    events: tuple[Event, ...] = ()
-
-
-NOTHING = Step()
 
 
 class State(Enum):
@@ -243,7 +205,7 @@ class TurnClient:
             # Most of them carry ICMP errors (section 11.6), which prove nothing: anybody can have them made.
             self.counters["indications_dropped"] += 1
             return NOTHING
-        peer = _plain(peer)
+        peer = plain(peer)
         if not self._permissions.allows(peer[0], now):
             self.counters["data_of_strangers"] += 1
             return NOTHING
@@ -298,7 +260,7 @@ class TurnClient:
     def _succeeded(self, request: Request, message: Message, now: float) -> None:
         purpose = request.purpose
         if isinstance(purpose, Allocate):
-            event = _allocated(message, purpose)
+            event = allocated(message, purpose)
             self.state = State.ALLOCATED
             self.relayed = event.relayed
             self._allocated_at = now
@@ -307,7 +269,7 @@ class TurnClient:
             self._permissions.forgotten(now)
             self._ask_permissions(now)
         elif isinstance(purpose, Refresh):
-            self._lives(_lifetime_of(message), now)
+            self._lives(lifetime_of(message), now)
         elif isinstance(purpose, Permit):
             self._permissions.granted(purpose.ips, now)
         else:
@@ -325,7 +287,7 @@ class TurnClient:
         if isinstance(purpose, Allocate) and error.code == Refusal.ALLOCATION_MISMATCH:
             self._end(Mismatched(refusal(error, self.server)))
         elif isinstance(purpose, Allocate) and error.code == Refusal.TRY_ALTERNATE and alternate is not None:
-            self._redirected(_plain(alternate))
+            self._redirected(plain(alternate))
         elif error.code == Refusal.ALLOCATION_MISMATCH:
             self._forgotten(now)
         elif isinstance(purpose, Permit) and len(purpose.ips) > 1:
@@ -341,7 +303,7 @@ class TurnClient:
             self._end(Lost(error))
         elif isinstance(purpose, Permit):
             self._permissions.refused(purpose.ips[0])
-            self._events.append(PeerRefused(purpose.ips[0], _peer_refusal(purpose.ips[0], answer)))
+            self._events.append(PeerRefused(purpose.ips[0], peer_refusal(purpose.ips[0], answer)))
         else:
             self._channels.refused(purpose.number)
 
@@ -454,50 +416,3 @@ class TurnClient:
         self._packets.clear()
         self._events.clear()
         return step
-
-
-def is_acceptable_alternate(server: Address, alternate: Address) -> bool:
-    """Whether to follow a redirection: never from outside to somewhere inside, where the server could have us knock on doors
-    that it cannot reach itself; never to this machine but from this machine; and never to the other family."""
-    if not is_unicast(alternate[0]) or not alternate[1] or (":" in alternate[0]) != (":" in server[0]):
-        return False
-    here, there = scope_of(server[0]), scope_of(alternate[0])
-    return here == there or there not in _INSIDE or (here in _INSIDE and there != "loopback")
-
-
-def no_answer(server: Address) -> NegativeAnswer:
-    return NegativeAnswer(
-        f"no answer from the TURN server at {address_text(*server)}",
-        code="no_answer",
-        hint="check its address and port, and that UDP gets through; over TCP: turn:HOST:PORT?transport=tcp",
-    )
-
-
-def _peer_refusal(ip: str, answer: StunError) -> TurnRefused:
-    words = f"the TURN server does not relay to {ip}: {answer.code} {answer.reason}".rstrip()
-    return TurnRefused(answer.code, words, code="turn_forbidden_peer")
-
-
-def _allocated(message: Message, asked: Allocate) -> Allocated:
-    relayed, mapped = message.get(Attribute.XOR_RELAYED_ADDRESS), message.get(Attribute.XOR_MAPPED_ADDRESS)
-    if relayed is None or mapped is None:
-        raise WireError("allocation without a relayed or a mapped address")
-    relayed = _plain(relayed)
-    if not is_unicast(relayed[0]) or not relayed[1] or (":" in relayed[0]) != (asked.family == 6):
-        raise WireError(f"{address_text(*relayed)} cannot be the relayed address that was asked for")
-    return Allocated(relayed, _plain(mapped), _lifetime_of(message))
-
-
-def _lifetime_of(message: Message) -> int:
-    lifetime_s = message.get(Attribute.LIFETIME)
-    if lifetime_s is None or lifetime_s < MIN_LIFETIME_S:
-        raise WireError(f"allocation for {lifetime_s or 0} s; at least {MIN_LIFETIME_S} are needed")
-    return min(int(lifetime_s), MAX_LIFETIME_S)
-
-
-def _plain(address: Address) -> Address:
-    """As the runtime shows it: IPv4-mapped as IPv4."""
-    if not address[0].startswith("::ffff:"):
-        return address
-    mapped = IPv6Address(address[0]).ipv4_mapped
-    return (str(mapped), address[1]) if mapped else address

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
-from kodectl.errors import KodectlError, NotAuthorised, PeerFault
+from kodectl.errors import KodectlError, NegativeAnswer, NotAuthorised, PeerFault
 from kodectl.wire.addresses import address_text
 from kodectl.wire.stun import StunError
 from kodectl.wire.stun_attributes import Address
@@ -88,3 +88,16 @@ def credentials_wanted(server: Address) -> NotAuthorised:
         code="turn_unauthorised",
         hint="name it as USER:PASS@HOST:PORT, or turn:USER:PASS@HOST",
     )
+
+
+def no_answer(server: Address) -> NegativeAnswer:
+    return NegativeAnswer(
+        f"no answer from the TURN server at {address_text(*server)}",
+        code="no_answer",
+        hint="check its address and port, and that UDP gets through; over TCP: turn:HOST:PORT?transport=tcp",
+    )
+
+
+def peer_refusal(ip: str, answer: StunError) -> TurnRefused:
+    words = f"the TURN server does not relay to {ip}: {answer.code} {answer.reason}".rstrip()
+    return TurnRefused(answer.code, words, code="turn_forbidden_peer")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from kodectl.core.turn_client import (
+from kodectl.core.turn_client import State, TurnClient
+from kodectl.core.turn_events import (
     Allocated,
     DataReceived,
     Event,
@@ -13,12 +14,9 @@ from kodectl.core.turn_client import (
     Mismatched,
     PeerRefused,
     Redirected,
-    State,
     Step,
-    TurnClient,
-    no_answer,
 )
-from kodectl.core.turn_refusals import Refusal, TurnRefused
+from kodectl.core.turn_refusals import Refusal, TurnRefused, no_answer
 from kodectl.errors import EnvironmentFault, KodectlError, LocalMisuse, NegativeAnswer, PeerFault
 from kodectl.node.turn_lines import DatagramLine, DatagramSender, Line, StreamLine, open_datagram_line
 from kodectl.runtime.base import Address, ConnectFailed, Mailbox, Runtime, Scope, Stopped, Stream, Timer

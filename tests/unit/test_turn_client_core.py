@@ -10,18 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kodectl.cli.explanations import EXPLANATIONS
-from kodectl.core.turn_client import (
-    KEEPALIVE_S,
-    MAX_DATA,
-    Allocated,
-    DataReceived,
-    Lost,
-    Mismatched,
-    Redirected,
-    State,
-    TurnClient,
-    is_acceptable_alternate,
-)
+from kodectl.core.turn_answers import is_acceptable_alternate
+from kodectl.core.turn_client import KEEPALIVE_S, MAX_DATA, State, TurnClient
+from kodectl.core.turn_events import Allocated, DataReceived, Lost, Mismatched, Redirected
 from kodectl.core.turn_peers import (
     CHANNEL_AFTER,
     CHANNEL_LIFETIME_S,
