@@ -227,7 +227,8 @@ class RoutingTable:
         while len(found) < count and index >= 0:
             found += self._live(index)
             index -= 1
-        return nsmallest(count, found, key=lambda contact: contact.number ^ number)
+        found.sort(key=lambda contact: contact.number ^ number)
+        return found[:count]
 
     def _live(self, index: int) -> list[Contact]:
         return [entry.contact for entry in self._buckets[index].entries.values() if not entry.failures]
