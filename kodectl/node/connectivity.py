@@ -85,6 +85,7 @@ class Connectivity:
             runtime, scope, events, discovery, multiplexer, self.signalling, self.relays, situation, peering
         )
         situation.tcp_seen = lambda: self._outer_port.seen
+        situation.await_tcp_seen = self._outer_port.await_seen
         situation.port_step = lambda: self._port_step.step
         situation.observers = self._observers
         self._attach(multiplexer)

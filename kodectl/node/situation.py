@@ -14,13 +14,14 @@ OBSERVERS = "observers"
 
 
 class Situation:
-    """Read anew at every call. `port_step` and `tcp_seen` come from whoever measures them."""
+    """Read anew at every call. `port_step`, `tcp_seen` and `await_tcp_seen` come from whoever measures them."""
 
     def __init__(self, runtime: Runtime, nat: NatTraversal) -> None:
         self._runtime = runtime
         self._nat = nat
         self.port_step: Callable[[], int | None] = lambda: None
         self.tcp_seen: Callable[[], Address | None] = lambda: None
+        self.await_tcp_seen: Callable[[float], None] = lambda limit_s: None
         self.observers: Callable[[], Sequence[Address]] = lambda: ()
         """STUN servers among the peers."""
 

@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 LOCATE_LIMIT_S = 10.0
 """Of a lookup on the way to a connection, whatever time the whole may take."""
 TCP_LIMIT_S = 4.0
+OUTER_PORT_LIMIT_S = 1.5
+"""A look of `outer_port` and a round trip, in the first moments of a node; without it there is no TCP punch, and a relay for
+good."""
 DIAL_BACK_LIMIT_S = 8.0
 """For a peer that has been asked to dial: a connection with a lost SYN, and a handshake."""
 MAX_PASSAGES = 128
@@ -166,6 +169,8 @@ class Traversal:
         return Reached(self.runtime.connect((contact.ip, contact.tcp_port), TCP_LIMIT_S), enode_of(contact))
 
     def _pass_through(self, passage: Passage, at: Callable[[str], None]) -> Reached:
+        if self.situation.is_udp_blocked:
+            self.situation.await_tcp_seen(OUTER_PORT_LIMIT_S)
         self.scope.spawn(f"offer to {passage.peer_id.hex()[:8]}", passage.gather, OfferKind.OFFER)
         answer = passage.await_answer()
         agreed = plan(self._own_side(), side_of(answer), is_initiator=True)
@@ -213,6 +218,8 @@ class Traversal:
         return None
 
     def _answer(self, conversation: Conversation, offer: Offer) -> None:
+        if self.situation.is_udp_blocked or offer.hint.is_udp_blocked:
+            self.situation.await_tcp_seen(OUTER_PORT_LIMIT_S)
         agreed = plan(self._own_side(), side_of(offer), is_initiator=False)
         if agreed.responder_dials and offer.tcp is not None:
             conversation.send(self._bare_answer())

@@ -226,3 +226,20 @@ def test_a_firewall_that_lets_nobody_in_is_not_taken_for_an_open_door() -> None:
             node = town.behind(town.box(number, **KINDS[kind]))
             town.world.run_for(30.0)
             assert node.nat().reachable_udp is not True
+
+
+def test_who_connects_in_its_first_moments_is_not_left_on_a_relay() -> None:
+    """A node without UDP learns how its TCP port looks from outside only when it has found whom to ask."""
+    with town_of(6, seed=1) as town:
+        blocked, cone, other = (
+            town.behind(town.box(number, **KINDS[kind]))
+            for number, kind in enumerate(("blocked", "full_cone", "port_restricted"), 1)
+        )
+        assert town.world.run(lambda: town.settled(blocked, cone, other), 60.0)
+        assert town.world.run(lambda: blocked.connectivity.rendezvous.is_told, 60.0)
+        assert town.world.run(lambda: cone.connectivity.rendezvous.is_told, 60.0)
+        assert blocked.connectivity.situation.tcp_seen() is None
+        view = town.world.call(blocked.runtime, blocked.connect, cone.identity.node_id.hex(), 20.0)
+        assert view.outcome == "connected"
+        peer = blocked.peering.links[cone.identity.node_id]
+        assert town.world.run(lambda: peer.route.path == "direct", 5.0)
