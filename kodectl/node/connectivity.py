@@ -78,7 +78,14 @@ class Connectivity:
             self._has_udp,
         )
         self.relaying = Relaying(runtime, scope, _limits_of(settings), self._relay_place, self._ports)
-        self.relays = RelayPool(runtime, scope, self._relay_peers, self.link_requests.ask, _turn_of(settings))
+        self.relays = RelayPool(
+            runtime,
+            scope,
+            self._relay_peers,
+            self.link_requests.ask,
+            _turn_of(settings),
+            is_needed=lambda: not situation.is_open,
+        )
         self._outer_port = OuterTcpPort(runtime, scope, lambda: peering.tcp_port, self.rendezvous.nodes)
         self._port_step = PortStep(runtime, scope, situation.source, self._measured_with)
         self.traversal = Traversal(
@@ -156,9 +163,6 @@ class Connectivity:
         return RelayPlace(own, self._nat.address())
 
     def _relay_peers(self) -> list[Peer]:
-        """Nobody where no relay is needed."""
-        if self.situation.is_open:
-            return []
         chosen = self.rendezvous.nodes()
         links = self._peering.links.values()
         others = [peer for peer in links if peer.outbound and peer.enode.tcp and peer.route.transport == "tcp"]

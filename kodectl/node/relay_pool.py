@@ -70,15 +70,20 @@ class RelayPool:
         peers: Callable[[], Sequence[Peer]],
         ask: Callable[[Peer, Body, float], Any],
         turn: tuple[TurnServer, ...] = (),
+        is_needed: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`peers`: those to ask, best first; nobody where this node needs no relay. `ask` waits for a peer's answer."""
+        """`peers`: those to ask, best first; `ask` waits for a peer's answer. `is_needed`: whether to have credentials at
+        hand. A node that strangers reach needs none, until it has lost UDP in the middle of a connection."""
         self._runtime = runtime
         self._scope = scope
         self._peers = peers
         self._ask = ask
         self._turn = turn
+        self._is_needed = is_needed
         self._grants: dict[bytes, Grant] = {}
         self._asking: set[bytes] = set()
+        self._answered = runtime.event()
+        """By one of those that were asked: look again."""
         self._refused: dict[bytes, tuple[float, float]] = {}
         """Until when it is not asked, and how long that was."""
 
@@ -94,9 +99,10 @@ class RelayPool:
         """Relays of peers that would be used now."""
         return len(self._usable())
 
-    def allocators(self, *, over_tcp: bool) -> tuple[Allocate, ...]:
-        """For `IceTerms.relays`: two peers', and every configured server."""
-        count = min(len(self._servers(over_tcp)), USED)
+    def allocators(self, *, over_tcp: bool, is_urgent: bool = False) -> tuple[Allocate, ...]:
+        """For `IceTerms.relays`: two peers', and every configured server. Where it is urgent, peers whose credentials are not
+        at hand too: it takes a round trip more."""
+        count = USED if is_urgent else min(len(self._servers(over_tcp)), USED)
         hosts: list[str | None] = [None] * count
         peers = [self._of_peer(hosts, place, over_tcp) for place in range(count)]
         return (*peers, *(self._of_server(server) for server in self._turn))
@@ -107,6 +113,9 @@ class RelayPool:
 
         def next_one() -> Allocation:
             servers = self._attempts(hosts, place, over_tcp)
+            if not servers:
+                self._ask_now()
+                servers = self._attempts(hosts, place, over_tcp)
             if not servers:
                 raise NegativeAnswer("no peer relays at the moment", code="no_answer")
             one = first_of(self._runtime, self._scope, [self._allocation(server) for server in servers])
@@ -164,10 +173,22 @@ class RelayPool:
             self._grants = {grant.peer.node_id: grant for grant in self._remembered()}
             linked = {peer.node_id for peer in self._peers()}
             self._refused = {who: pause for who, pause in self._refused.items() if who in linked}
-            for peer in self._wanted(now):
-                self._asking.add(peer.node_id)
-                self._scope.spawn(f"relay of {peer.node_id.hex()[:8]}", self._fetch, peer)
+            if self._is_needed():
+                self._ask_wanted(now)
             self._scope.sleep(LOOK_EVERY_S)
+
+    def _ask_now(self) -> None:
+        """Waits for the first that grants something, or the last that does not."""
+        ends = self._runtime.now() + ASK_LIMIT_S
+        self._ask_wanted(self._runtime.now())
+        while self._asking and not self._valid() and (left_s := ends - self._runtime.now()) > 0:
+            self._answered.clear()
+            self._answered.wait(left_s)
+
+    def _ask_wanted(self, now: float) -> None:
+        for peer in self._wanted(now):
+            self._asking.add(peer.node_id)
+            self._scope.spawn(f"relay of {peer.node_id.hex()[:8]}", self._fetch, peer)
 
     def _wanted(self, now: float) -> list[Peer]:
         peers = [peer for peer in self._peers() if self._refused.get(peer.node_id, (0.0, 0.0))[0] <= now]
@@ -194,3 +215,4 @@ class RelayPool:
             _, before_s = self._refused.get(peer.node_id, (0.0, FIRST_PAUSE_S / 2))
             pause_s = min(2 * before_s, LONGEST_PAUSE_S)
             self._refused[peer.node_id] = (now + pause_s, pause_s)
+        self._answered.set()

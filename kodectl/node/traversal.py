@@ -272,7 +272,7 @@ class Traversal:
     # -- what passages ask for -------------------------------------------------------------------------------------
 
     def relays(self) -> Sequence[Allocate]:
-        return self._relays.allocators(over_tcp=self.situation.is_udp_blocked)
+        return self._relays.allocators(over_tcp=self.situation.is_udp_blocked, is_urgent=True)
 
     def tcp_port(self) -> int:
         return self._links.tcp_port

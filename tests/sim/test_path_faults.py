@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from linked_pair import BACK_LIMIT_S, RANDOM_PORTS, SYMMETRIC_BOX, Pair, Talk
-from town import Town, town_of
+from town import KINDS, Town, town_of
 
 from kodectl.core.ice.pairs import PairState
 from kodectl.core.turn_access import keys_of
@@ -28,6 +28,7 @@ MESSAGES = 200
 SEED_OF_A_NEW_PATH = 4
 """With which the second best path is one that the side which was asked has not used before: only such is followed."""
 CONE: dict[str, Any] = {}
+FULL_CONE = KINDS["full_cone"]
 TURN_IPS, TURN_PORT = ("22.0.0.1", "22.1.0.1"), 3478
 REALM, USER, PASSWORD = "example.org", "ann", "secret"
 
@@ -82,6 +83,19 @@ def test_the_link_goes_on(town: Town, rules: dict[str, Any], fault: Fault) -> No
     fault(pair)
     town.world.run_for(0.2)
     assert talk.flows(BACK_LIMIT_S - 0.2)
+    talk.end()
+    assert pair.is_the_first_link()
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_node_that_never_needed_a_relay_finds_one_when_it_has_lost_udp(town: Town, side: int) -> None:
+    pair = Pair(town, FULL_CONE, FULL_CONE)
+    assert pair.comes_to("direct", DIRECT_LIMIT_S)
+    for node in (pair.one, pair.other):
+        node.connectivity.relays._grants.clear()  # those of its first seconds would last for an hour
+    talk = Talk(town, pair.one, pair.other, MESSAGES)
+    block_udp(side)(pair)
+    assert talk.flows(BACK_LIMIT_S)
     talk.end()
     assert pair.is_the_first_link()
 

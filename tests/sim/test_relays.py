@@ -306,6 +306,39 @@ def test_where_nobody_relays_any_more_it_is_told(scene: Scene) -> None:
     assert scene.world.run(lambda: bool(lost), 120.0)
 
 
+@pytest.mark.parametrize("over_tcp", [False, True])
+def test_a_node_that_needs_none_asks_when_it_is_urgent(scene: Scene, over_tcp: bool) -> None:
+    here = scene.here
+    here.connect(*scene.there)
+    links, ask = here.peering.links, here.requests.ask
+    here.pool = RelayPool(here.runtime, here.scope, lambda: list(links.values()), ask, is_needed=lambda: False)
+    here.pool.start()
+    scene.world.run_for(60.0)
+    assert here.pool.at_hand == 0
+    assert here.pool.allocators(over_tcp=over_tcp) == ()
+    relays = [
+        scene.world.call(here.runtime, allocate, 4)
+        for allocate in here.pool.allocators(over_tcp=over_tcp, is_urgent=True)
+    ]
+    assert len({relay.relayed[0] for relay in relays}) == USED
+    assert all(scene.carries(relay) for relay in relays)
+    assert sum(one.asked for one in scene.there) == KEPT
+
+
+def test_where_nobody_grants_anything_an_urgent_question_has_its_answer_at_once(scene: Scene) -> None:
+    for one in scene.there:
+        one.place = None
+        scene.world.call(one.runtime, one.relaying.follow)
+    scene.here.connect(*scene.there)
+    began = scene.world.now
+    for _ in range(2):
+        allocate = scene.here.pool.allocators(over_tcp=False, is_urgent=True)[0]
+        with pytest.raises(NegativeAnswer, match="no peer relays"):
+            scene.world.call(scene.here.runtime, allocate, 4)
+    assert scene.world.now - began < 1.0
+    assert sum(one.asked for one in scene.there) == KEPT, "who has refused is left alone for a while"
+
+
 def test_refusals_are_remembered_and_forgotten_in_time(scene: Scene) -> None:
     for one in scene.there:
         one.place = None
