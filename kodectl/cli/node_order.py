@@ -11,6 +11,7 @@ from kodectl.cli.known_ids import CONNECTED_ID, TABLE_ID
 from kodectl.cli.node_target import on_node
 from kodectl.cli.options import Seconds, read_input, read_targets
 from kodectl.cli.output import Outcome, Output
+from kodectl.cli.wording import counted
 from kodectl.errors import Degraded, KodectlError, LocalMisuse, NegativeAnswer, PeerFault
 from kodectl.settings import MAX_BAN_S
 
@@ -205,7 +206,7 @@ def broadcast(output: Output, client: NodeClient, kind: str, mode: str, file: st
     if not view.sent_to:
         nobody = Degraded("no peer is connected to send it to", code="no_peers", hint="kodectl node connect TARGET")
         return Outcome(view, view.id, failure=nobody)
-    return Outcome(view, f"{view.id}\n{view.type} sent by {view.mode} to {view.sent_to} peers")
+    return Outcome(view, f"{view.id}\n{view.type} sent by {view.mode} to {counted(view.sent_to, 'peer')}")
 
 
 def _read_payload(file: str) -> bytes:

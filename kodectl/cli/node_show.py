@@ -10,7 +10,7 @@ import click
 from kodectl.cli.command import command, examples
 from kodectl.cli.node_target import on_node
 from kodectl.cli.output import Outcome, Output, pairs, table
-from kodectl.cli.wording import duration, milliseconds, short_id, size
+from kodectl.cli.wording import counted, duration, milliseconds, short_id, size
 
 if TYPE_CHECKING:
     from kodectl.cli.client import NodeClient
@@ -36,7 +36,7 @@ def _status_text(view: StatusView) -> str:
         ("client", view.client),
         ("network", view.network),
         ("peers", f"{view.peers} of at most {view.max_peers}: {view.inbound} inbound, {view.outbound} outbound"),
-        ("table", f"{view.table_size} nodes, {view.records} records, as {view.dht_mode}"),
+        ("table", f"{counted(view.table_size, 'node')}, {counted(view.records, 'record')}, as {view.dht_mode}"),
         ("listens", f"{listeners.tcp} tcp, {listeners.udp} udp"),
         *(("api", address) for address in listeners.api),
         ("lan", "on" if view.lan else "off"),
@@ -51,7 +51,7 @@ def _nat_text(nat: NatView) -> Iterator[tuple[str, object]]:
     yield "nat", nat.state.replace("_", " ") + what
     if nat.observed_address:
         port = f", UDP port {nat.observed_port}" if nat.observed_port else ""
-        yield "seen as", f"{nat.observed_address}{port}, by {nat.observers} networks"
+        yield "seen as", f"{nat.observed_address}{port}, by {counted(nat.observers, 'network')}"
     for name, reachable, address in (
         ("udp", nat.reachable_udp, nat.external_udp),
         ("tcp", nat.reachable_tcp, nat.external_tcp),
@@ -64,7 +64,10 @@ def _nat_text(nat: NatView) -> Iterator[tuple[str, object]]:
     elif mapping.error is not None:
         yield "mapping", f"{mapping.state}: {mapping.error.message}"
     if nat.rendezvous:
-        yield "told through", f"{len(nat.rendezvous)} rendezvous nodes; {nat.relays} relays at hand"
+        yield (
+            "told through",
+            f"{counted(len(nat.rendezvous), 'rendezvous node')}; {counted(nat.relays, 'relay')} at hand",
+        )
     if nat.relay is not None and nat.relay.state == "on":
         relay = nat.relay
         yield (
@@ -196,7 +199,7 @@ def table_(output: Output, client: NodeClient, nodes: bool) -> Outcome:
     from kodectl.node.views import TableView
 
     view = client.get("/api/network/routing", TableView)
-    lines = [f"{view.size} {'node' if view.size == 1 else 'nodes'} around {view.id}"]
+    lines = [f"{counted(view.size, 'node')} around {view.id}"]
     filled = [bucket for bucket in view.buckets if bucket.size or bucket.replacements]
     if filled:
         rows = (

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from kodectl.cli.node_top_look import TopView
 from kodectl.cli.node_top_text import LABEL, SHORT_ID, Glyphs, Line, Span, fit, one_line
-from kodectl.cli.wording import milliseconds
+from kodectl.cli.wording import counted, milliseconds
 from kodectl.node.views import EventView, NatView
 
 ID_SIZE = 64
@@ -71,7 +71,7 @@ def _nat_facts(nat: NatView) -> Iterator[tuple[str, str]]:
     elif mapping.error is not None:
         yield "ports", f"{mapping.state}: {mapping.error.message}"
     if nat.rendezvous:
-        yield "through", f"{len(nat.rendezvous)} rendezvous nodes, {nat.relays} relays at hand"
+        yield "through", f"{counted(len(nat.rendezvous), 'rendezvous node')}, {counted(nat.relays, 'relay')} at hand"
     if nat.advice:
         yield "advice", nat.advice
 

@@ -15,7 +15,7 @@ from kodectl.cli.node_top_peers import first_shown, peer_table
 from kodectl.cli.node_top_plots import BUCKET_STEP, buckets, plots
 from kodectl.cli.node_top_state import Seen, State
 from kodectl.cli.node_top_text import SHORT_ID, UNICODE, Glyphs, Line, Span, apart, beside, fit, one_line
-from kodectl.cli.wording import duration
+from kodectl.cli.wording import counted, duration
 from kodectl.node.views import StatusView
 
 TALL_FROM = 38
@@ -184,7 +184,7 @@ def _keys(named: Sequence[tuple[str, str]]) -> Line:
 def _place(state: State, rows: int) -> str:
     count = len(state.shown.view.peers)
     if rows >= count:
-        return f"{count} peer{'' if count == 1 else 's'}"
+        return counted(count, "peer")
     first = first_shown(state, rows)
     return f"{first + 1}-{first + rows} of {count} peers" if rows else f"{count} peers"
 

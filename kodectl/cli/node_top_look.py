@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
+from kodectl.cli.wording import counted
 from kodectl.node.history_views import HistoryView, SampleView
 from kodectl.node.views import (
     EventsView,
@@ -161,7 +162,7 @@ def verdict_of(status: StatusView) -> VerdictView:
         return VerdictView("attention", "the node is starting" if status.state == "starting" else "the node is leaving")
     if not status.peers:
         return VerdictView("trouble", "no peers", "kodectl doctor")
-    text = f"{status.peers} peer{'s' if status.peers > 1 else ''}, {REACH[status.nat.state]}"
+    text = f"{counted(status.peers, 'peer')}, {REACH[status.nat.state]}"
     if status.warnings or status.nat.state == "turn_relay":
         return VerdictView("attention", text, "kodectl doctor")
     return VerdictView("well", text)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from kodectl.cli.node_top_look import BucketSizeView
 from kodectl.cli.node_top_text import LABEL, Glyphs, Line, Span, apart, beside, fit
-from kodectl.cli.wording import milliseconds, size
+from kodectl.cli.wording import counted, milliseconds, size
 from kodectl.core.table import K
 from kodectl.node.history_views import SampleView
 
@@ -141,7 +141,7 @@ def bars(values: Values, least: float, height: int, glyphs: Glyphs) -> list[str]
 def buckets(found: Sequence[BucketSizeView], width: int, *, tall: bool, glyphs: Glyphs) -> list[Line]:
     """Each bucket as a bar: how many of its places are taken."""
     nodes, waiting = sum(one.size for one in found), sum(one.replacements for one in found)
-    known = f"{nodes} node{'' if nodes == 1 else 's'}" + (f", {waiting} waiting" if waiting and tall else "")
+    known = counted(nodes, "node") + (f", {waiting} waiting" if waiting and tall else "")
     if not tall:
         return [_bucket_line(found, width, Span(known, "strong"), glyphs)]
     head: Line = [_label("buckets"), Span(known, "strong")]

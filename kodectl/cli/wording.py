@@ -18,6 +18,11 @@ def size(count: float) -> str:
     return f"{count:.0f} {SIZES[unit]}" if unit == 0 else f"{count:.1f} {SIZES[unit]}"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 peer`, `2 peers`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def milliseconds(value: float | None) -> str | None:
     return None if value is None else f"{value:.1f} ms"
 

@@ -33,4 +33,5 @@ def check_node(patient: Patient) -> Finding:
             "unhealthy",
             details=details,
         )
-    return Finding("node", State.OK, f"it runs (process {status.pid}) with {status.peers} peers", details=details)
+    peers = "1 peer" if status.peers == 1 else f"{status.peers} peers"
+    return Finding("node", State.OK, f"it runs (process {status.pid}) with {peers}", details=details)

@@ -160,9 +160,8 @@ def check_clock(patient: Patient, machine: Machine) -> Finding:
             machine, State.FAILED if is_ours and abs(ahead_s) >= WRONG_S else State.WARNING, seen, details
         )
     if ahead_s is not None:
-        return Finding(
-            "clock", State.OK, f"within {max(1.0, abs(ahead_s)):.0f} s of {voices} networks", details=details
-        )
+        others = "another network" if voices == 1 else f"{voices} networks"
+        return Finding("clock", State.OK, f"within {max(1.0, abs(ahead_s)):.0f} s of {others}", details=details)
     if machine.clock_synchronised is False:
         return Finding(
             "clock",
