@@ -19,7 +19,7 @@ NOT_HERE = [tool for tool in TOOLS if shutil.which(tool) is None]
 
 @pytest.mark.skipif(bool(NOT_HERE), reason=f"needs {', '.join(NOT_HERE)}")
 @pytest.mark.parametrize(
-    "name", ["docs/configuration.md", "docs/cookbook.md", "docs/nat-guide.md", "docs/operating.md"]
+    "name", ["docs/api-guide.md", "docs/configuration.md", "docs/cookbook.md", "docs/nat-guide.md", "docs/operating.md"]
 )
 def test_the_console_blocks_work_as_they_are_written(tmp_path: Path, name: str) -> None:
     lines = session((ROOT / name).read_text(encoding="utf-8"))
