@@ -1,0 +1,43 @@
+"""docs/conformance.md says what the cases are, and the cases know nothing of the node but docs/protocol.md."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from conformance.table import HEAD, TABLE, cases, cases_of, sections, table
+
+HERE = Path(__file__).parent
+LEAST_CASES = 60
+NODES_CODE = re.compile(r"^\s*(?:from|import)\s+kodectl|import_module|__import__|second_implementation\b.*import", re.M)
+
+
+def test_the_table_is_that_of_the_cases():
+    text = TABLE.read_text("utf-8")
+    assert text[text.index(HEAD) :] == table(), "python tests/conformance/table.py"
+
+
+def test_each_case_has_a_name_of_its_own_a_section_and_a_requirement():
+    found = cases()
+    assert len({case.name for case in found}) == len(found) >= LEAST_CASES
+    assert {case.section for case in found} <= set(sections())
+    assert [case.name for case in found if not case.required.endswith(".")] == []
+
+
+def test_a_case_of_no_section_is_an_error():
+    with pytest.raises(ValueError):
+        list(cases_of('def test_it():\n    """It."""\n'))
+
+
+def test_nothing_here_imports_the_node():
+    files = list(HERE.rglob("*.py"))
+    assert len(files) >= 8
+    assert [file.name for file in files if file != Path(__file__) and NODES_CODE.search(file.read_text("utf-8"))] == []
+
+
+@pytest.mark.parametrize(
+    "line", ["import kodectl", "    from kodectl.wire import frames", "import kodectl.errors as e"]
+)
+def test_an_import_of_the_node_is_found(line):
+    assert NODES_CODE.search(f"import os\n{line}\n")
