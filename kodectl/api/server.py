@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import socket as stdlib_socket
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +52,10 @@ SWEEP_S = 0.5
 
 MAX_HEADER_BYTES = 16 * 1024
 """All header lines together; browsers stay under 8 kB."""
+
+FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r?\n)*\r?\n")
+"""A header whose lines are name, colon and value (RFC 9112, section 5): no line is folded, no space stands before a colon, no
+CR or NUL in a value. What others read otherwise is refused, and not mended."""
 
 ONE_SEND_BYTES = 64 * 1024
 """Up to this size copying the body behind its head is cheaper than a second system call."""
@@ -186,6 +191,7 @@ class ApiHandler(WSGIHandler):
         self.waiting_since = time.monotonic()
         self._writing = False
         self._late = False
+        self._lengths: list[str] = []
         self._body: Body | None = None
         self.upgrade: Upgrade | None = None
         self._upgraded = False
@@ -276,7 +282,9 @@ class ApiHandler(WSGIHandler):
         return ok
 
     def MessageClass(self, *args: Any) -> Any:
-        return super().MessageClass(io.BytesIO(self._read_header_lines()))
+        message = super().MessageClass(io.BytesIO(self._read_header_lines()))
+        self._lengths = message.get_all("content-length", [])  # pywsgi drops them where the body is chunked
+        return message
 
     def _read_header_lines(self) -> bytes:
         """Up to the empty line, bounded as a whole. What ends before it is no request, though pywsgi would serve it."""
@@ -289,7 +297,10 @@ class ApiHandler(WSGIHandler):
             if not line.endswith(b"\n"):
                 raise self._early_end()
             if line in (b"\r\n", b"\n"):
-                return bytes(lines)
+                break
+        if FIELDS.fullmatch(lines) is None:
+            raise LocalMisuse("a header line is not NAME: VALUE", code="malformed_request")
+        return bytes(lines)
 
     def _early_end(self) -> LocalMisuse:
         if self._late:
@@ -297,14 +308,20 @@ class ApiHandler(WSGIHandler):
         return LocalMisuse("the request ended early", code="malformed_request")
 
     def _check_framing(self) -> None:
-        """One reading of where the body ends (RFC 9112, section 6.3), or none."""
-        if self.headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
-            raise LocalMisuse("bodies come plain or chunked", code="transfer_encoding_not_supported")
-        lengths = set(self.headers.get_all("content-length", []))
-        if len(self.headers.get_all("transfer-encoding", [])) > 1:
+        """One reading of where the body ends (RFC 9112, section 6.3) and of who is asked (section 3.2), or none."""
+        codings = self.headers.get_all("transfer-encoding", [])
+        lengths = self._lengths
+        hosts = self.headers.get_all("host", [])
+        if len(codings) > 1 or (codings and lengths):
             raise LocalMisuse("the request says twice where its body ends", code="malformed_request")
-        if len(lengths) > 1 or any(not (text.isascii() and text.isdigit()) for text in lengths):
+        if codings and codings[0].strip().lower() != "chunked":
+            raise LocalMisuse("bodies come plain or chunked", code="transfer_encoding_not_supported")
+        if codings and self.request_version == "HTTP/1.0":
+            raise LocalMisuse("HTTP/1.0 has no chunks", code="malformed_request")
+        if len(set(lengths)) > 1 or any(not (text.isascii() and text.isdigit()) for text in lengths):
             raise LocalMisuse("the Content-Length is not one number", code="malformed_request")
+        if len(hosts) > 1 or any("," in host for host in hosts) or not (hosts or self.request_version == "HTTP/1.0"):
+            raise LocalMisuse("the request does not name one Host", code="malformed_request")
 
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()

@@ -126,12 +126,57 @@ def test_an_unknown_transfer_coding_is_refused(server):
     problem(ask(server, request), 501, "transfer_encoding_not_supported")
 
 
-@pytest.mark.parametrize(
-    "headers", [b"no colon here\r\n", b": empty\r\n", b" folded: x\r\n", b"\x00\x01\r\n", b"a:\xff\r\n"]
-)
-def test_broken_header_lines_end_in_an_answer_or_a_refusal(server, headers):
-    answer = ask(server, b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + headers + b"\r\n")
-    assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 400"))
+SMUGGLED = b"0\r\n\r\nGET /boom HTTP/1.1\r\nHost: localhost\r\n\r\n"
+"""The end of a chunked body, and what another reading of the request takes for the next one."""
+
+AMBIGUOUS = {
+    "chunked, and a length": b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+    "a length, and chunked": b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+    "a space before the colon": b"Content-Length : 5\r\n",
+    "a tab before the colon": b"Transfer-Encoding\t: chunked\r\n",
+    "a space before the name": b" Transfer-Encoding: chunked\r\n",
+    "a folded line": b"X-First: a\r\n Transfer-Encoding: chunked\r\n",
+    "no colon": b"no colon here\r\n",
+    "no name": b": empty\r\n",
+    "a name that is no token": b"Transfer\x00Encoding: chunked\r\n",
+    "a name in brackets": b"X(a): b\r\n",
+    "CR inside a line": b"X: a\rTransfer-Encoding: chunked\r\n",
+    "NUL in a value": b"X: a\x00b\r\n",
+    "a control character in a value": b"X: a\x0bb\r\n",
+    "no length": b"Content-Length:\r\n",
+    "two lengths in one line": b"Content-Length: 5, 5\r\n",
+    "two hosts": b"Host: elsewhere\r\n",
+    "a host that is two": b"Host: localhost, elsewhere\r\n",
+}
+
+
+@pytest.mark.parametrize("headers", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
+def test_what_can_be_read_in_two_ways_is_refused(server, headers):
+    """RFC 9112, sections 2.2, 3.2, 5.1, 5.2 and 6.3; RFC 9110, section 5.5. One answer, and the rest is no request."""
+    answer = ask(server, b"POST / HTTP/1.1\r\nHost: localhost\r\n" + headers + b"\r\n" + SMUGGLED)
+    problem(answer, 400, "malformed_request")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("coding", [b"chunked, identity", b"identity", b"xchunked", b"chunked;q=1", b""])
+def test_a_coding_that_is_not_just_chunked_is_refused(server, coding):
+    request = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: " + coding + b"\r\n\r\n"
+    problem(ask(server, request + SMUGGLED), 501, "transfer_encoding_not_supported")
+
+
+def test_http_1_0_has_no_chunks_and_needs_no_host(server):
+    problem(ask(server, b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n" + SMUGGLED), 400, "malformed_request")
+    assert ask(server, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
+def test_http_1_1_needs_a_host(server):
+    problem(ask(server, b"GET / HTTP/1.1\r\n\r\n"), 400, "malformed_request")
+
+
+@pytest.mark.parametrize("value", [b"a:\xff", b"X-Empty:", b"X-Spaced: \t a b \t", b"X-Tab: a\tb"])
+def test_what_can_be_read_in_one_way_only_is_taken(server, value):
+    request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + value + b"\r\n\r\n"
+    assert ask(server, request).startswith(b"HTTP/1.1 200")
 
 
 def test_too_long_lines_and_headers_are_refused(server):
@@ -195,7 +240,20 @@ def test_an_endless_chunked_body_is_left_unread(server):
 
 
 @pytest.mark.parametrize(
-    "body", [b"zz\r\n", b"5\r\nab", b"5;" + b"x" * 9000, b"fffffffffffffffff\r\n", b"5\r\nabcdeXX"]
+    "body",
+    [
+        b"zz\r\n",
+        b"5\r\nab",
+        b"5;" + b"x" * 9000,
+        b"fffffffffffffffff\r\n",
+        b"5\r\nabcdeXX",
+        b"-5\r\nabcde\r\n0\r\n\r\n",
+        b"+5\r\nabcde\r\n0\r\n\r\n",
+        b"0x5\r\nabcde\r\n0\r\n\r\n",
+        b"5_0\r\nabcde\r\n0\r\n\r\n",
+        b" 5\r\nabcde\r\n0\r\n\r\n",
+        b"\r\n",
+    ],
 )
 def test_broken_chunks_end_the_connection(server, body):
     answer = ask(server, b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
