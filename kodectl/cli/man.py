@@ -54,7 +54,7 @@ def page_of(ctx: click.Context) -> str:
         *_commands(ctx),
         *_options("OPTIONS", ctx, of_every_command=False),
     ]
-    lines += _root_sections(ctx) if ctx.parent is None else []
+    lines += _root_sections(ctx) if ctx.parent is None else _of_every_command(ctx)
     lines += [*_examples(ctx.command), ".SH SEE ALSO", ", ".join(_see_also(ctx))]
     return "\n".join(lines) + "\n"
 
@@ -79,8 +79,11 @@ def _summary(found: click.Command) -> str:
 
 
 def _description(found: click.Command) -> list[str]:
+    """Without the sentence that stands under NAME already, unless there is no other."""
     paragraphs = [" ".join(part.split()) for part in (found.help or "").split("\n\n") if part.strip()]
     lines: list[str] = []
+    if len(paragraphs) > 1:
+        del paragraphs[0]
     for number, paragraph in enumerate(paragraphs):
         lines += [".PP"] * (number > 0) + [_escape(paragraph)]
     return lines
@@ -123,6 +126,16 @@ def _root_sections(ctx: click.Context) -> list[str]:
     return lines
 
 
+def _of_every_command(ctx: click.Context) -> list[str]:
+    root = rf"\fB{PROGRAM}\fR({SECTION})"
+    lines = (
+        []
+        if isinstance(ctx.command, click.Group)
+        else [".PP", f"Those of every command, such as \\-\\-json, are in {root}."]
+    )
+    return [*lines, ".SH EXIT STATUS", f"0 when all is well; {root} has what the others mean."]
+
+
 FILES = (
     ("$XDG_CONFIG_HOME/kodectl/config.toml", "The configuration, unless --config names another."),
     ("/etc/kodectl/config.toml", "The configuration where the user has none."),
@@ -144,7 +157,7 @@ def _see_also(ctx: click.Context) -> Iterator[str]:
         names = [f"{PROGRAM}-{name}" for name, _ in _children(ctx)]
     else:
         siblings = (f"{page_name(parent)}-{name}" for name, _ in _children(parent) if name != ctx.info_name)
-        names = [page_name(parent), *siblings]
+        names = [PROGRAM] * (parent.parent is not None) + [page_name(parent), *siblings]
     for name in names:
         yield rf"\fB{_escape(name)}\fR({SECTION})"
 
