@@ -199,6 +199,36 @@ def test_a_connection_moves_to_another_card(network: Network, machines: Pair) ->
     moving.node.leave()
 
 
+def back_to_first(host: Host) -> None:
+    """The first card comes, and the second one is taken away, in the same moment."""
+    assert host.router is not None
+    host.namespace.configure(
+        ["ip", "-batch", "-"],
+        f"link set eth0 up\nroute replace default via {host.router.inner_ip} dev eth0\nlink del eth1\n",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moves_first", [True, False], ids=["asks", "is asked"])
+def test_a_connection_moves_to_another_card_and_back(
+    network: Network, machines: Pair, moves_first: bool, tmp_path: Path
+) -> None:
+    moving = network.lay_kind(Kind.PORT_RESTRICTED, tmp_path.name)
+    network.settle([moving])
+    pair = (moving, machines[0]) if moves_first else (machines[0], moving)
+    connect(*pair, PATIENCE_S)
+    before, host = links(pair), moving.node.host
+    add_card(host, network.lab.router(Kind.PORT_RESTRICTED))
+    take_down(host)
+    carries(pair)
+    carries(pair[::-1])
+    back_to_first(host)
+    took_s, back_s = carries(pair), carries(pair[::-1])
+    assert links(pair) == before
+    tell("first card back, second gone", first_s=took_s, back_s=back_s)
+    moving.node.leave()
+
+
 # -- servers -------------------------------------------------------------------------------------------------------------
 
 
