@@ -29,10 +29,10 @@ class Backoff(NamedTuple):
         failures = min(self.failures + 1, MAX_FAILURES)
         return Backoff(failures, now + _jittered(min(cap_s, BASE_S * 2 ** (failures - 1)), rng))
 
-    def after_link(self, lasted_s: float, now: float, rng: random.Random) -> Backoff:
+    def after_link(self, lasted_s: float, now: float, rng: random.Random, cap_s: float = CAP_S) -> Backoff:
         """A link has ended, for whatever reason."""
         if lasted_s < LASTED_S:
-            return self.after_failure(now, rng)
+            return self.after_failure(now, rng, cap_s)
         return Backoff(0, now + _jittered(BASE_S, rng))
 
     def paused(self, now: float, seconds: float) -> Backoff:

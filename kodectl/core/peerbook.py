@@ -167,7 +167,7 @@ class PeerBook:
         known.linked = False
         known.last_seen = now
         known.trust.observe(Presence.OUT_OF_REACH if lost else Presence.UNOBSERVED, now)
-        known.backoff = known.backoff.after_link(lasted_s, now, self._rng)
+        known.backoff = known.backoff.after_link(lasted_s, now, self._rng, self._cap_s(node_id))
         self._changed[node_id] = None
 
     def dial_failed(self, node_id: bytes, now: float, *, blame: bool) -> None:
@@ -175,14 +175,16 @@ class PeerBook:
         if (known := self._known.get(node_id)) is None or known.linked:
             return
         known.anchor = False
-        is_privileged = node_id in self._privileged
-        known.backoff = known.backoff.after_failure(now, self._rng, PRIVILEGED_CAP_S if is_privileged else CAP_S)
+        known.backoff = known.backoff.after_failure(now, self._rng, self._cap_s(node_id))
         if blame:
             known.trust.observe(Presence.OUT_OF_REACH, now)
             known.trust.failed(now)
         self._changed[node_id] = None
-        if known.is_stranger and known.backoff.failures >= STRANGER_FAILURES and not is_privileged:
+        if known.is_stranger and known.backoff.failures >= STRANGER_FAILURES and node_id not in self._privileged:
             self.forget(node_id)
+
+    def _cap_s(self, node_id: bytes) -> float:
+        return PRIVILEGED_CAP_S if node_id in self._privileged else CAP_S
 
     def pause(self, node_id: bytes, now: float, seconds: float) -> None:
         """No dial to it for so long."""

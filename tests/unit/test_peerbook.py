@@ -93,6 +93,9 @@ class TestHearsay:
         for turn in range(20):
             book.dial_failed(named.node_id, turn * 100.0, blame=True)
             assert book.to_dial(1, (), turn * 100.0 + PRIVILEGED_CAP_S)
+        book.link_up(named, 3_000.0, dialled=True)
+        book.link_down(named.node_id, 1.0, 3_000.0, lost=True)
+        assert book.to_dial(1, (), 3_000.0 + PRIVILEGED_CAP_S)
         for number in range(10, 10 + MAX_KNOWN):
             book.hear_of(enode(number), 0.0)
             was_linked(book, number)
