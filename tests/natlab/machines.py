@@ -133,6 +133,12 @@ class Router:
         self._lab.renumber(self)
         self.forget()
 
+    def narrow(self, bits_per_s: int) -> None:
+        """What goes out waits its turn on a line of so many bits a second, after a first packet's worth: the nearest thing to
+        a distance, where the kernel has no queue that delays."""
+        line = f"root tbf rate {bits_per_s}bit burst 1540 latency 1s"
+        self.namespace.configure(["tc", "qdisc", "add", "dev", "outer", *line.split()], "")
+
     def forward(self, transport: str, outer_port: int, host: Host, inner_port: int) -> None:
         if not self.kind.translates:
             raise LabError(f"{self} translates nothing, so there is nothing to forward")
