@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -73,68 +74,79 @@ def served() -> Iterator[Served]:
     assert summary["over_rate"] == summary["over_throughput"] == 0
 
 
+def ask_coturn(port: int, *options: str, host: str = HOST) -> tuple[int, int, str]:
+    """Sent, received, and all that was said. Its exit code is 0 whatever is lost."""
+    credentials = ("-u", USER, "-w", PASSWORD, "-p", str(port))
+    command = ["turnutils_uclient", "-y", "-n", "10", "-z", "5", *credentials, *options, host]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=JUDGE_LIMIT_S)
+    said = done.stdout + done.stderr
+    sent, received = re.findall(r"tot_send_msgs=(\d+)", said), re.findall(r"tot_recv_msgs=(\d+)", said)
+    return int(sent[-1]) if sent else 0, int(received[-1]) if received else 0, said
+
+
+WAYS = [
+    (),  # channels, with pairs of ports
+    ("-s",),  # Send indications
+    ("-t",),
+    ("-t", "-s"),
+    ("-c", "-m", "5"),
+    ("-c", "-m", "3", "-t"),
+    ("-G",),  # requests beyond what is needed
+    ("-D",),  # padding over UDP
+    ("-N",),  # wrong requests on purpose
+]
+IPV6_WAYS = [("-x",), ("-x", "-t")]
+Asked = dict[tuple[str, ...], "Future[tuple[int, int, str]]"]
+AMONG_RELAYS = ("among relays",)
+
+
+@pytest.fixture(scope="module")
+def asked(served: Served) -> Iterator[Asked]:
+    """Side by side: a run of coturn's client waits for five seconds of its six."""
+    among_relays, over_ipv6 = serve("--allow-peer", "relays"), None
+    runs: Asked = {}
+    try:
+        with ThreadPoolExecutor(len(WAYS) + len(IPV6_WAYS) + 1) as pool:
+            runs |= {options: pool.submit(ask_coturn, served.port, *options) for options in WAYS}
+            runs[AMONG_RELAYS] = pool.submit(ask_coturn, among_relays.port)
+            if has_ipv6():
+                over_ipv6 = serve("--allow-peer", "loopback", host="[::1]")
+                for options in IPV6_WAYS:
+                    runs[options] = pool.submit(ask_coturn, over_ipv6.port, *options, host="::1")
+            yield runs
+    finally:
+        for started in filter(None, (among_relays, over_ipv6)):
+            end(started)
+
+
 @needs_coturn
 class TestCoturn:
-    """Its exit code is 0 whatever is lost."""
-
-    @staticmethod
-    def lost(served: Served, *options: str, host: str = HOST) -> tuple[int, int, str]:
-        """Sent, received, and all that was said."""
-        credentials = ("-u", USER, "-w", PASSWORD, "-p", str(served.port))
-        command = ["turnutils_uclient", "-y", "-n", "10", "-z", "5", *credentials, *options, host]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=JUDGE_LIMIT_S)
-        said = done.stdout + done.stderr
-        sent, received = re.findall(r"tot_send_msgs=(\d+)", said), re.findall(r"tot_recv_msgs=(\d+)", said)
-        return int(sent[-1]) if sent else 0, int(received[-1]) if received else 0, said
-
-    @pytest.mark.parametrize(
-        "options",
-        [
-            (),  # channels, with pairs of ports
-            ("-s",),  # Send indications
-            ("-t",),
-            ("-t", "-s"),
-            ("-c", "-m", "5"),
-            ("-c", "-m", "3", "-t"),
-            ("-G",),  # requests beyond what is needed
-            ("-D",),  # padding over UDP
-            ("-N",),  # wrong requests on purpose
-        ],
-        ids=lambda options: " ".join(options) or "channels",
-    )
-    def test_loses_nothing(self, served: Served, options: tuple[str, ...]) -> None:
-        sent, received, said = self.lost(served, *options)
+    @pytest.mark.parametrize("options", WAYS, ids=lambda options: " ".join(options) or "channels")
+    def test_loses_nothing(self, asked: Asked, options: tuple[str, ...]) -> None:
+        sent, received, said = asked[options].result()
         assert sent >= 20, said
         assert received == sent, said
         assert "Total lost packets 0 (0.000000%)" in said
 
-    def test_meets_itself_at_relayed_addresses_where_only_these_are_allowed(self) -> None:
-        served = serve("--allow-peer", "relays")
-        try:
-            sent, received, said = self.lost(served)
-            assert (sent >= 20, received) == (True, sent), said
-        finally:
-            end(served)
+    def test_meets_itself_at_relayed_addresses_where_only_these_are_allowed(self, asked: Asked) -> None:
+        sent, received, said = asked[AMONG_RELAYS].result()
+        assert (sent >= 20, received) == (True, sent), said
 
     @needs_ipv6
-    @pytest.mark.parametrize("options", [("-x",), ("-x", "-t")])
-    def test_loses_nothing_over_ipv6(self, options: tuple[str, ...]) -> None:
-        served = serve("--allow-peer", "loopback", host="[::1]")
-        try:
-            sent, received, said = self.lost(served, *options, host="::1")
-            assert (sent >= 20, received) == (True, sent), said
-        finally:
-            end(served)
+    @pytest.mark.parametrize("options", IPV6_WAYS)
+    def test_loses_nothing_over_ipv6(self, asked: Asked, options: tuple[str, ...]) -> None:
+        sent, received, said = asked[options].result()
+        assert (sent >= 20, received) == (True, sent), said
 
     def test_gets_nothing_with_a_wrong_password(self, served: Served) -> None:
-        sent, _, said = self.lost(served, "-w", "wrong")
+        sent, _, said = ask_coturn(served.port, "-w", "wrong")
         assert sent == 0
         assert "Cannot complete Allocation" in said
 
     def test_gets_nothing_through_to_peers_that_are_not_allowed(self) -> None:
         served = serve()
         try:
-            sent, _, said = self.lost(served)
+            sent, _, said = ask_coturn(served.port)
             assert sent == 0
             assert "403 (Forbidden)" in said
         finally:
