@@ -243,10 +243,6 @@ class QuicCore:
         """Over which it sends: the last that it was moved to, or the other side has gone to since."""
         return self._paths.path
 
-    def is_elsewhere(self, path: Path, now: float) -> bool:
-        """Whether the other side, which was just heard over `path`, is not heard any more where this side sends."""
-        return self._paths.is_elsewhere(path, now)
-
     # What goes out
 
     def events(self) -> list[Event]:

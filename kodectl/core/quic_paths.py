@@ -73,10 +73,6 @@ class Paths:
             return self.stand_in(path)
         return current
 
-    def is_elsewhere(self, path: Path, now: float) -> bool:
-        """Of a path that something came over: whether this side sends over another one, where nothing comes any more."""
-        return self._stand_ins.get(path) != self._current and now - self._alive_at >= ALIVE_S
-
     @property
     def path(self) -> Path:
         """That was sent on last."""

@@ -46,6 +46,8 @@ FIRST_CANDIDATE_LIMIT_S = 2.0
 RESTART_PAUSE_S = 4.0
 """From an answer to the next attempt to find a way again, once all have died: relays may have to be asked over TCP, and be
 told of, and a lost check is repeated twice."""
+DOUBT_PAUSE_S = 4.0
+"""Between two doubts since the other side sends by another path: it may as well like that better."""
 UNHEARD_PAUSE_S = 1.0
 """If there was no answer: the links by which one may come are being made again."""
 GO_LIMIT_S = 2.0
@@ -129,6 +131,8 @@ class Passage:
         self._is_seeking = False
         self._was_relayed = False
         self._is_looking = False
+        self._doubted_at = float("-inf")
+        """As the other side was heard elsewhere."""
         self._taken = ""
         """Of the peer's descriptions, the one in use, by its ufrag."""
         self._unheard = ""
@@ -284,7 +288,7 @@ class Passage:
 
     def _carried(self, stream: QuicStream) -> IceStream:
         stream.on_silence = self.session.doubt
-        stream.on_elsewhere = self._come_back
+        stream.on_elsewhere = self._elsewhere
         self._move()
         return IceStream(self._runtime, stream, self.route, self.close)
 
@@ -331,11 +335,17 @@ class Passage:
             path = self._path_of(pair)
             stream.move(path, self._sender(path))
 
-    def _come_back(self) -> None:
-        """To where the other side is again, which had gone elsewhere for a while: this side had no reason to."""
-        pair = self.session.path
-        if pair is not None and self.stream is not None and self.stream.sends_on != self._path_of(pair):
+    def _elsewhere(self) -> None:
+        """Where QUIC has followed the other side, which has come back since, this side does too: it had no reason to leave.
+        Otherwise the path may be dead, and only the other side knows."""
+        pair, now = self.session.path, self._runtime.now()
+        if pair is None or self.stream is None:
+            return
+        if self.stream.sends_on != self._path_of(pair):
             self._move()
+        elif now >= self._doubted_at + DOUBT_PAUSE_S:
+            self._doubted_at = now
+            self.session.doubt()
 
     def _path_of(self, pair: Pair) -> Path:
         base: SendingBase = pair.local.base  # type: ignore[assignment]  # every base that was given to the agent sends

@@ -20,7 +20,7 @@ from kodectl.core.quic_connection import (
     Received,
     RoomMade,
 )
-from kodectl.core.quic_paths import MAX_PATHS, Path
+from kodectl.core.quic_paths import ALIVE_S, MAX_PATHS, Path
 from kodectl.core.unanswered import Unanswered
 from kodectl.runtime.base import Address, Runtime, StreamClosed, Timer
 
@@ -77,11 +77,13 @@ class QuicStream:
         self._linger: Timer | None = None
         self._silent_deadlines = 0
         self._unanswered = Unanswered()
+        self._heard_here_at = float("-inf")
+        """Over `sends_on`."""
         self.on_silence: Callable[[], None] = lambda: None
         """What was sent is not answered: the path may be dead. Runs in the hub."""
         self.on_elsewhere: Callable[[], None] = lambda: None
-        """The other side is heard over another path than `sends_on`, and over that no more: to a path that is new QUIC follows
-        by itself, to a former one not. Runs in the hub."""
+        """The other side is heard over another path than `sends_on`, and over that no more: it may be dead, or the other side
+        has changed its mind. To a path that is new QUIC follows by itself, to a former one not. Runs in the hub."""
         self.on_gone: Callable[[], None] = lambda: None
         """Both sides have said their last word, or will not say it any more. Runs in the hub."""
 
@@ -200,12 +202,15 @@ class QuicStream:
         self._unanswered.heard()
         waiting, self._waiting = self._waiting, []
         now = self._runtime.now()
+        here = self.sends_on
         start = 0
         for end in range(1, len(waiting) + 1):
             if end == len(waiting) or waiting[end][1] != waiting[start][1]:
                 self._core.receive([data for data, _ in waiting[start:end]], waiting[start][1], now)
                 start = end
-        if self._core.is_elsewhere(waiting[-1][1], now):
+        if any(path == here for _, path in waiting):
+            self._heard_here_at = now
+        elif now >= self._heard_here_at + ALIVE_S:
             self.on_elsewhere()
         self.settle()
 

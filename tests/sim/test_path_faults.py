@@ -149,6 +149,7 @@ def test_who_follows_the_other_side_comes_back_with_it() -> None:
         best, expected = here.stream.sends_on, there.stream.sends_on
         valid = [pair for pair in here.session.agent.pairs if pair.state is PairState.SUCCEEDED]
         second = next(path for path in map(here._path_of, valid) if path != best)
+        here.stream.on_elsewhere = lambda: None  # it would see that its path lives
         here.stream.move(second, here._sender(second))
         town.world.run_for(2.0)
         assert there.stream.sends_on != expected

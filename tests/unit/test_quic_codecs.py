@@ -216,18 +216,6 @@ class TestPaths:
             paths.stand_in(path(number))
         assert paths.behind(second) == path(3)
 
-    def test_what_is_heard_elsewhere_is_told_when_nothing_is_heard_any_more_where_this_side_sends(self) -> None:
-        paths = Paths(path(1))
-        paths.heard(path(1), 10.0)
-        assert not paths.is_elsewhere(path(2), 10.0 + ALIVE_S / 2)
-        assert not paths.is_elsewhere(path(1), 10.0 + ALIVE_S)
-        assert paths.is_elsewhere(path(2), 10.0 + ALIVE_S)
-        second = paths.heard(path(2), 10.0 + ALIVE_S)
-        assert paths.path == path(1)
-        paths.behind(second)
-        assert paths.path == path(2)
-        assert not paths.is_elsewhere(path(2), 10.0 + ALIVE_S)
-
     def test_another_path_has_none_while_the_current_one_is_alive(self) -> None:
         paths = Paths(path(1))
         first = paths.heard(path(1), 10.0)
