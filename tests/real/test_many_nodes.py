@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-PEERS_LIMIT_S = 20.0
-GONE_LIMIT_S = 90.0
-BACK_LIMIT_S = 5.0
+PEERS_LIMIT_S = 60.0
+GONE_LIMIT_S = 120.0
+BACK_LIMIT_S = 60.0
 SIZES = [pytest.param(8, 5, id="8"), pytest.param(30, 8, id="30", marks=pytest.mark.slow)]
 
 
