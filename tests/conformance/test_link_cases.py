@@ -144,7 +144,7 @@ def test_third_message_of_another_handshake_is_refused(connect):
 
 
 def test_third_message_cut_short_is_refused(connect):
-    """A connection that ends within it gets no link."""
+    """It is one byte shorter, and does not open."""
     connection, noise = connect(), Handshake(True, PROLOGUE)
     answered(connection, noise)
     connection.write_sized(noise.write(proof(Identity(), noise.static_public))[:-1])

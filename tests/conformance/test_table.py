@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conformance.conftest import OTHERS_NODE
 from conformance.table import HEAD, TABLE, cases, cases_of, sections, table
 
 HERE = Path(__file__).parent
@@ -41,3 +45,23 @@ def test_nothing_here_imports_the_node():
 )
 def test_an_import_of_the_node_is_found(line):
     assert NODES_CODE.search(f"import os\n{line}\n")
+
+
+@pytest.mark.slow
+def test_a_node_of_anybodys_can_be_tried(shared_nodes):
+    """As docs/conformance.md has it; here it is one of ours."""
+    enode = shared_nodes.start("others").enode
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "hello_is_the_first or dialler_begins",
+        HERE,
+    ]
+    done = subprocess.run(
+        command, env={**os.environ, OTHERS_NODE: enode}, cwd=HERE.parents[1], capture_output=True, timeout=120
+    )
+    assert b"1 passed, 1 skipped" in done.stdout, done.stdout
