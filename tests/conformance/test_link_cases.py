@@ -537,7 +537,7 @@ def test_hello_that_is_none_is_refused(make_link, body):
 @pytest.mark.parametrize("kind", [HEARTBEAT, BLOCK, UNKNOWN_TYPE])
 def test_first_message_that_is_no_hello_is_refused(make_link, kind):
     """The hello is the first message of both sides."""
-    assert refusal_of(make_link(greeted=False), kind, [0, 1]) == PROTOCOL_ERROR
+    assert refusal_of(make_link(greeted=False), kind, HELLO_BODY) == PROTOCOL_ERROR
 
 
 def test_second_hello_is_refused(link):
