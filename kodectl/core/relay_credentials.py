@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import re
 from typing import NamedTuple
 
 from kodectl.wire.stun_credentials import long_term_key
@@ -22,6 +23,8 @@ HELD_S = 12 * 3600
 """After the expiry. Then the relay is somebody else's turn: nobody keeps a port for good."""
 ID_SIZE = 16
 """Bytes of the node id: quotas are by it, and 2^128 of them are enough."""
+_EXPIRY = re.compile(r"[0-9]{1,12}")
+_NODE = re.compile(rf"[0-9a-f]{{{2 * ID_SIZE}}}")
 
 
 class RelayCredential(NamedTuple):
@@ -46,7 +49,8 @@ class RelayCredentials:
     def key_of(self, username: str, algorithm: int, now: float) -> bytes | None:
         """The long-term key (RFC 8489, section 9.2.2); None for a name that is none of ours, or has expired."""
         expiry, separator, node = username.partition(":")
-        is_ours = separator and expiry.isascii() and expiry.isdigit() and len(expiry) <= 12 and len(node) == 2 * ID_SIZE
+        # Whoever asks has written the name: one that `issue` never gives has no key, nor may it be one that STUN forbids.
+        is_ours = separator and _EXPIRY.fullmatch(expiry) and _NODE.fullmatch(node)
         if not is_ours or int(expiry) <= now:
             return None
         return long_term_key(username, self._realm, self._password(username), algorithm)

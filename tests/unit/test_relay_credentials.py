@@ -57,6 +57,11 @@ def test_nobody_makes_a_password_for_another_name(credentials: RelayCredentials)
     assert RelayCredentials(REALM, b"t" * 32).key_of(name, SHA256, 0.0) != credentials.key_of(name, SHA256, 0.0)
 
 
+@pytest.mark.parametrize("node", ["\x01" * 32, "z" * 32, "AB" * 16, "0" * 31 + "\n"])
+def test_a_name_that_was_never_given_has_no_key(credentials: RelayCredentials, node: str) -> None:
+    assert credentials.key_of(f"999999999999:{node}", MD5, 0.0) is None
+
+
 @given(name=st.text(max_size=80), now=st.floats(0, 1e9))
 def test_any_name_is_nobody(name: str, now: float) -> None:
     assert RelayCredentials(REALM, SECRET).key_of(name, MD5, now) is None
