@@ -6,7 +6,6 @@ Blocking (key derivation, fsync): a node calls it through its runtime's threads.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import os
 import stat
@@ -186,7 +185,7 @@ def _unarmour(content: bytes, path: Path) -> tuple[str, bytes]:
     end = lines.index(f"-----END {label}-----", begin)
     try:
         return label, base64.b64decode("".join(lines[begin + 1 : end]), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or not even ASCII
         raise _malformed(path, "the PEM is not base64") from error
 
 

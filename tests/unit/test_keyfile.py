@@ -147,6 +147,7 @@ def encrypted_pem(passphrase: str = "right") -> str:
         (RFC_8410_KEY.replace("-----END PRIVATE KEY-----", ""), None, "key_malformed"),
         (RFC_8410_KEY[:60], None, "key_malformed"),
         (RFC_8410_KEY.replace("MC4C", "!!!!"), None, "key_malformed"),
+        (RFC_8410_KEY.replace("MC4C", "\xff" * 4), None, "key_malformed"),
         (RFC_8410_KEY.replace("MC4C", "AAAA"), None, "key_malformed"),
         (RFC_8410_KEY.replace("PRIVATE", "PUBLIC"), None, "key_wrong_kind"),
         (ECC.generate(curve="P-256").export_key(format="PEM"), None, "key_wrong_kind"),
