@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import struct
 import time
@@ -40,10 +41,13 @@ from conformance.client.discovery import (
     STORED,
     UNKNOWN_KIND,
     VALUES,
+    Callee,
     Challenge,
     message,
+    read_message,
 )
 from conformance.client.keys import Identity, changed, new_key, node_id
+from conformance.client.links import ANSWER, REQUEST
 from conformance.client.records import OFFER, REFUSAL, letter, read_contacts, read_letter, record
 
 PING_BODY = [CLIENT, 30303]
@@ -907,3 +911,154 @@ def test_other_stun_gets_nothing(stranger, packet):
 def test_handshake_and_its_cookie_are_one_type_each(stranger):
     """The types 0x08 to 0x0d are discovery's: the same bytes under another first byte get no answer."""
     assert stranger.answers_to(changed(begun(stranger), 0, HANDSHAKE + 0x10)) == []
+
+
+# -- 0x09 CHALLENGE, 184 bytes -----------------------------------------------------------------------------------------
+
+
+class Asked:
+    """A node that hears of a callee and has something to ask it: it looks up the callee's id for a peer over a link, and
+    the one DHT server that it knows names the callee."""
+
+    def __init__(self, link, server, callee: Callee) -> None:
+        self.link, self.server, self.callee = link, server, callee
+        self.hail = self.look_up(HAIL)
+
+    def look_up(self, kind: int) -> bytes:
+        """The first packet of that type that the callee gets. On a busy machine the node repeats its questions."""
+        request = bytes((FIND_VALUE,)) + bytes(4) + msgpack.pack([self.callee.identity.id, 0, False])
+        self.link.send(REQUEST, request)
+        while True:
+            readable, _, _ = select.select([self.server.socket, self.callee.socket], [], [], ANSWER_LIMIT_S)
+            assert readable
+            if self.callee.socket in readable:
+                packet = self.callee.receive()
+                if packet[0] == kind:
+                    return packet
+            else:
+                self._name_callee()
+
+    def _name_callee(self) -> None:
+        kind, request_id, _ = self.server.opened(self.server.receive())
+        body = {FIND_NODE: [self.callee.contact], FIND_VALUE: [0, b"token", [], self.callee.contact]}.get(kind)
+        if body:
+            self.server.send(self.server.session.seal(message(kind + 1, request_id, body)))
+
+    @property
+    def nonce(self) -> bytes:
+        return self.hail[68:84]
+
+    def answered(self, challenge: bytes) -> tuple[int, int, list]:
+        """What is asked after a challenge."""
+        self.callee.send(challenge)
+        return self.callee.accept(self.callee.next(HANDSHAKE), self.nonce)
+
+    def told(self, request: tuple[int, int, list]) -> list:
+        """What the peer is told in the end, when the callee has answered that it knows of nothing."""
+        kind, request_id, _ = request
+        body = [b""] if kind == FIND_NODE else [0, b"token", [], b""]
+        self.callee.send(self.callee.session.seal(message(kind + 1, request_id, body)))
+        return self.end()
+
+    def end(self) -> list:
+        answer = self.link.next(ANSWER)
+        assert answer[0] == VALUES
+        return msgpack.unpack(answer[5:])
+
+
+@pytest.fixture
+def asked(make_link, make_peer, node):
+    server, callee = make_peer(flags=0), Callee(node.ip)
+    yield Asked(make_link(), server, callee)
+    server.ask(PING, PING_BODY)
+    callee.close()
+
+
+def test_node_begins_with_a_padded_hail(asked, node):
+    """184 bytes with the id that it looks for, its own and a nonce; the rest is zero."""
+    callee, hail = asked.callee, asked.hail
+    assert hail[:68] == bytes((HAIL, 1, 0, 0)) + callee.identity.id + node.id
+    assert hail[84:] == bytes(100)
+    asked.told(asked.answered(callee.challenge(hail)))
+
+
+def test_node_proves_itself_and_asks(asked, node):
+    """Its HANDSHAKE brings nonce and cookie back, is signed, and carries the request."""
+    callee = asked.callee
+    callee.send(callee.challenge(asked.hail))
+    handshake = callee.next(HANDSHAKE)
+    assert node_id(handshake[44:76]) == node.id
+    assert handshake[108:110] == node.tcp.to_bytes(2, "big")
+    kind, request_id, body = callee.accept(handshake, asked.nonce)
+    assert (kind, body[0]) in ((FIND_NODE, callee.identity.id), (FIND_VALUE, callee.identity.id))
+    assert asked.told((kind, request_id, body))[0] == 0
+
+
+@pytest.mark.parametrize("wrong", ["identity", "time", "signature", "flags", "port"])
+def test_node_shakes_no_hands_after_a_wrong_challenge(asked, wrong):
+    """Another identity, a prekey that is over, or what is not signed gets no HANDSHAKE."""
+    callee = asked.callee
+    challenge = {
+        "identity": lambda: callee.challenge(asked.hail, identity=Identity()),
+        "time": lambda: callee.challenge(asked.hail, ahead_s=-60),
+        "signature": lambda: changed(callee.challenge(asked.hail), -1),
+        "flags": lambda: changed(callee.challenge(asked.hail), 2),
+        "port": lambda: changed(callee.challenge(asked.hail), 117),
+    }[wrong]()
+    callee.send(challenge)
+    asked.end()
+    assert [packet for packet in callee.waiting() if packet[0] == HANDSHAKE] == []
+
+
+def test_node_takes_no_challenge_with_another_nonce(asked):
+    """It is not the answer to its HAIL, and changes nothing: the true one still counts."""
+    callee = asked.callee
+    callee.send(changed(callee.challenge(asked.hail), 4))
+    assert asked.told(asked.answered(callee.challenge(asked.hail)))[0] == 0
+
+
+def test_node_takes_no_challenge_from_another_address(asked, node):
+    """Nor is one from another port."""
+    callee, other = asked.callee, Callee(node.ip)
+    other.asker = callee.asker
+    other.send(callee.challenge(asked.hail, ahead_s=-60))
+    other.close()
+    assert asked.told(asked.answered(callee.challenge(asked.hail)))[0] == 0
+
+
+def test_node_repeats_its_hail_as_it_was(asked):
+    """What gets no answer is asked again."""
+    callee = asked.callee
+    assert callee.receive() == asked.hail
+    asked.told(asked.answered(callee.challenge(asked.hail)))
+
+
+# -- 0x0c RESET, 17 bytes ----------------------------------------------------------------------------------------------
+
+
+def test_node_begins_again_after_a_reset(asked):
+    """A RESET for a MESSAGE of its own makes it begin with another HAIL, and ask the same again."""
+    callee = asked.callee
+    asked.told(asked.answered(callee.challenge(asked.hail)))
+    packet = asked.look_up(MESSAGE)
+    kind, _, body = read_message(callee.session.open(packet))
+    callee.waiting()
+    callee.send(bytes((RESET,)) + packet[-16:])
+    asked.hail = callee.next(HAIL)
+    request = asked.answered(callee.challenge(asked.hail))
+    assert (request[0], request[2]) == (kind, body)
+    assert asked.told(request)[0] == 0
+
+
+# -- Messages ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", ["id", "kind"])
+def test_answer_to_something_else_does_not_count(asked, wrong):
+    """A response with another id or kind than the request's is passed over."""
+    callee = asked.callee
+    kind, request_id, body = asked.answered(callee.challenge(asked.hail))
+    false = [b""] if kind == FIND_NODE else [0, b"token", [record(callee.identity, body[0], 1, 2**40, b"false")], b""]
+    number, answer = (request_id ^ 1, kind + 1) if wrong == "id" else (request_id, PONG)
+    callee.send(callee.session.seal(message(answer, number, false)))
+    assert asked.told((kind, request_id, body))[0] == 0

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 import socket
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,14 +75,17 @@ class Challenge:
 
 
 class Session:
-    """The keys of one handshake, for A."""
+    """The keys of one handshake, for A or for B."""
 
-    def __init__(self, secret: bytes, salt: bytes, id_a: bytes, id_b: bytes) -> None:
+    def __init__(self, secret: bytes, salt: bytes, id_a: bytes, id_b: bytes, begun: bool = True) -> None:
         okm = hkdf(secret, salt, b"kodechain discovery session v1" + id_a + id_b, 72)
-        self._out, self._in = AESGCM(okm[0:16]), AESGCM(okm[16:32])
-        self._iv_out, self._iv_in = okm[32:36], okm[36:40]
-        self.sid_out, self.sid_in = okm[40:48], okm[48:56]
-        self.next_counter = 1
+        ours = AESGCM(okm[0:16]), okm[32:36], okm[40:48]
+        others = AESGCM(okm[16:32]), okm[36:40], okm[48:56]
+        if not begun:
+            ours, others = others, ours
+        self._out, self._iv_out, self.sid_out = ours
+        self._in, self._iv_in, self.sid_in = others
+        self.next_counter = 1 if begun else 0
 
     def seal_first(self, request: bytes, head: bytes) -> bytes:
         return self._out.encrypt(self._iv_out + bytes(8), request, head)
@@ -91,6 +95,9 @@ class Session:
             counter, self.next_counter = self.next_counter, self.next_counter + 1
         head = bytes((MESSAGE,)) + self.sid_out + counter.to_bytes(8, "big")
         return head + self._out.encrypt(self._iv_out + head[9:], message, head)
+
+    def open_first(self, sealed: bytes, head: bytes) -> bytes:
+        return self._in.decrypt(self._iv_in + bytes(8), sealed, head)
 
     def open(self, packet: bytes) -> bytes:
         assert packet[:9] == bytes((MESSAGE,)) + self.sid_in
@@ -229,3 +236,71 @@ class Peer:
     def _heard(self, request_id: int, body: Any) -> None:
         self.send(self.session.seal(message(SIGNALLED, request_id, [1])))
         self.signals.append(body)
+
+
+class Callee:
+    """Another's node, to which the node under test has something to say: B of the drawing, on a socket of its own."""
+
+    def __init__(self, ip: str) -> None:
+        self.identity = Identity()
+        self.prekey = X25519PrivateKey.generate()
+        self.cookie = os.urandom(24)
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind((ip, 0))
+        self.socket.settimeout(ANSWER_LIMIT_S)
+        self.asker: tuple[str, int]
+        self.session: Session
+
+    def close(self) -> None:
+        self.socket.close()
+
+    @property
+    def contact(self) -> bytes:
+        ip, port = self.socket.getsockname()
+        return b"\4" + socket.inet_aton(ip) + port.to_bytes(2, "big") + bytes(2) + self.identity.id
+
+    def receive(self) -> bytes:
+        packet, self.asker = self.socket.recvfrom(65_536)
+        return packet
+
+    def next(self, kind: int) -> bytes:
+        """The next packet of that type; others are passed over, since what is asked is repeated."""
+        while True:
+            packet = self.receive()
+            if packet[0] == kind:
+                return packet
+
+    def waiting(self) -> list[bytes]:
+        """What has come by now."""
+        self.socket.setblocking(False)
+        packets = []
+        try:
+            while True:
+                packets.append(self.receive())
+        except BlockingIOError:
+            self.socket.settimeout(ANSWER_LIMIT_S)
+        return packets
+
+    def send(self, packet: bytes) -> None:
+        self.socket.sendto(packet, self.asker)
+
+    def challenge(self, hail: bytes, ahead_s: int = 3600, identity: Identity | None = None) -> bytes:
+        """As a client, so that it stays out of the node's table."""
+        identity = identity or self.identity
+        offered = (
+            self.prekey.public_key().public_bytes_raw() + (int(time.time()) + ahead_s).to_bytes(8, "big") + bytes(4)
+        )
+        signature = identity.sign(b"kodechain discovery prekey v1" + bytes((CLIENT,)) + offered)
+        head = bytes((CHALLENGE, 1, CLIENT, 0)) + hail[68:84] + self.cookie
+        return head + identity.public + offered + signature
+
+    def accept(self, handshake: bytes, nonce: bytes) -> tuple[int, int, Any]:
+        """Checks all that B has to; the first request."""
+        assert handshake[:2] + handshake[3:4] == bytes((HANDSHAKE, 1, 0))
+        assert handshake[4:44] == nonce + self.cookie
+        public, ephemeral = handshake[44:76], handshake[76:108]
+        keys = self.identity.public + self.prekey.public_key().public_bytes_raw()
+        assert is_signed(public, handshake[112:176], b"kodechain discovery handshake v1" + handshake[:112] + keys)
+        secret = self.prekey.exchange(X25519PublicKey.from_public_bytes(ephemeral))
+        self.session = Session(secret, self.cookie + nonce, node_id(public), self.identity.id, begun=False)
+        return read_message(self.session.open_first(handshake[176:], handshake[:176]))
