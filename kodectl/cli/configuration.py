@@ -79,7 +79,7 @@ class Sourced(NamedTuple):
 
 
 def parse_port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text[:6]) > 65_535:
+    if not text.isascii() or not text.isdigit() or len(text) > 6 or int(text) > 65_535:
         raise ValueError("a port from 0 to 65535")
     return int(text)
 
@@ -99,7 +99,7 @@ def parse_host_port(text: str) -> tuple[str, int]:
 
 
 def parse_count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= MAX_PEERS_LIMIT:
+    if not text.isascii() or not text.isdigit() or len(text) > 6 or not 1 <= int(text) <= MAX_PEERS_LIMIT:
         raise ValueError(f"a number from 1 to {MAX_PEERS_LIMIT}")
     return int(text)
 

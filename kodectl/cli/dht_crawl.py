@@ -38,7 +38,7 @@ READER_LOOK_S = 0.05
 
 
 def parse_count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:8]) <= MAX_NODES:
+    if not text.isascii() or not text.isdigit() or len(text) > 8 or not 1 <= int(text) <= MAX_NODES:
         raise ValueError(f"a number from 1 to {MAX_NODES}")
     return int(text)
 

@@ -26,7 +26,7 @@ Function = Callable[..., Any]
 
 
 def parse_rounds(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:8]) <= MAX_ROUNDS:
+    if not text.isascii() or not text.isdigit() or len(text) > 8 or not 1 <= int(text) <= MAX_ROUNDS:
         raise ValueError(f"a number from 1 to {MAX_ROUNDS}")
     return int(text)
 

@@ -25,7 +25,7 @@ MAX_COUNT = 100_000
 
 
 def parse_punch_count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text[:8]) > MAX_COUNT:
+    if not text.isascii() or not text.isdigit() or len(text) > 8 or int(text) > MAX_COUNT:
         raise ValueError(f"a number from 0 to {MAX_COUNT}")
     return int(text)
 

@@ -47,7 +47,8 @@ def parse_condition(text: str) -> Condition:
     if text == "reachable":
         return Condition(text, _is_reachable)
     name, _, count = text.partition("=")
-    if name == "peers" and count.isascii() and count.isdigit() and 1 <= int(count[:6]) <= MAX_PEERS_WANTED:
+    is_number = count.isascii() and count.isdigit() and len(count) <= 6
+    if name == "peers" and is_number and 1 <= int(count) <= MAX_PEERS_WANTED:
         return Condition(text, lambda status: status is not None and status.peers >= int(count))
     raise ValueError(f"ready, peers=N (1 to {MAX_PEERS_WANTED}), reachable or stopped")
 

@@ -20,7 +20,7 @@ MAX_PINGS = 1_000_000
 
 
 def parse_ping_count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:8]) <= MAX_PINGS:
+    if not text.isascii() or not text.isdigit() or len(text) > 8 or not 1 <= int(text) <= MAX_PINGS:
         raise ValueError(f"a number from 1 to {MAX_PINGS}")
     return int(text)
 

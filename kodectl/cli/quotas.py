@@ -12,13 +12,14 @@ QUOTAS = {
     "total-packets": "total_packets_per_s",
 }
 """By what they are called: the fields of RelayLimits."""
-MOST = 10**15
+MAX_DIGITS = 15
+"""A petabyte."""
 
 
 def parse_quota(text: str) -> tuple[str, int]:
     """NAME=NUMBER, to a field of RelayLimits and its value. Raises ValueError."""
     name, _, number = text.partition("=")
-    if name not in QUOTAS or not (number.isascii() and number.isdigit()) or not 0 < int(number[:16]) < MOST:
+    if name not in QUOTAS or not (number.isascii() and number.isdigit()) or len(number) > MAX_DIGITS or not int(number):
         raise ValueError(f"NAME=NUMBER, with one of {', '.join(QUOTAS)}")
     return QUOTAS[name], int(number)
 

@@ -24,6 +24,7 @@ MAX_PASSWORD = 1024
 """No protocol limits it; a file pasted by mistake is no password."""
 EXPECTED = "USER:PASS@HOST:PORT, or turn: or turns: with the credentials before the host"
 
+_PORT = re.compile(r"[0-9]{1,5}")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 Transport = Literal["udp", "tcp", "tls"]
@@ -97,7 +98,7 @@ def _host_port(place: str, default: int | None) -> tuple[str, int]:
     host, colon, port = place.rpartition(":")
     if not colon or (place.startswith("[") and place.endswith("]")):
         host, port = place, str(default or "")
-    if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= 0xFFFF):
+    if not (_PORT.fullmatch(port) and 0 < int(port) <= 0xFFFF):
         raise WireError("a TURN server has a port from 1 to 65535")
     try:
         return parse_host(host), int(port)

@@ -42,6 +42,8 @@ class TestServer:
             "alice:s3cr3t@host",
             "alice:s3cr3t@host:0",
             "alice:s3cr3t@host:65536",
+            "alice:s3cr3t@host:0000655369",
+            f"alice:s3cr3t@host:000080{'0' * 5000}",
             "alice:s3cr3t@:3478",
             "alice:s3cr3t@2001:db8::1:3478",
             "alice:s3cr3t@1.2.3:3478",
