@@ -358,9 +358,13 @@ def _read(file: Path) -> dict[str, Any]:
     if len(content) > MAX_FILE_SIZE:
         raise LocalMisuse(f"{file}: larger than {MAX_FILE_SIZE} bytes", code="config_invalid")
     try:
-        return tomllib.loads(content.decode())
+        values = tomllib.loads(content.decode())
+        repr(
+            values
+        )  # A hexadecimal number of thousands of digits is read, and then has no text in which it could be refused.
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, not UTF-8, or a number of thousands of digits
         raise LocalMisuse(f"{file}: not TOML: {error}", code="config_invalid") from error
+    return values
 
 
 def _from_text(setting: Setting, text: str) -> Any:

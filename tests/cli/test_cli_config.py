@@ -110,6 +110,8 @@ def test_a_variable_holds_a_list(text: str) -> None:
         ("#" * (1 << 20) + "\n", "config_invalid", "larger than"),
         ("max_peers = 0", "config_invalid_value", "max_peers in"),
         ("max_peers = 10001", "config_invalid_value", "max_peers in"),
+        (f"max_peers = 0x{'f' * 4000}", "config_invalid", "not TOML"),
+        (f"stun = [0x{'f' * 4000}]", "config_invalid", "not TOML"),
         ('max_peers = "00000011000"', "config_invalid_value", "max_peers in"),
         ('discovery_port = "0000065536"', "config_invalid_value", "a port from 0"),
         ('relay = "user=00000000000000001"', "config_invalid_value", "NAME=NUMBER"),
