@@ -17,8 +17,8 @@ MAX_ANNOUNCEMENT = 1024
 CONTEXT = b"kodechain announcement v1\n"
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Hex32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Hex64 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{128}$")]
+Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Hex64 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
 
 
 class Ports(msgspec.Struct, frozen=True):

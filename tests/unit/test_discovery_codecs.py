@@ -178,6 +178,14 @@ def test_record_limits():
             record.unpack_record(packed[:size])
 
 
+@pytest.mark.parametrize("digits", ["ab" * 32, "cd" * 32, "00" * 64])
+def test_announcement_with_a_line_end_behind_hex_digits_is_refused(digits):
+    data = announcement.EnodeData("ab" * 32, "0.0.0.0", announcement.Ports(1, 2), "net", "cd" * 32)
+    packed = announcement.pack_announcement(data, 1_790_000_000, bytes(64))
+    with pytest.raises(WireError):
+        announcement.unpack_announcement(packed.replace(digits.encode(), digits.encode() + b"\\n"))
+
+
 def test_announcement_duplicate_keys_are_refused():
     data = announcement.EnodeData("ab" * 32, "0.0.0.0", announcement.Ports(1, 2), "net", "cd" * 32)
     packed = announcement.pack_announcement(data, 1_790_000_000, bytes(64))
