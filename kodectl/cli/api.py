@@ -29,7 +29,7 @@ JSON_TYPES = ("application/json", "application/problem+json")
 @command(
     "api",
     epilog=examples(
-        "kodectl api /api/network/peers?sort=latency",
+        "kodectl api '/api/network/peers?sort=latency'",
         'kodectl api POST /api/network/connect -d \'{"target": "203.0.113.5:30303"}\'',
         "kodectl api PUT /api/dht/motd -d @value.json",
         "kodectl api --list",

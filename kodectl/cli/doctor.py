@@ -58,7 +58,7 @@ STYLES = {"ok": "green", "skipped": "bright_black", "unknown": "yellow", "warnin
     epilog=examples(
         "kodectl doctor",
         "kodectl doctor --check ports --check disk",
-        "kodectl doctor --datadir /var/lib/kodectl --bootstrap enode://...@192.0.2.1:30303?discport=30301",
+        "kodectl doctor --datadir /var/lib/kodectl --bootstrap 'enode://...@192.0.2.1:30303?discport=30301'",
         "kodectl doctor --json | jq -r .error.details.root_cause.command",
     ),
 )

@@ -50,8 +50,8 @@ def parse_port(text: str) -> int:
 def parse(output: Output, enodes: tuple[str, ...]) -> Outcome:
     """Take enodes apart: ids, host and its scope, ports, and what is odd about them.
 
-    `-` reads them from stdin, one a line, or JSON objects with an `enode`. Exit code 2 when none can be read, 4 when
-    only some can.
+    `-` reads them from stdin, one a line, or JSON objects with an `enode`. Exit code 2: none can be
+    read; 4: only some can.
     """
     found = [describe(text) for text in read_targets(enodes, name="ENODE")]
     if len(enodes) == 1 and "-" not in enodes:

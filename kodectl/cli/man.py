@@ -5,18 +5,25 @@ The macros are man(7)'s; text is escaped so that no word of a help text becomes 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import click
 
 from kodectl import __version__
+from kodectl.api.files import SOCKET_FILE, TOKEN_FILE
 from kodectl.cli.command import PROGRAM, Command, GlobalOption, command, examples
+from kodectl.cli.identity import KEY_FILE
 from kodectl.cli.output import Outcome
 from kodectl.errors import LocalMisuse
 
 RELEASED = "2026-11-22"
 """The date in the pages' footers: of the release, so that making them again changes nothing."""
 SECTION = 1
+LAYOUT = (".nh", ".ad l")
+"""Neither hyphenated nor justified: a name or an option that is broken at the end of a line cannot be copied."""
+EXIT_CODES_TOLD = re.compile(r"\s*\bExit code \d.*?\.(?=\s+[A-Z]|$)")
+"""The sentence of a docstring that tells a command's own exit codes."""
 
 
 @command("man", epilog=examples("kodectl man key gen | man -l -", "kodectl man > kodectl.1"))
@@ -45,6 +52,7 @@ def page_name(ctx: click.Context) -> str:
 def page_of(ctx: click.Context) -> str:
     lines = [
         f'.TH {_escape(page_name(ctx).upper())} {SECTION} {RELEASED} "{PROGRAM} {__version__}" "{PROGRAM} manual"',
+        *LAYOUT,
         ".SH NAME",
         rf"{_escape(page_name(ctx))} \- {_escape(_summary(ctx.command))}",
         ".SH SYNOPSIS",
@@ -79,8 +87,9 @@ def _summary(found: click.Command) -> str:
 
 
 def _description(found: click.Command) -> list[str]:
-    """Without the sentence that stands under NAME already, unless there is no other."""
-    paragraphs = [" ".join(part.split()) for part in (found.help or "").split("\n\n") if part.strip()]
+    """Without what stands under EXIT STATUS, nor the sentence that stands under NAME, unless there is no other."""
+    text = [" ".join(part.split()) for part in (found.help or "").split("\n\n")]
+    paragraphs = [rest for part in text if (rest := EXIT_CODES_TOLD.sub("", part).strip())]
     lines: list[str] = []
     if len(paragraphs) > 1:
         del paragraphs[0]
@@ -119,11 +128,15 @@ def _root_sections(ctx: click.Context) -> list[str]:
         lines += [".TP", rf"\fB{int(code)}\fR", _escape(f"{meaning}.")]
     lines += [".SH ENVIRONMENT"]
     for setting in SETTINGS:
-        lines += [".TP", rf"\fB{setting.variable}\fR", _escape(setting.help)]
+        lines += [".TP", rf"\fB{setting.variable}\fR", _escape(_in_a_variable(setting.help))]
     lines += [".TP", r"\fBNO_COLOR\fR", "When set, text is not coloured.", ".SH FILES"]
     for file, what in FILES:
         lines += [".TP", rf"\fI{_escape(file)}\fR", _escape(what)]
     return lines
+
+
+def _in_a_variable(text: str) -> str:
+    return text.replace("; repeatable.", "; several stand with commas between them.")
 
 
 def _of_every_command(ctx: click.Context) -> list[str]:
@@ -131,15 +144,26 @@ def _of_every_command(ctx: click.Context) -> list[str]:
     lines = (
         []
         if isinstance(ctx.command, click.Group)
-        else [".PP", f"Those of every command, such as \\-\\-json, are in {root}."]
+        else [".PP", f"Those of every command, such as \\-\\-json, are in {root}, with the variables and the files."]
     )
-    return [*lines, ".SH EXIT STATUS", f"0 when all is well; {root} has what the others mean."]
+    own = EXIT_CODES_TOLD.search(" ".join((ctx.command.help or "").split()))
+    return [*lines, ".SH EXIT STATUS", *_exit_status(own[0].strip() if own else "", root)]
+
+
+def _exit_status(own: str, root: str) -> list[str]:
+    if not own:
+        return [f"0 when all is well; {root} has what the others mean."]
+    success = "" if own.startswith("Exit code 0") else "0 when all is well. "
+    return [f"{success}{_escape(own)} {root} has what the others mean."]
 
 
 FILES = (
     ("$XDG_CONFIG_HOME/kodectl/config.toml", "The configuration, unless --config names another."),
     ("/etc/kodectl/config.toml", "The configuration where the user has none."),
     ("$XDG_DATA_HOME/kodectl", "The data directory, unless --datadir names another."),
+    (KEY_FILE, "There: the identity, for its owner alone to read."),
+    (SOCKET_FILE, "There, while the node runs: the socket by which the commands reach it."),
+    (TOKEN_FILE, "There, if made: the token of the API, for its owner alone to read."),
 )
 
 

@@ -38,7 +38,7 @@ MAX_PAYLOAD = 4 * 1024 * 1024
     epilog=examples(
         "kodectl node connect 'enode://...@203.0.113.5:30303?discport=30301'",
         "kodectl node connect 203.0.113.5:30303",
-        "kodectl dht find-node ID --json | jq -r .data.closest[].enode | kodectl node connect -",
+        "kodectl dht find-node ID --json | jq -r '.data.closest[].enode' | kodectl node connect -",
     ),
 )
 @click.argument("targets", nargs=-1, metavar="TARGET...", type=TABLE_ID)

@@ -16,7 +16,7 @@ from kodectl.cli.output import Output
     "run",
     epilog=examples(
         "kodectl node run",
-        "kodectl node run --datadir /var/lib/kodectl --bootstrap enode://...@192.0.2.1:30303?discport=30301",
+        "kodectl node run --datadir /var/lib/kodectl --bootstrap 'enode://...@192.0.2.1:30303?discport=30301'",
         "kodectl node run --datadir /tmp/b --listen 127.0.0.1:0 --discovery-port 0 --api 127.0.0.1:0 --no-lan",
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,38 @@ def test_mandoc_has_nothing_to_say() -> None:
         ["mandoc", "-T", "lint", "-W", "warning", *pages], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="needs groff")
+def test_no_name_is_broken_on_a_narrow_terminal() -> None:
+    page = ROOT / "man" / "kodectl.1"
+    done = subprocess.run(
+        ["groff", "-man", "-Tascii", "-P-cbou", "-rLL=60n", str(page)], capture_output=True, text=True, check=True
+    )
+    shown = set(done.stdout.replace(",", " ").split())
+    named = re.findall(
+        r"(\S+)\(1\)", generated()["man/kodectl.1"].replace("\\-", "-").replace("\\fB", "").replace("\\fR", "")
+    )
+    assert len(named) > 20
+    assert {f"{name}(1)" for name in named} <= shown
+
+
+def test_a_page_has_the_exit_codes_in_one_place() -> None:
+    page = generated()["man/kodectl-nat-map.1"]
+    before, _, after = page.partition(".SH EXIT STATUS\n")
+    assert "Exit code" not in before
+    assert after.startswith("0 when all is well. Exit code 3: no router answers, or it refuses; 4: some ports only")
+    assert after.split(".SH")[0].endswith("NAT. \\fBkodectl\\fR(1) has what the others mean.\n")
+    assert "Exit code 0: direct; 4: through a relay; 3: no path. " in generated()["man/kodectl-nat-punch.1"]
+
+
+def test_no_shell_takes_an_example_for_a_pattern() -> None:
+    """zsh runs nothing when an open ? or [] matches no file."""
+    for name, page in generated().items():
+        for line in (
+            re.findall(r"^(?:kodectl|date|printf) .*", page.replace(r"\(aq", "'"), re.M) if "man/" in name else ()
+        ):
+            assert re.search(r"[?*\[\]]", re.sub(r"'[^']*'", "", line)) is None, (name, line)
 
 
 def complete(*words: str) -> list[list[str]]:
