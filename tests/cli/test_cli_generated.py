@@ -55,10 +55,14 @@ def test_mandoc_has_nothing_to_say() -> None:
 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="needs groff")
-def test_no_name_is_broken_on_a_narrow_terminal() -> None:
+@pytest.mark.parametrize("columns", [52, 60, 78])
+def test_no_name_is_broken_at_the_end_of_a_line(columns: int) -> None:
     page = ROOT / "man" / "kodectl.1"
     done = subprocess.run(
-        ["groff", "-man", "-Tascii", "-P-cbou", "-rLL=60n", str(page)], capture_output=True, text=True, check=True
+        ["groff", "-man", "-Tascii", "-P-cbou", f"-rLL={columns}n", str(page)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     shown = set(done.stdout.replace(",", " ").split())
     named = re.findall(
