@@ -5,12 +5,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from http.client import HTTPConnection
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from chromium import chromium, expect, opened, skip_without_chromium
+from http_requests import ask
 
 from kodectl.api.dashboard import FOLDER, POLICY, files
 
@@ -40,15 +40,6 @@ def row_of(node) -> str:
 
 
 # -- as files ----------------------------------------------------------------------------------------------------------
-
-
-def ask(node, path: str, method: str = "GET", **headers: str):
-    connection = HTTPConnection(*node.api.split(":"), timeout=30)
-    connection.request(method, path, headers=headers)
-    response = connection.getresponse()
-    body = response.read()
-    connection.close()
-    return response, body
 
 
 def test_files_come_whole_with_a_type_an_etag_and_a_strict_policy(pair):

@@ -5,10 +5,10 @@ import os
 import re
 import subprocess
 import sys
-from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from http_requests import ask
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
@@ -31,15 +31,6 @@ def described() -> dict:
 @pytest.fixture(scope="module")
 def node(shared_nodes):
     return shared_nodes.start("a")
-
-
-def ask(node, path: str, method: str = "GET", **headers: str):
-    connection = HTTPConnection(*node.api.split(":"), timeout=30)
-    connection.request(method, path, headers=headers)
-    response = connection.getresponse()
-    body = response.read()
-    connection.close()
-    return response, body
 
 
 def test_it_is_a_valid_document(described):
