@@ -358,6 +358,7 @@ def test_message_that_its_frame_does_not_hold_is_refused(link, content):
 @pytest.mark.parametrize("size", [0, 1, 16])
 def test_segment_of_less_than_17_bytes_is_refused(link, size):
     """It cannot have flags and a tag: it ends the link unread."""
+    assert is_alive(link)
     link.connection.write(size.to_bytes(2, "big"))
     assert link.ending() == PROTOCOL_ERROR
 
