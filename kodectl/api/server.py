@@ -413,7 +413,10 @@ class Body:
 
     def read(self, size: int | None = None) -> bytes:
         self._connection.deadline = time.monotonic() + BODY_LIMIT_S
-        data: bytes = self._source.read(size)
+        try:
+            data: bytes = self._source.read(size)
+        except ValueError as error:  # All else that is wrong with chunks is an OSError of pywsgi's.
+            raise OSError("a chunk without a size") from error
         self._connection.deadline = NEVER
         return data
 

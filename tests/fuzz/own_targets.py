@@ -132,13 +132,18 @@ _listener = socket.socket(socket.AF_UNIX)
 SERVER = ApiServer(_listener, _application, unix=True)
 
 
+class _Handler(ApiHandler):
+    def handle_error(self, t: Any, v: Any, tb: Any) -> None:
+        raise AssertionError("a request failed") from v
+
+
 def http_framing(data: bytes) -> None:
-    """Requests, as many as the bytes are, on one connection: an end, and of each answer a status that is not 500."""
+    """Requests, as many as the bytes are, on one connection: none fails, and each answer has a status that is not 500."""
     ours, theirs = socket.socketpair()
     try:
         ours.sendall(data[:65_536])
         ours.shutdown(socket.SHUT_WR)
-        ApiHandler(theirs, "unix", SERVER).handle()
+        tried(_Handler(theirs, "unix", SERVER).handle, errors=(OSError,))
         theirs.close()
         answers = b""
         while part := ours.recv(65_536):

@@ -193,6 +193,12 @@ def raw(node, request: bytes) -> bytes:
             "body_too_large",
         ),
         (
+            b"POST /api/network/connect HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n\r\n",
+            400,
+            "incomplete_body",
+        ),
+        (
             b"POST /api/node/stop HTTP/1.0\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}",
             415,
             "media_type_not_supported",
