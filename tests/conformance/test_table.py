@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -14,7 +15,9 @@ from conformance.table import HEAD, TABLE, cases, cases_of, sections, table
 
 HERE = Path(__file__).parent
 LEAST_CASES = 60
-NODES_CODE = re.compile(r"^\s*(?:from|import)\s+kodectl|import_module|__import__|second_implementation\b.*import", re.M)
+NODES_CODE = re.compile(r"^\s*(?:from|import)\s+kodectl|import_module|__import__", re.MULTILINE)
+FOREIGN = {"conformance", "cryptography"}
+"""Beside the standard library, what the client is made of; the cases have pytest too."""
 
 
 def test_the_table_is_that_of_the_cases():
@@ -38,6 +41,23 @@ def test_nothing_here_imports_the_node():
     files = list(HERE.rglob("*.py"))
     assert len(files) >= 8
     assert [file.name for file in files if file != Path(__file__) and NODES_CODE.search(file.read_text("utf-8"))] == []
+
+
+def test_the_client_needs_no_more_than_primitives():
+    assert imported(HERE / "client") - sys.stdlib_module_names == FOREIGN
+    assert imported(HERE) - sys.stdlib_module_names == FOREIGN | {"pytest"}
+
+
+def imported(folder: Path) -> set[str]:
+    """What the modules of a folder import, by the first name."""
+    names: set[str] = set()
+    for file in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                names.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
 
 
 @pytest.mark.parametrize(
