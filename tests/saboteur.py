@@ -29,6 +29,8 @@ class Saboteur:
 
     def __init__(self, choose: Callable[[Place, int], bool]) -> None:
         self.armed = False
+        self.waits: Callable[[float], object] = lambda seconds: None
+        """What a limit is reached by: time passes, or a loop that tries again would have none."""
         self.visits: Counter[Place] = Counter()
         self.struck: Counter[Place] = Counter()
         self._choose = choose
@@ -48,6 +50,7 @@ class Saboteur:
 def sabotaged(runtime: SimRuntime, saboteur: Saboteur) -> Iterator[None]:
     """All that waits on `runtime` asks `saboteur` first; before the node is made."""
     verbs = ("connect", "resolve", "in_thread", "listen", "open_datagram", "mailbox")
+    saboteur.waits = lambda seconds: runtime.event().wait(seconds)
     for verb in verbs:
         setattr(runtime, verb, partial(globals()[f"_{verb}"], saboteur, getattr(runtime, verb)))
     try:
@@ -57,11 +60,14 @@ def sabotaged(runtime: SimRuntime, saboteur: Saboteur) -> Iterator[None]:
             delattr(runtime, verb)
 
 
-def _connect(saboteur: Saboteur, connect: Callable[..., Connection], *args: Any, **settings: Any) -> Any:
+def _connect(
+    saboteur: Saboteur, connect: Callable[..., Connection], remote: Any, timeout_s: float, *args: Any, **settings: Any
+) -> Any:
     for reason in ("refused", "timeout", "unreachable"):
         if saboteur.strikes(f"connect, {reason}"):
+            saboteur.waits(timeout_s if reason == "timeout" else 0.0)
             raise ConnectFailed(reason, "sabotage")
-    return BrittleStream(connect(*args, **settings), saboteur)
+    return BrittleStream(connect(remote, timeout_s, *args, **settings), saboteur)
 
 
 def _listen(saboteur: Saboteur, listen: Callable[..., Any], local: Any, accept: Callable[[Any], None]) -> Any:
@@ -117,7 +123,7 @@ class BrittleStream:
 
 
 class ForgetfulMailbox:
-    """A mailbox whose waits with a limit may end at once, with nothing."""
+    """A mailbox whose waits with a limit may reach it, with nothing."""
 
     def __init__(self, mailbox: Any, saboteur: Saboteur) -> None:
         self._mailbox = mailbox
@@ -131,6 +137,7 @@ class ForgetfulMailbox:
 
     def get(self, timeout_s: float | None = None) -> Any:
         if timeout_s is not None and self._saboteur.strikes("get"):
+            self._saboteur.waits(timeout_s)
             raise TimedOut
         return self._mailbox.get(timeout_s)
 
