@@ -13,7 +13,6 @@ import click
 from kodectl import __version__
 from kodectl.api.files import SOCKET_FILE, TOKEN_FILE
 from kodectl.cli.command import PROGRAM, Command, GlobalOption, command, examples
-from kodectl.cli.identity import KEY_FILE
 from kodectl.cli.output import Outcome
 from kodectl.errors import LocalMisuse
 
@@ -130,7 +129,7 @@ def _root_sections(ctx: click.Context) -> list[str]:
     for setting in SETTINGS:
         lines += [".TP", rf"\fB{setting.variable}\fR", _escape(_in_a_variable(setting.help))]
     lines += [".TP", r"\fBNO_COLOR\fR", "When set, text is not coloured.", ".SH FILES"]
-    for file, what in FILES:
+    for file, what in _files():
         lines += [".TP", rf"\fI{_escape(file)}\fR", _escape(what)]
     return lines
 
@@ -157,14 +156,15 @@ def _exit_status(own: str, root: str) -> list[str]:
     return [f"{success}{_escape(own)} {root} has what the others mean."]
 
 
-FILES = (
-    ("$XDG_CONFIG_HOME/kodectl/config.toml", "The configuration, unless --config names another."),
-    ("/etc/kodectl/config.toml", "The configuration where the user has none."),
-    ("$XDG_DATA_HOME/kodectl", "The data directory, unless --datadir names another."),
-    (KEY_FILE, "There: the identity, for its owner alone to read."),
-    (SOCKET_FILE, "There, while the node runs: the socket by which the commands reach it."),
-    (TOKEN_FILE, "There, if made: the token of the API, for its owner alone to read."),
-)
+def _files() -> Iterator[tuple[str, str]]:
+    from kodectl.cli.identity import KEY_FILE  # what reads keys is nothing that the list of commands should wait for
+
+    yield "$XDG_CONFIG_HOME/kodectl/config.toml", "The configuration, unless --config names another."
+    yield "/etc/kodectl/config.toml", "The configuration where the user has none."
+    yield "$XDG_DATA_HOME/kodectl", "The data directory, unless --datadir names another."
+    yield KEY_FILE, "There: the identity, for its owner alone to read."
+    yield SOCKET_FILE, "There, while the node runs: the socket by which the commands reach it."
+    yield TOKEN_FILE, "There, if made: the token of the API, for its owner alone to read."
 
 
 def _examples(found: click.Command) -> list[str]:

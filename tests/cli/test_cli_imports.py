@@ -84,6 +84,11 @@ def test_completion_imports_nothing_heavy(line: str) -> None:
     assert not imported(line.split(" "), _KODECTL_COMPLETE="1") & HEAVY
 
 
+@pytest.mark.parametrize(("arguments", "variables"), [(["--help"], {}), ([""], {"_KODECTL_COMPLETE": "1"})])
+def test_the_commands_are_listed_without_what_keys_need(arguments: list[str], variables: dict[str, str]) -> None:
+    assert not imported(arguments, **variables) & {"base64", "hashlib", "tempfile"}
+
+
 def test_the_list_is_a_list() -> None:
     assert "kodectl" in imported(["enode", "parse", ENODE])
     assert imported(["node", "status", "--datadir", "/nowhere"], expected=5) & HEAVY
