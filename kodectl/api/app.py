@@ -74,8 +74,11 @@ class Guard:
             check_origin(
                 environ.get("HTTP_ORIGIN"), host, environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_SEC_FETCH_MODE")
             )
-            if not OPEN_PATH.fullmatch(request.path):
-                check_token(self.rules, environ.get("HTTP_AUTHORIZATION"))
+            given = environ.get("HTTP_AUTHORIZATION")
+            if given is None and OPEN_PATH.fullmatch(request.path):
+                environ["kodectl.stranger"] = self.rules.token is not None
+            else:
+                check_token(self.rules, given)
         if has_body(environ):
             check_media_type(environ.get("CONTENT_TYPE"))
 

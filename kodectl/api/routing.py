@@ -101,7 +101,7 @@ class Route:
     limit: Limit | None = None
     """How many of its kind run at a time; one more is answered 503 `busy`."""
     needs_token: bool = True
-    """Where the API asks for one at all."""
+    """Where the API asks for one at all. One that is given must be right, be it needed or not."""
     is_kept: bool = False
     """Its answer holds for a moment, for all who ask the same (`kodectl.api.kept`)."""
 

@@ -202,6 +202,8 @@ ONLINE = [
     Case("ok", "dht crawl --bootstrap {node} --rate 1000", 0),
     Case("a part", "dht crawl --bootstrap {node} --max-nodes 1", 4, "crawl_partial"),
     Case("bad auth", "node status --api {guarded} --datadir {absent}", 6, "not_authorised"),
+    Case("ok, without a token", "node health --api {guarded} --datadir {absent}", 0),
+    Case("bad auth", "node health --api {guarded} --token-file {wrong_token}", 6, "not_authorised"),
 ]
 
 
@@ -289,6 +291,9 @@ def online(shared_nodes: Any) -> dict[str, str]:
     token.write_text("f" * 64)
     token.chmod(0o600)
     guarded = shared_nodes.start("c", "--api-token", "required")
+    wrong_token = peer.datadir.parent / "wrong.token"
+    wrong_token.write_text("e" * 64)
+    wrong_token.chmod(0o600)
     done = shared_nodes.kodectl("node", "wait", "--for", "peers=1", "--datadir", str(peer.datadir))
     assert done.returncode == 0, done.stderr
     return {
@@ -298,6 +303,7 @@ def online(shared_nodes: Any) -> dict[str, str]:
         "peer": peer.enode,
         "datadir": str(node.datadir),
         "guarded": guarded.api,
+        "wrong_token": str(wrong_token),
     }
 
 
@@ -378,7 +384,7 @@ OF_THE_NODE = {
     "node broadcast": "--type transaction {plain}",
     "node events": "",
     "node top": "",
-    "api": "/livez",
+    "api": "/api/network/status",
 }
 """Commands that ask the node that runs, with what they need."""
 SILENT_ENODE = f"enode://{'ab' * 32}@127.0.0.1:{{port}}?discport={{port}}"
@@ -476,6 +482,7 @@ def test_what_comes_from_outside(
 BAD_AUTH = [
     Case("bad auth", f"{command} {arguments} --datadir {{absent}} --api {{guarded}}", 6, "not_authorised")
     for command, arguments in OF_THE_NODE.items()
+    if command != "node health"  # Told without a token too, as to a kubelet.
 ]
 OF_A_NODE = [
     *(

@@ -13,6 +13,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from http_requests import ask
 from prometheus_client.parser import text_string_to_metric_families
 
 import kodectl
@@ -183,7 +184,10 @@ def test_a_pod_gets_its_token_as_a_node_wants_it(tmp_path: Path, nodes) -> None:
     subprocess.run([*shell, script], env={"KODECTL_DATADIR": str(datadir), "PATH": "/usr/bin:/bin"}, check=True)
     node = nodes.start("in-a-pod", "--api-token", "required")
     assert node.datadir == datadir
+    ports = {port["name"] for port in pod["containers"][0]["ports"]}
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        program, *command = pod["containers"][0][probe]["exec"]["command"]
-        assert program == "kodectl"
-        assert nodes.kodectl(*command, "--datadir", str(datadir)).returncode == 0
+        asked = pod["containers"][0][probe]["httpGet"]
+        assert asked["port"] in ports
+        response, _ = ask(node, asked["path"], **{"User-Agent": "kube-probe/1.33", "Connection": "close"})
+        assert response.status == 200
+    assert ask(node, "/api/network/status")[0].status == 401

@@ -11,6 +11,7 @@ import pytest
 from kodectl.api.access import AccessRules
 from kodectl.api.app import Guard, make_app
 from kodectl.api.kept import KEPT_S, Kept
+from kodectl.api.lifecycle import WITHHELD
 from kodectl.api.network import MAX_BROADCAST_BODY
 from kodectl.api.requests import MAX_SMALL_BODY
 from kodectl.api.routes import ROUTES
@@ -435,9 +436,22 @@ def test_a_preflight_is_refused(client):
 @pytest.mark.parametrize("sent", [None, "Bearer wrong", "Bearer ", "Basic " + "t" * 32, "Bearer é", "t" * 32])
 def test_without_the_token_nothing_is_served(node, stops, sent):
     guarded = client_of(node, AccessRules(token="t" * 32), stops)
-    result = guarded.simulate_get("/livez", headers={"Authorization": sent} if sent else {})
+    result = guarded.simulate_get("/api/network/stats", headers={"Authorization": sent} if sent else {})
     assert problem(result, 401, "not_authorised")["exit"] == 6
     assert result.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/startupz"])
+def test_probes_tell_strangers_whether_and_not_why(node, stops, path):
+    guarded = client_of(node, AccessRules(token="t" * 32), stops)
+    token = {"Authorization": "Bearer " + "t" * 32}
+    for node.healthy, status in ((True, 200), (False, 503)):
+        known, unknown = guarded.simulate_get(path, headers=token), guarded.simulate_get(path)
+        assert (known.status_code, unknown.status_code) == (status, status)
+        assert unknown.json == known.json | {"checks": [check | {"detail": WITHHELD} for check in known.json["checks"]]}
+        assert known.json == guarded.simulate_get(path, extras={"kodectl.unix": True}).json != unknown.json
+    problem(guarded.simulate_get(path, headers={"Authorization": "Bearer wrong"}), 401, "not_authorised")
+    problem(guarded.simulate_get(path, headers={"Host": "evil.example"}), 403, "host_not_allowed")
 
 
 def test_the_token_and_the_unix_socket_open(node, stops):
