@@ -10,7 +10,7 @@ from fuzz.targets import TARGETS
 
 MUTATIONS = 400
 SLOW_MUTATIONS = 100
-SLOW = ("discovery_sessions", "http_framing", "noise", "turn_server")
+SLOW = ("discovery_sessions", "http_framing", "ice_agent", "noise", "turn_server")
 """Those with keys or sockets, of some 0.5 ms each."""
 
 

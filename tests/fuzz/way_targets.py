@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import NamedTuple
 
 from fuzz.target import Target, same, text_of, tried
 
+from kodectl.core.ice.agent import Agent
+from kodectl.core.ice.checks import Credentials
+from kodectl.core.ice.effects import Transmit
+from kodectl.core.ice.local import host
 from kodectl.core.ice.requests import named_ufrag
 from kodectl.core.quic_credit import ReceiveCredit, SendCredit
 from kodectl.core.relay_credentials import RelayCredentials
@@ -19,7 +24,7 @@ from kodectl.core.turn_reach import ReachPolicy
 from kodectl.core.turn_server import Bind, TurnResponder, is_turn_message
 from kodectl.errors import WireError
 from kodectl.wire import natpmp, pcp, quic, stun, upnp
-from kodectl.wire.candidates import decode_candidate, encode_candidate
+from kodectl.wire.candidates import Candidate, CandidateType, decode_candidate, encode_candidate
 from kodectl.wire.channel_data import pack_channel_data, unpack_channel_data
 from kodectl.wire.stream_frames import pack_frame, unpack_length
 from kodectl.wire.stun import Attribute, Message, MessageClass, Method
@@ -96,12 +101,17 @@ def _relay() -> tuple[TurnResponder, bytes]:
 def _authentic(method: int, nonce: bytes, attributes: bytes) -> bytes:
     key = long_term_key(NAME.username, "example.org", NAME.password, MD5)
     named = ((Attribute.USERNAME, NAME.username), (Attribute.REALM, "example.org"), (Attribute.NONCE, nonce))
-    packed = stun.encode(Message(MessageClass.REQUEST, method & 0xF, bytes(12), named))[stun.HEADER_SIZE :]
-    packed += attributes[: min(len(attributes), 1200) // 4 * 4]
-    head = stun.pack_type(MessageClass.REQUEST, method & 0xF)
-    body = stun._sealable(head, stun.COOKIE + bytes(12), packed, 24)
-    mac = stun._mac(Attribute.MESSAGE_INTEGRITY, key, body)
-    return body + stun._framed(Attribute.MESSAGE_INTEGRITY, mac)
+    return _signed(Message(MessageClass.REQUEST, method & 0xF, bytes(12), named), attributes, key)
+
+
+def _signed(message: Message, attributes: bytes, key: bytes) -> bytes:
+    """With the attributes as they are behind its own, and a right length, MESSAGE-INTEGRITY and FINGERPRINT."""
+    packed = stun.encode(message)[stun.HEADER_SIZE :] + attributes[: min(len(attributes), 1200) // 4 * 4]
+    head = stun.pack_type(message.kind, message.method)
+    block = stun.COOKIE + message.transaction_id
+    mac = stun._mac(Attribute.MESSAGE_INTEGRITY, key, stun._sealable(head, block, packed, 24))
+    covered = stun._sealable(head, block, packed + stun._framed(Attribute.MESSAGE_INTEGRITY, mac), 8)
+    return covered + stun._framed(Attribute.FINGERPRINT, stun._fingerprint(covered))
 
 
 def _take(core: TurnResponder, packet: bytes) -> None:
@@ -139,6 +149,51 @@ def turn_urls(data: bytes) -> None:
 
 
 # -- ICE and QUIC --------------------------------------------------------------------------------------------------------
+
+
+class _Socket(NamedTuple):
+    address: tuple[str, int]
+
+
+OURS, THEIRS = Credentials("ours", "o" * 22), Credentials("them", "t" * 22)
+BASE, PEER = _Socket(("20.0.0.1", 4000)), ("20.0.0.2", 5000)
+MOST_EFFECTS = 8
+
+
+def ice_agent(data: bytes) -> None:
+    """A peer that has the passwords. Each message is a byte of length (in words), one that says what it is (class, or bytes as
+    they come) and to whom it goes on, and its attributes; answers are to the agent's first check."""
+    rng = random.Random(7)
+    agent = Agent(is_controlling=True, credentials=OURS, tie_breaker=1 << 32, random_bytes=rng.randbytes, rng=rng)
+    agent.add_local(host(BASE, 65_535), 0.0)
+    there = [Candidate("f", 1, "udp", 1, PEER, CandidateType.HOST)]
+    effects = agent.set_remote(THEIRS, there, 0.0) + agent.tick(0.0)
+    asked = next((effect.data[8:20] for effect in effects if isinstance(effect, Transmit)), bytes(12))
+    for number in range(16):
+        size = 4 * data[0] if data else 0
+        message, data = data[1 : 2 + size], data[2 + size :]
+        if not message:
+            return
+        packet = _ice_message(message[0], message[1:], asked)
+        agent.hears(packet)
+        now = 0.02 * number
+        effects = agent.receive(BASE, packet, (PEER[0], PEER[1] + (message[0] >> 6)), now) + agent.tick(now)
+        same(len(effects) <= MOST_EFFECTS, True)
+
+
+def _ice_message(form: int, attributes: bytes, asked: bytes) -> bytes:
+    named = ((Attribute.USERNAME, "ours:them"),)
+    match form % 5:
+        case 0:
+            return _signed(Message(MessageClass.REQUEST, Method.BINDING, bytes(12), named), attributes, OURS.key)
+        case 1:
+            return _signed(Message(MessageClass.SUCCESS, Method.BINDING, asked), attributes, THEIRS.key)
+        case 2:
+            return _signed(Message(MessageClass.ERROR, Method.BINDING, asked), attributes, THEIRS.key)
+        case 3:
+            return _signed(Message(MessageClass.INDICATION, Method.BINDING, bytes(12)), attributes, OURS.key)
+        case _:
+            return attributes
 
 
 def candidates(data: bytes) -> None:
@@ -263,6 +318,13 @@ TURN_SEEDS = [
     b"\x02\x09\x00\x0c\x00\x04\x40\x00\x00\x00\x00\x12\x00\x08\x00\x01\x12\x34\x35\x1b\xad\x4b",
     b"\x02\x04\x00\x0d\x00\x04\x00\x00\x00\x00",
 ]
+ICE_CHECK = b"\x00\x24\x00\x04\x6e\x00\x01\xff\x80\x29\x00\x08" + bytes(8)
+ICE_ANSWER = b"\x00\x20\x00\x08\x00\x01\x2e\xb2\x35\x12\xa4\x43"
+ICE_SEEDS = (
+    bytes((len(ICE_CHECK) // 4, 0)) + ICE_CHECK + bytes((len(ICE_ANSWER) // 4, 1)) + ICE_ANSWER,
+    b"\x02\x02\x00\x09\x00\x04\x00\x00\x04\x57",
+    bytes((len(ICE_CHECK) // 4, 0x40)) + ICE_CHECK + b"\x01\x04data",
+)
 INITIAL = b"\xc3\0\0\0\x01\x08" + bytes(8) + b"\x08" + bytes(8) + b"\x04" + bytes(4)
 PCP_MAP = pcp.Map(bytes(12), 17, 30301, 30301, "192.0.2.1")
 XML = upnp.pack_description(
@@ -276,6 +338,7 @@ TARGETS = (
     Target("turn_channels", turn_channels, [b"\x40\x00\x00\x03abc\0", b"\x4f\xff\0\0"]),
     Target("relay_credentials", relay_credentials, [NAME.username.encode(), b"1:" + b"0" * 32]),
     Target("turn_urls", turn_urls, [text.encode() for text in TURN_URLS]),
+    Target("ice_agent", ice_agent, ICE_SEEDS),
     Target("candidates", candidates, [text.encode() for text in CANDIDATES]),
     Target("tickets", tickets, [text.encode() for text in TICKETS]),
     Target("quic_packets", quic_packets, [INITIAL, quic.pack_limit(1 << 20) + quic.pack_limit(1 << 21)]),
