@@ -153,7 +153,7 @@ def _one_host(address: IPv4Address | IPv6Address) -> str:
 def parse_path(text: str) -> Path:
     from pathlib import Path
 
-    if not text:
+    if not text or "\0" in text:
         raise ValueError("a path")
     try:
         return Path(text).expanduser()

@@ -110,6 +110,7 @@ def test_a_variable_holds_a_list(text: str) -> None:
         ("#" * (1 << 20) + "\n", "config_invalid", "larger than"),
         ("max_peers = 0", "config_invalid_value", "max_peers in"),
         ("max_peers = 10001", "config_invalid_value", "max_peers in"),
+        ('datadir = "/tmp/a\\u0000b"', "config_invalid_value", "a path"),
         (f"max_peers = 0x{'f' * 4000}", "config_invalid", "not TOML"),
         (f"stun = [0x{'f' * 4000}]", "config_invalid", "not TOML"),
         ('max_peers = "00000011000"', "config_invalid_value", "max_peers in"),

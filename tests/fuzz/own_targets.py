@@ -47,6 +47,7 @@ def configuration(data: bytes) -> None:
     values = tried(check, errors=REFUSALS)
     if values is not None:
         ports = [values["listen"].value[1], values["api"].value[1], values["discovery_port"].value]
+        same("\0" in str(values["datadir"].value), False)
         same(all(0 <= port <= 65_535 for port in ports) and 1 <= values["max_peers"].value <= 10_000, True)
 
 
