@@ -585,10 +585,13 @@ def test_heartbeat_is_answered_with_its_id(link):
         assert beats_of(link, 1) == [number]
 
 
-def test_new_link_is_asked_for_a_heartbeat(link):
-    """Heartbeats go out at once on a new link."""
-    direction, _ = msgpack.unpack(link.next(HEARTBEAT))
-    assert direction == 0
+def test_new_link_is_asked_for_a_heartbeat(make_link):
+    """Heartbeats go out at once on a new link: before anything that has come over it is answered."""
+    link = make_link(greeted=False)
+    link.send_content(message(HELLO, HELLO_BODY) + heartbeat(8))
+    link.read_hello()
+    beats_of(link, 1)
+    assert link.beats[0][0] == 0
 
 
 def test_heartbeat_answer_that_nobody_asked_for_is_ignored(link):
