@@ -10,7 +10,8 @@ from gevent.hub import Hub, Waiter
 
 TURN_S = 0.008
 """Work of all tasks together between two looks of the hub at timers and sockets, where they ask. With a limit for each, fifty
-busy peers would hold up the hub fifty times as long. Half as much would cost a tenth of the messages that a node can take."""
+busy peers would hold up the hub fifty times as long. Half as much costs a tenth more for each message: bench/broadcast.py with
+200 bytes took 59 us of CPU for a delivery at 2 ms, 53 at 4, 48 at 8, 46 at 16, and 42 without turns (medians of five runs)."""
 
 
 class Turns:
