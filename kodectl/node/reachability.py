@@ -186,27 +186,32 @@ class Reachability:
     def _look_at_strangers(self) -> None:
         """With nobody to ask: the first node of a network, say, all others of which are behind NATs. What is a public address
         of the machine's own, and is reached by those that nothing was sent to, needs no observers."""
+        self._see_local_network()
         if self.reach.udp is None and self._strangers_get_in():
-            self.local = self._runtime.local_network()
             self._publish(NOBODY, False, conclude(Evidence(False, None, [Trial(own_udp_stranger=True)])))
 
     def _strangers_get_in(self) -> bool:
-        source = self._runtime.local_network().source
+        source = self.local.source or self.local.source6
         return (
             source is not None
             and scope_of(source) == "public"
-            and self._discovery.strangers.get_in(self._runtime.now())
+            and self._discovery.strangers.get_in(source, self._runtime.now())
         )
+
+    def _see_local_network(self) -> bool:
+        """Whether it is another one than before; what strangers have proved was proved there."""
+        before, self.local = self.local, self._runtime.local_network()
+        if before == self.local:
+            return False
+        self._discovery.strangers.forget()
+        return True
 
     def _round(self) -> bool:
         """Gathers, tries, concludes, follows; whether anything has changed."""
         self._last_round = started = self._runtime.now()
-        before, self.local = self.local, self._runtime.local_network()
         suspects, self._suspects = self._suspects, set()
-        if suspects or before != self.local:
+        if self._see_local_network() or suspects:
             self.observers.forget_before(started)
-        if before != self.local:
-            self._discovery.strangers.forget()
         belief = self._gather(started)
         is_translated = self._is_translated(belief)
         reach = self._try(belief, is_translated)
@@ -275,7 +280,8 @@ class Reachability:
     def _is_translated(self, belief: Belief) -> bool | None:
         if belief.hint is not None:
             return belief.hint not in self.local.addresses
-        return self.is_translated if belief.groups else None
+        known = self.is_translated if belief.groups else None
+        return False if known is None and self._strangers_get_in() else known
 
     # -- trying ----------------------------------------------------------------------------------------------------
 

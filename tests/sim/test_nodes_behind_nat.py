@@ -12,6 +12,7 @@ from kodectl.core.nat import Behavior
 from kodectl.node.node import Node
 from kodectl.sim.nat import Nat
 from kodectl.sim.translation import PortRule
+from kodectl.wire.contacts import Contact
 
 
 @pytest.fixture
@@ -220,12 +221,46 @@ def test_one_open_node_is_enough_for_two_behind_nats(there: str) -> None:
         assert view.outcome == "connected", view
 
 
-def test_a_firewall_that_lets_nobody_in_is_not_taken_for_an_open_door() -> None:
+def test_one_open_node_stays_known_as_open() -> None:
+    """Peers that have come are no strangers any more, and it may be hours until the next one comes."""
     with town_of(1) as town:
-        for number, kind in enumerate(("port_restricted", "symmetric"), 1):
-            node = town.behind(town.box(number, **KINDS[kind]))
-            town.world.run_for(30.0)
-            assert node.nat().reachable_udp is not True
+        alone = town.open[0]
+        nodes = [town.behind(town.box(number, **KINDS["symmetric"])) for number in (1, 2)]
+        assert town.world.run(lambda: alone.nat().reachable_udp is True, 30.0)
+        town.world.run_for(3_600.0)
+        assert alone.nat().reachable_udp is True
+        assert alone.nat().relay.state == "on"
+        nodes.append(town.behind(town.box(3, **KINDS["symmetric"])))
+        town.world.run_for(30.0)
+        view = town.world.call(nodes[2].runtime, nodes[2].connect, nodes[0].identity.node_id.hex(), 20.0)
+        assert view.outcome == "connected", view
+
+
+@pytest.mark.parametrize("is_sent_something", [False, True])
+def test_whom_a_node_has_sent_something_to_does_not_prove_that_it_is_open(is_sent_something: bool) -> None:
+    """A firewall lets in who was sent something."""
+    with town_of(1) as town:
+        alone, world = town.open[0], town.world
+        if is_sent_something:
+            for number in (1, 2):
+                alone.kademlia.check(Contact(bytes(31) + bytes([number]), f"24.{number}.0.1", 30301, 30303))
+        world.run_for(1.0)
+        for number in (1, 2):
+            town.node(world.host(f"24.{number}.0.1"))
+        world.run_for(5.0)
+        assert alone.discovery.strangers.get_in("21.0.0.1", world.now) is not is_sent_something
+
+
+def test_strangers_prove_nothing_about_a_private_address() -> None:
+    """A box may let in more than one expects; which address of it is seen has to be said by others."""
+    with town_of(1) as town:
+        inside, outside = town.behind(town.box(1, **KINDS["full_cone"])), town.open[0]
+        for node in (inside, outside):
+            for ip in ("24.1.0.1", "24.2.0.1"):
+                node.discovery.strangers.hailed(ip, town.world.now)
+                node.discovery.strangers.proved(ip, town.world.now)
+        reach = [node.nat_traversal.reachability for node in (inside, outside)]
+        assert [one._strangers_get_in() for one in reach] == [False, True]
 
 
 def test_who_connects_in_its_first_moments_is_not_left_on_a_relay() -> None:
