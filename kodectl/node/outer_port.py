@@ -34,16 +34,17 @@ class OuterTcpPort:
         self._scope = scope
         self._port = port
         self._peers = peers
-        self._known = runtime.event()
+        self._asked = runtime.event()
+        """Somebody has answered, or has not."""
         self._asked_at: dict[bytes, float] = {}
 
     def start(self) -> None:
         self._scope.spawn("outer TCP port", self._keep_known)
 
     def await_seen(self, limit_s: float) -> None:
-        """Waits until it is known, unless there is nobody to ask: who connects in the first moments needs it as much."""
-        if self.seen is None and self._peers():
-            self._known.wait(limit_s)
+        """Waits for the first answer, unless there is nobody to ask: who connects in the first moments needs it as much."""
+        if self._peers():
+            self._asked.wait(limit_s)
 
     def _keep_known(self) -> None:
         ends = float("-inf")
@@ -51,7 +52,7 @@ class OuterTcpPort:
             peers = self._peers()
             if not peers:
                 self.seen = None
-                self._known.clear()
+                self._asked.clear()
             elif self.seen is None or self._runtime.now() >= ends:
                 self._ask(peers)
                 ends = self._runtime.now() + AGAIN_AFTER_S
@@ -69,6 +70,7 @@ class OuterTcpPort:
         server = (peer.remote[0], peer.enode.tcp)
         try:
             self.seen = ask_over_tcp(self._runtime, server, ASK_LIMIT_S, self._port()).mapped
-            self._known.set()
         except KodectlError as error:
             log.debug("outer TCP port: %s", error)
+        finally:
+            self._asked.set()

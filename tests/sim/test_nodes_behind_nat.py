@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 from town import INNER, KINDS, SYMMETRIC, Town, town_of
 
 from kodectl.core.mapping import Transport
 from kodectl.core.nat import Behavior
+from kodectl.errors import NegativeAnswer
+from kodectl.node import outer_port
 from kodectl.node.node import Node
 from kodectl.sim.nat import Nat
 from kodectl.sim.translation import PortRule
@@ -278,3 +281,21 @@ def test_who_connects_in_its_first_moments_is_not_left_on_a_relay() -> None:
         assert view.outcome == "connected"
         peer = blocked.peering.links[cone.identity.node_id]
         assert town.world.run(lambda: peer.route.path == "direct", 5.0)
+
+
+def test_who_never_learns_how_its_tcp_port_looks_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody_answers(*_: object) -> NoReturn:
+        raise NegativeAnswer("no answer", code="silent")
+
+    monkeypatch.setattr(outer_port, "ask_over_tcp", nobody_answers)
+    with town_of(6, seed=1) as town:
+        blocked, cone = (
+            town.behind(town.box(number, **KINDS[kind])) for number, kind in enumerate(("blocked", "full_cone"), 1)
+        )
+        assert town.world.run(lambda: town.settled(blocked, cone), 60.0)
+        assert town.world.run(lambda: blocked.connectivity.rendezvous.is_told, 60.0)
+        town.world.run_for(5.0)
+        began = town.world.now
+        view = town.world.call(blocked.runtime, blocked.connect, cone.identity.node_id.hex(), 20.0)
+        assert view.outcome == "connected"
+        assert town.world.now - began < 2.0
