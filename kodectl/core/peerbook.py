@@ -23,7 +23,8 @@ FORGET_S = 14 * 24 * 3600.0
 STRANGER_FAILURES = 6
 """About two minutes of failed dials: what was told of this one was wrong."""
 PRIVILEGED_CAP_S = 60.0
-"""The longest back-off of who is named by the configuration: without UDP there may be nobody else to get in by."""
+"""The longest back-off of who is named by the configuration while there is no link at all: without UDP there may be nobody else
+to get in by. With links, dead ones would take the dials from all others."""
 NEWCOMER_SHARE = 4
 """Every fourth dial goes to somebody never linked, while there are such, or the old guard would stay among itself."""
 FAULT_BAN_S = 300.0
@@ -184,7 +185,8 @@ class PeerBook:
             self.forget(node_id)
 
     def _cap_s(self, node_id: bytes) -> float:
-        return PRIVILEGED_CAP_S if node_id in self._privileged else CAP_S
+        is_alone = node_id in self._privileged and not any(known.linked for known in self._known.values())
+        return PRIVILEGED_CAP_S if is_alone else CAP_S
 
     def pause(self, node_id: bytes, now: float, seconds: float) -> None:
         """No dial to it for so long."""
@@ -233,7 +235,7 @@ class PeerBook:
     def forget_unseen(self, now: float) -> None:
         for known in list(self._known.values()):
             stale = not known.is_stranger and now - known.last_seen > FORGET_S
-            if stale and not known.static and not known.linked:
+            if stale and not known.static and not known.linked and known.node_id not in self._privileged:
                 self.forget(known.node_id)
 
     def _add(self, enode: Enode, now: float) -> Known:

@@ -87,20 +87,33 @@ class TestHearsay:
             book.dial_failed(enode(1).node_id, turn * 100.0, blame=True)
         assert len(book) == 0
 
-    def test_who_the_configuration_names_is_never_forgotten_and_tried_every_minute(self, book: PeerBook) -> None:
+    def test_who_the_configuration_names_is_never_forgotten(self, book: PeerBook) -> None:
         named = enode(7)
         book.hear_of(named, 0.0)
         for turn in range(20):
             book.dial_failed(named.node_id, turn * 100.0, blame=True)
-            assert book.to_dial(1, (), turn * 100.0 + PRIVILEGED_CAP_S)
-        book.link_up(named, 3_000.0, dialled=True)
-        book.link_down(named.node_id, 1.0, 3_000.0, lost=True)
-        assert book.to_dial(1, (), 3_000.0 + PRIVILEGED_CAP_S)
         for number in range(10, 10 + MAX_KNOWN):
             book.hear_of(enode(number), 0.0)
             was_linked(book, number)
         assert book.get(named.node_id)
         assert not book.hear_of(enode(5_000), 0.0), "the only stranger here gives its place to nobody"
+        book.link_up(named, 0.0, dialled=True)
+        book.link_down(named.node_id, 1.0, 0.0, lost=True)
+        book.forget_unseen(2 * FORGET_S)
+        assert [known.node_id for known in book] == [named.node_id]
+
+    def test_who_the_configuration_names_is_tried_every_minute_while_nobody_is_linked(self, book: PeerBook) -> None:
+        named = enode(7).node_id
+        book.hear_of(enode(7), 0.0)
+        for turn in range(20):
+            book.dial_failed(named, turn * 100.0, blame=True)
+            assert book.to_dial(1, (), turn * 100.0 + PRIVILEGED_CAP_S)
+        book.link_up(enode(7), 3_000.0, dialled=True)
+        book.link_down(named, 1.0, 3_000.0, lost=True)
+        assert book.to_dial(1, (), 3_000.0 + PRIVILEGED_CAP_S)
+        book.link_up(enode(1), 4_000.0, dialled=True)
+        book.dial_failed(named, 4_000.0, blame=True)
+        assert not book.to_dial(1, {enode(1).node_id}, 4_000.0 + PRIVILEGED_CAP_S), "there are others to dial"
 
     def test_who_was_linked_is_kept_for_two_weeks(self, book: PeerBook) -> None:
         was_linked(book, 1)
