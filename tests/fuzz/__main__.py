@@ -7,6 +7,7 @@ DIR-crashes. `--keep` adds the smallest inputs of a set that covers as much (lib
 from __future__ import annotations
 
 import argparse
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:1] = [str(HERE.parent), str(HERE.parents[1])]
 
-KEPT_BYTES = 8192
+KEPT_BYTES = 6144
 """Of a target's file: every run of the tests reads it."""
 MAX_SIZE = 4096
 """Of an input; nothing that is judged by its bytes, and not by a size written in it, has more to say."""
@@ -32,26 +33,42 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=20, metavar="N")
     parser.add_argument("--corpus", type=Path, metavar="DIR")
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--program", default=str(HERE), help=argparse.SUPPRESS)
     parser.add_argument("libfuzzer", nargs="*", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _fuzz(name: str, options: list[str]) -> None:
-    """Does not return: libFuzzer ends the process."""
+def _fuzz(name: str, program: str, options: list[str]) -> None:
+    """Does not return: libFuzzer ends the process. `program`: what it starts where it needs another of itself."""
     import atheris
 
     with atheris.instrument_imports(include=list(INSTRUMENTED)):
         from fuzz.targets import TARGETS
-    atheris.Setup([str(HERE), *options], TARGETS[name].run)
+    atheris.Setup([program, *options], TARGETS[name].run)
     atheris.Fuzz()
 
 
-def _in_child(name: str, *options: str) -> int:
-    return subprocess.run([sys.executable, str(HERE), "--target", name, "--", *options]).returncode
+def _command(name: str, *own: str) -> list[str]:
+    return [sys.executable, str(HERE), "--target", name, *own, "--"]
+
+
+def _keep(name: str, corpus: Path) -> int:
+    """-merge=1 tries the inputs in a process of its own, which is begun again behind one that fails."""
+    from fuzz.kept_lines import add
+
+    with tempfile.TemporaryDirectory(prefix="kodectl-merged-") as place:
+        program, merged = Path(place) / "again", Path(place) / "merged"
+        merged.mkdir()
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(_command(name))} "$@"\n')
+        program.chmod(0o700)
+        done = subprocess.run([*_command(name, "--program", str(program)), "-merge=1", str(merged), str(corpus)])
+        added = add(name, [path.read_bytes() for path in merged.iterdir()], KEPT_BYTES)
+    print(f"{name}: {added} inputs more are kept")
+    return done.returncode
 
 
 def _campaign(asked: argparse.Namespace) -> int:
-    from fuzz.kept_lines import add, kept
+    from fuzz.kept_lines import kept
     from fuzz.targets import TARGETS
 
     name = asked.target
@@ -63,19 +80,14 @@ def _campaign(asked: argparse.Namespace) -> int:
         (corpus / f"seed-{number}").write_bytes(data)
     limits = [f"-max_total_time={asked.seconds}", f"-max_len={MAX_SIZE}", f"-rss_limit_mb={MEMORY_LIMIT_MB}"]
     places = [f"-timeout={INPUT_LIMIT_S}", f"-artifact_prefix={crashes}/", "-print_final_stats=1", str(corpus)]
-    code = _in_child(name, *limits, *places)
-    if asked.keep and not code:
-        with tempfile.TemporaryDirectory(prefix="kodectl-merged-") as merged:
-            code = _in_child(name, "-merge=1", merged, str(corpus))
-            added = add(name, [path.read_bytes() for path in Path(merged).iterdir()], KEPT_BYTES)
-        print(f"{name}: {added} inputs more are kept")
-    return code
+    code = subprocess.run([*_command(name), *limits, *places]).returncode if asked.seconds else 0
+    return code or (_keep(name, corpus) if asked.keep else 0)
 
 
 def main() -> int:
     asked = _arguments()
     if asked.libfuzzer:
-        _fuzz(asked.target, asked.libfuzzer)
+        _fuzz(asked.target, asked.program, asked.libfuzzer)
     return _campaign(asked)
 
 
