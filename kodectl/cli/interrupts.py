@@ -70,6 +70,7 @@ def deadline(deadline_s: float | None) -> Iterator[None]:
     def ring(number: int, frame: FrameType | None) -> None:
         _unwind(DeadlineAlarm(deadline_s))
 
+    _raise_lost()
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, deadline_s + DEADLINE_GRACE_S)
     try:
@@ -83,26 +84,43 @@ def deadline(deadline_s: float | None) -> Iterator[None]:
 @contextmanager
 def _nothing_lost() -> Iterator[None]:
     """What is raised where Python lets nothing through (`__del__`, a callback of the garbage collector) it only prints: an end
-    that met such code comes again."""
-    hook = sys.unraisablehook
-    handler = signal.getsignal(signal.SIGALRM)
+    that met such code comes again, at the latest when the block is over."""
+    _raise_lost()
+    hook, handler = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
 
-    def hear(lost: Any) -> None:
-        end = lost.exc_value
-        if not isinstance(end, ENDS):
-            hook(lost)
-            return
-        signal.signal(signal.SIGALRM, lambda number, frame: _unwind(end))
+    def hear(unraisable: Any) -> None:
+        try:
+            if not isinstance(unraisable.exc_value, ENDS):
+                hook(unraisable)
+                return
+            _lost.append(unraisable.exc_value)
+        except ENDS as another:  # a signal has met this code, which lets nothing through either
+            _lost.append(another)
+        signal.signal(signal.SIGALRM, _come_again)
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
 
     sys.unraisablehook = hear
     try:
         yield
+    except BaseException:
+        _lost.clear()  # it ends as it is
+        raise
     finally:
         sys.unraisablehook = hook
-        if signal.getsignal(signal.SIGALRM) is not handler:
+        if signal.getsignal(signal.SIGALRM) is _come_again:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, handler)
+    _raise_lost()
+
+
+def _come_again(number: int, frame: FrameType | None) -> None:
+    if _lost:
+        _unwind(_lost.pop())
+
+
+def _raise_lost() -> None:
+    if _lost:
+        raise _lost.pop()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -131,5 +149,7 @@ def _hub_of_task() -> Any:
     return parent if hasattr(parent, "handle_system_error") else None
 
 
+_lost: list[SystemExit] = []
+"""Ends that nobody has seen yet."""
 ENDS = (Interrupted, Terminated, DeadlineAlarm)
 HANDLERS = {signal.SIGINT: _interrupt, signal.SIGTERM: _terminate}

@@ -56,7 +56,7 @@ class Deaf:
         signal.getsignal(self.number)  # an instruction at which the handler runs, before this returns
 
 
-def _meet(collected: list[Deaf]) -> None:
+def _meet(collected: list[object]) -> None:
     collected.clear()
     gevent.sleep(10)
 
@@ -73,3 +73,53 @@ def test_an_end_that_is_lost_where_nothing_can_be_raised_comes_again(number, end
             _meet([Deaf(signal.SIGINT)])
     assert (signal.getsignal(signal.SIGALRM), sys.unraisablehook) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_two_ends_that_are_lost_at_once_end_it_once():
+    class DeafToBoth(Deaf):
+        def __del__(self) -> None:
+            both = {signal.SIGINT, signal.SIGTERM}
+            signal.pthread_sigmask(signal.SIG_BLOCK, both)
+            for number in both:
+                os.kill(os.getpid(), number)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+            signal.getsignal(signal.SIGINT)
+
+    with pytest.raises((Interrupted, Terminated)), signals():
+        _meet([DeafToBoth(signal.SIGINT)])
+    with signals(), deadline(60.0):
+        gevent.sleep(0.03)
+
+
+def _lose_one_and_set_a_deadline() -> None:
+    with signals():
+        [Deaf(signal.SIGINT)].clear()
+        with deadline(60.0):
+            gevent.sleep(10)
+
+
+def _lose_one_at_the_end_of_a_deadline() -> None:
+    with signals():
+        with deadline(60.0):
+            [Deaf(signal.SIGINT)].clear()
+        gevent.sleep(10)
+
+
+@pytest.mark.parametrize("lose", [_lose_one_and_set_a_deadline, _lose_one_at_the_end_of_a_deadline])
+def test_an_end_that_is_lost_where_a_deadline_begins_or_ends_comes_again(lose):
+    with pytest.raises(Interrupted):
+        lose()
+
+
+def test_an_end_that_meets_the_telling_of_another_loss_comes_again(monkeypatch):
+    class Failing:
+        def __del__(self) -> None:
+            raise ValueError("not an end")
+
+    def tell(unraisable) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.getsignal(signal.SIGINT)
+
+    monkeypatch.setattr(sys, "unraisablehook", tell)
+    with pytest.raises(Interrupted), signals():
+        _meet([Failing()])
