@@ -283,7 +283,8 @@ class ApiHandler(WSGIHandler):
 
     def MessageClass(self, *args: Any) -> Any:
         message = super().MessageClass(io.BytesIO(self._read_header_lines()))
-        self._lengths = message.get_all("content-length", [])  # pywsgi drops them where the body is chunked
+        # pywsgi drops them where the body is chunked. Spaces after a value are none of it (RFC 9112, section 5.1).
+        self._lengths = [text.strip(" \t") for text in message.get_all("content-length", [])]
         return message
 
     def _read_header_lines(self) -> bytes:
