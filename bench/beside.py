@@ -17,6 +17,7 @@ with JSON lines. The orders, and the answers to them:
 
 The contacts in their tables are loopback addresses that nobody listens at: kademlia and pyipv8 send packets to some of them.
 `contacts` in the table is how many an answer holds, or each node of the crowd; without it two figures are not of the same work.
+Memory is of discovery and table alone, fresh, without sessions, values or traffic: no figure of a node at work.
 The processes' CPU is read from /proc at both ends of the window. The runs are interleaved, so that what else the machine
 does falls on all of them.
 """
