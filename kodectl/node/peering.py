@@ -261,6 +261,11 @@ class Peering:
         streams[network] += 1
         try:
             self.on_stun(stream)
+        except Stopped:
+            raise
+        except Exception:
+            # The boundary of faults: a bug met in what a stranger sends costs this stream, and the node goes on.
+            log.exception("serving STUN and TURN to %s failed", stream.remote[0])
         finally:
             streams[network] -= 1
             if not streams[network]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -470,3 +470,15 @@ def test_any_bytes_over_tcp_end_at_most_their_own_connection(
     scene.world.call(here, talks)
     scene.world.run_for(0.5)
     assert scene.world.call(here, ask_over_tcp, here, (one.ip, TCP), LIMIT_S).mapped[0] == scene.here.ip
+
+
+def test_a_bug_met_in_what_a_stranger_sends_costs_his_stream_alone(scene: Scene) -> None:
+    there = scene.there[0]
+
+    def fails(stream: Stream) -> NoReturn:
+        raise ZeroDivisionError
+
+    there.peering.on_stun = fails
+    with pytest.raises(NegativeAnswer):
+        scene.world.call(scene.peer, ask_over_tcp, scene.peer, (there.ip, TCP), LIMIT_S, 0)
+    scene.here.connect(there)
