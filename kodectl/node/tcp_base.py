@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from kodectl.runtime.base import Address, Connection, Mailbox, Runtime, Scope, Stopped, StreamClosed, Timer
+from kodectl.node.stream_queue import StreamQueue
+from kodectl.runtime.base import Address, Connection, Runtime, Scope, Stopped, StreamClosed, Timer
 from kodectl.wire.addresses import address_text
 from kodectl.wire.stream_frames import HEADER_SIZE, MAX_DATAGRAM, pack_frame, unpack_length
 
@@ -38,8 +39,7 @@ class TcpBase:
         self._stream = stream
         self._with_scope: Timer | None = None
         self._receive = receive
-        self._queue: Mailbox[bytes] = runtime.mailbox(MAX_QUEUED)
-        self._queued_bytes = 0
+        self._queue = StreamQueue(runtime, stream, MAX_QUEUED, MAX_QUEUED_BYTES)
         self._is_closed = False
         self._has_ended = False
         where = address_text(*stream.remote)
@@ -54,10 +54,8 @@ class TcpBase:
 
     def send(self, data: bytes, address: Address) -> None:
         """To the other end of the connection; to anybody else nothing is sent."""
-        fits = len(data) <= MAX_DATAGRAM and self._queued_bytes + len(data) <= MAX_QUEUED_BYTES
-        if address == self.remote and fits and self._queue.put(data):
-            self._queued_bytes += len(data)
-        else:
+        fits = len(data) <= MAX_DATAGRAM and self._queue.has_room(HEADER_SIZE + len(data))
+        if not (address == self.remote and fits and self._queue.put(pack_frame(data))):
             self.lost += 1
 
     def close(self) -> None:
@@ -91,21 +89,6 @@ class TcpBase:
 
     def _write(self) -> None:
         try:
-            while True:
-                self._stream.write(self._waiting())
-        except (StreamClosed, Stopped):
-            pass
+            self._queue.write()
         finally:
             self.close()
-
-    def _waiting(self) -> bytes:
-        """Waits for the first, and takes what has gathered behind it."""
-        waiting = bytearray(self._take())
-        while len(self._queue):
-            waiting += self._take()
-        return bytes(waiting)
-
-    def _take(self) -> bytes:
-        data = self._queue.get()
-        self._queued_bytes -= len(data)
-        return pack_frame(data)

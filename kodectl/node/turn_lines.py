@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from kodectl.errors import WireError
+from kodectl.node.stream_queue import StreamQueue
 from kodectl.node.stun_framing import read_turn_framed
-from kodectl.runtime.base import Address, DatagramSocket, Mailbox, Runtime, Scope, Stopped, Stream, StreamClosed
+from kodectl.runtime.base import Address, DatagramSocket, Runtime, Scope, Stopped, Stream, StreamClosed
 from kodectl.wire.addresses import address_text
 from kodectl.wire.stun import FIRST_BYTES, MessageClass, unpack_type
 
@@ -19,8 +20,6 @@ MAX_QUEUED_BYTES = 1024 * 1024
 """Messages that a stream has not taken yet, and their bytes; what comes then is lost, as it would be over UDP."""
 RESERVED = 64
 """Of them for requests: over a stream they are sent once, and none may be lost behind data."""
-COALESCED = 65_536
-"""Bytes written at once."""
 
 
 class DatagramSender(Protocol):
@@ -75,9 +74,8 @@ class StreamLine:
         self._stream = stream
         self._receive = receive
         self._broken = broken
-        self._queue: Mailbox[bytes] = runtime.mailbox(MAX_QUEUED)
+        self._queue = StreamQueue(runtime, stream, MAX_QUEUED, MAX_QUEUED_BYTES)
         self._is_closed = False
-        self._queued_bytes = 0
         self.lost = 0
         where = address_text(*stream.remote)
         try:
@@ -89,13 +87,9 @@ class StreamLine:
 
     def send(self, packets: Iterable[bytes]) -> None:
         for packet in packets:
-            if (is_request(packet) or self._has_room(len(packet))) and self._queue.put(packet):
-                self._queued_bytes += len(packet)
-            else:
+            may_wait = is_request(packet) or self._queue.has_room(len(packet), RESERVED)
+            if not (may_wait and self._queue.put(packet)):
                 self.lost += 1
-
-    def _has_room(self, size: int) -> bool:
-        return len(self._queue) < MAX_QUEUED - RESERVED and self._queued_bytes + size <= MAX_QUEUED_BYTES
 
     def _read(self) -> None:
         try:
@@ -108,22 +102,9 @@ class StreamLine:
 
     def _write(self) -> None:
         try:
-            while True:
-                self._stream.write(self._waiting())
-        except (StreamClosed, Stopped):
-            pass
+            self._queue.write()
         finally:
             self._ended()
-
-    def _waiting(self) -> bytes:
-        """Waits for the first, and takes what has gathered behind it."""
-        waiting = [self._queue.get()]
-        size = len(waiting[0])
-        while len(self._queue) and size < COALESCED:
-            waiting.append(self._queue.get())
-            size += len(waiting[-1])
-        self._queued_bytes -= size
-        return b"".join(waiting)
 
     def _ended(self) -> None:
         was_closed = self._is_closed

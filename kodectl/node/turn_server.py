@@ -23,16 +23,15 @@ from kodectl.core.turn_allocations import Relay, RelayLimits
 from kodectl.core.turn_reach import Network, ReachPolicy
 from kodectl.core.turn_server import Bind, Close, Effect, Forward, Reply, TurnResponder, is_turn_message
 from kodectl.errors import EnvironmentFault
+from kodectl.node.stream_queue import StreamQueue
 from kodectl.node.stun_framing import read_turn_framed
 from kodectl.runtime.base import (
     Address,
     DatagramSocket,
     LocalNetwork,
-    Mailbox,
     Runtime,
     Stopped,
     Stream,
-    StreamClosed,
     Timer,
 )
 from kodectl.wire.addresses import address_text
@@ -49,8 +48,6 @@ MAX_QUEUED_BYTES = 256 * 1024
 """Of a client that does not read: a second of video."""
 RESERVED = 32
 """Places for answers: over a stream a request is sent once, and its answer must not be lost behind data."""
-COALESCED = 65_536
-"""Bytes written at once."""
 STOP_LIMIT_S = 2.0
 
 Answer = Callable[[bytes, Address, float], bytes | None]
@@ -303,37 +300,25 @@ class Connection:
     def __init__(self, runtime: Runtime, stream: Stream) -> None:
         self._runtime = runtime
         self._stream = stream
-        self._queue: Mailbox[bytes] = runtime.mailbox(MAX_QUEUED)
-        self._queued_bytes = 0
+        self._queue = StreamQueue(runtime, stream, MAX_QUEUED, MAX_QUEUED_BYTES)
         self._limit: Timer | None = None
         self.lost = 0
 
     def relay(self, data: bytes) -> None:
         """Data of a peer."""
-        if len(self._queue) < MAX_QUEUED - RESERVED and self._queued_bytes + len(data) <= MAX_QUEUED_BYTES:
+        if self._queue.has_room(len(data), RESERVED):
             self.answer(data)
         else:
             self.lost += 1
 
     def answer(self, data: bytes) -> None:
-        if self._queue.put(data):
-            self._queued_bytes += len(data)
-        else:
+        if not self._queue.put(data):
             self.lost += 1
 
     def write(self) -> None:
         """A task: until the queue or the stream is closed."""
-        try:
-            while True:
-                waiting = [self._queue.get()]
-                size = len(waiting[0])
-                while len(self._queue) and size < COALESCED:
-                    waiting.append(self._queue.get())
-                    size += len(waiting[-1])
-                self._stream.write(b"".join(waiting))
-                self._queued_bytes -= size
-        except (Stopped, StreamClosed):
-            self._stream.close()
+        self._queue.write()
+        self._stream.close()
 
     def limit(self, is_unused: bool) -> None:
         """Begins the limit of a connection that is not used for an allocation anew, or lifts it."""
