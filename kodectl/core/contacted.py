@@ -1,9 +1,10 @@
-"""Whom a socket has sent something lately: their datagrams pass a NAT's filter, and prove nothing about it."""
+"""Whom a socket has sent something lately, or has heard ever since: their datagrams pass a NAT's filter, and prove nothing
+about it."""
 
 from __future__ import annotations
 
 GENERATION_S = 300.0
-"""No NAT in the field keeps a filter open for longer after the last datagram out (RFC 4787, REQ-5, asks for 2 minutes at
+"""No NAT in the field keeps a filter open for longer after the last datagram (RFC 4787, REQ-5, asks for 2 minutes at
 least and recommends 5). Addresses are kept for one to two of these."""
 MAX_ADDRESSES = 16_384
 """Of one generation, about 1 MB. With more, everybody counts as contacted: that errs on the careful side."""
@@ -25,6 +26,12 @@ class Contacted:
             self._now.add(ip)
         else:
             self._all = True
+
+    def renew(self, ip: str) -> None:
+        """A datagram has come from there. Many filters stay open by that alone (RFC 4787, REQ-6), so whoever was sent something
+        once and goes on sending is not a stranger later on, however long he is left without an answer."""
+        if ip in self._before:
+            self.note(ip)
 
     def age(self, now: float) -> None:
         """To be called now and then."""

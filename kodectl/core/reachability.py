@@ -19,6 +19,8 @@ from kodectl.core.nat import Behavior, NatType, Verdict, nat_type_of, verdict_of
 
 MIN_SILENT = 2
 """Observers that must have knocked, or had others knock, before their silence counts."""
+SURE_SILENT = 3
+"""Of more that were asked: of two, both may have taken liars for helpers (1 in 50 with three of eight)."""
 
 
 @dataclass
@@ -70,6 +72,18 @@ def conclude(evidence: Evidence) -> Reach:
     mapping = Behavior.ENDPOINT_INDEPENDENT if evidence.is_translated is False else evidence.mapping
     udp = _udp(evidence, filtering)
     return _named(evidence.is_translated, Reach(mapping, filtering, None, udp, _tcp(evidence.trials)))
+
+
+def is_thin(reach: Reach, trials: list[Trial]) -> bool:
+    """Whether a filter was concluded from the silence of few, because with the others the trial came to nothing."""
+    took_part = sum(bool(trial.helpers) for trial in trials)
+    is_silence = reach.filtering not in (None, Behavior.ENDPOINT_INDEPENDENT)
+    return is_silence and took_part < min(SURE_SILENT, len(trials))
+
+
+def is_less_than(new: Reach, old: Reach) -> bool:
+    """Whether something that was reached is now said not to be; unknown is not less."""
+    return (old.udp is True and new.udp is False) or (old.tcp is True and new.tcp is False)
 
 
 def with_what_was_known(new: Reach, old: Reach, is_translated: bool | None) -> Reach:

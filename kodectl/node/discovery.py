@@ -156,6 +156,7 @@ class Discovery:
     # -- datagrams -------------------------------------------------------------------------------------------------
 
     def _datagram(self, data: bytes, address: Address) -> None:
+        self._contacted.renew(address[0])
         if not data or data[0] not in packets.DISCOVERY_TYPES:
             self.other_traffic(data, address)
             return

@@ -17,7 +17,17 @@ from functools import partial
 
 from kodectl.core.nat import Behavior
 from kodectl.core.observers import MIN_GROUPS, NOBODY, Belief, Observers, group_of
-from kodectl.core.reachability import BLOCKED, NOTHING_KNOWN, Evidence, Reach, Trial, conclude, with_what_was_known
+from kodectl.core.reachability import (
+    BLOCKED,
+    NOTHING_KNOWN,
+    Evidence,
+    Reach,
+    Trial,
+    conclude,
+    is_less_than,
+    is_thin,
+    with_what_was_known,
+)
 from kodectl.errors import KodectlError
 from kodectl.node.dial_back import DialBack, OwnPorts
 from kodectl.node.discovery import Discovery
@@ -215,9 +225,6 @@ class Reachability:
         belief = self._gather(started)
         is_translated = self._is_translated(belief)
         reach = self._try(belief, is_translated)
-        if self.reach.udp and reach.udp is False:
-            # Rare and grave: tables would lose this node. So it is asked twice.
-            reach = self._try(belief, is_translated)
         if self.is_translated == is_translated and self.belief.hint == belief.hint:
             reach = with_what_was_known(reach, self.reach, is_translated)
         changed = self._publish(belief, is_translated, reach)
@@ -286,13 +293,25 @@ class Reachability:
     # -- trying ----------------------------------------------------------------------------------------------------
 
     def _try(self, belief: Belief, is_translated: bool | None) -> Reach:
+        """From all knocks together: an arrival stays proof, whatever was lost before or after it."""
+        trials = self._knocks(belief)
+        reach = self._concluded(belief, is_translated, trials)
+        if is_less_than(reach, self.reach) or is_thin(reach, trials):
+            # Rare and grave: tables lose this node, or nobody dials it any more. So it is asked twice.
+            trials += self._knocks(belief)
+            reach = self._concluded(belief, is_translated, trials)
+        return reach
+
+    def _knocks(self, belief: Belief) -> list[Trial]:
         witnesses = self.observers.witnesses_since(self._last_round, belief.hint)
         observers = self._contacts_of_many_networks(MAX_TRIALS, among=witnesses)
-        trials = self._dial_back.try_with(observers, partial(self._own_ports, belief))
+        return self._dial_back.try_with(observers, partial(self._own_ports, belief))
+
+    def _concluded(self, belief: Belief, is_translated: bool | None, trials: list[Trial]) -> Reach:
         reach = conclude(Evidence(is_translated, belief.mapping, trials, self.mapped_port() is not None))
         if reach.udp is None and not is_translated and self._strangers_get_in():
-            trials.append(Trial(own_udp_stranger=True))
-            reach = conclude(Evidence(False, belief.mapping, trials))
+            came = Trial(own_udp_stranger=True)
+            reach = conclude(Evidence(False, belief.mapping, [*trials, came]))
         return reach
 
     def _own_ports(self, belief: Belief, observer: Contact) -> OwnPorts:

@@ -10,12 +10,16 @@ from town import INNER, KINDS, SYMMETRIC, Town, town_of
 
 from kodectl.core.mapping import Transport
 from kodectl.core.nat import Behavior
+from kodectl.core.observers import Belief
+from kodectl.core.reachability import Trial
 from kodectl.errors import NegativeAnswer
 from kodectl.node import outer_port
 from kodectl.node.node import Node
 from kodectl.sim.nat import Nat
 from kodectl.sim.translation import PortRule
 from kodectl.wire.contacts import Contact
+
+UDP_ARRIVALS = ("arrived_from_observer", "arrived_from_helper", "own_udp_contacted", "own_udp_stranger")
 
 
 @pytest.fixture
@@ -252,6 +256,83 @@ def test_whom_a_node_has_sent_something_to_does_not_prove_that_it_is_open(is_sen
             town.node(world.host(f"24.{number}.0.1"))
         world.run_for(5.0)
         assert alone.discovery.strangers.get_in("21.0.0.1", world.now) is not is_sent_something
+
+
+def test_whom_a_node_has_sent_something_long_ago_is_no_stranger_if_he_has_gone_on_sending() -> None:
+    """A firewall stays open by what comes in, too: two liars could wait until the node has forgotten them."""
+    with town_of(1) as town:
+        alone, world = town.open[0], town.world
+        hosts = [world.host(f"24.{number}.0.1") for number in (1, 2)]
+        for number, host in enumerate(hosts, 1):
+            alone.kademlia.check(Contact(bytes(31) + bytes([number]), host.name, 30301, 30303))
+        noisy = [host.open_datagram((host.name, 30301), lambda data, source: None) for host in hosts]
+        for _ in range(20):
+            world.run_for(60.0)
+            for socket in noisy:
+                socket.send(b"\xff", ("21.0.0.1", alone.discovery.port))
+        for socket in noisy:
+            socket.close()
+        for host in hosts:
+            town.node(host)
+        world.run_for(5.0)
+        assert not alone.discovery.strangers.get_in("21.0.0.1", world.now)
+
+
+@pytest.mark.parametrize("lost", ["own_tcp", "udp"])
+def test_knocks_that_are_lost_once_do_not_make_an_open_node_unreachable(lost: str) -> None:
+    with town_of(6) as town:
+        node, world = town.open[0], town.world
+        assert world.run(lambda: node.nat().reachable_udp is True and node.nat().reachable_tcp is True, 30.0)
+        reachability = node.nat_traversal.reachability
+        rounds: list[list[Trial]] = []
+        knocks = reachability._knocks
+
+        def losing_once(belief: Belief) -> list[Trial]:
+            trials = knocks(belief)
+            if not rounds:
+                for trial in trials:
+                    for name in ("own_tcp",) if lost == "own_tcp" else UDP_ARRIVALS:
+                        setattr(trial, name, False)
+            rounds.append(trials)
+            return trials
+
+        reachability._knocks = losing_once
+        thought: set[tuple[bool | None, bool | None]] = set()
+
+        def asked_twice() -> bool:
+            thought.add((node.nat().reachable_udp, node.nat().reachable_tcp))
+            return len(rounds) == 2
+
+        reachability.look_again()
+        assert world.run(asked_twice, 60.0)
+        world.run_for(5.0)
+        thought.add((node.nat().reachable_udp, node.nat().reachable_tcp))
+        assert thought == {(True, True)}
+
+
+def test_a_full_cone_is_not_taken_for_a_filter_by_the_silence_of_two() -> None:
+    """Whose helpers do not knock; the others' trials are lost."""
+    with town_of(6) as town:
+        node = town.behind(town.box(1, **KINDS["full_cone"]))
+        reachability = node.nat_traversal.reachability
+        knocks = reachability._knocks
+        types: list[str | None] = []
+        rounds = 0
+
+        def thin_at_first(belief: Belief) -> list[Trial]:
+            nonlocal rounds
+            rounds += 1
+            trials = knocks(belief)
+            if rounds > 1 or len(trials) < 4:
+                return trials
+            return [Trial(helpers=2, own_helpers=2) if place < 2 else Trial() for place in range(len(trials))]
+
+        reachability._knocks = thin_at_first
+        changed = reachability.on_changed
+        reachability.on_changed = lambda: (types.append(node.nat().nat_type), changed())[1]
+        assert town.world.run(lambda: node.nat().nat_type == "full_cone", 30.0)
+        assert set(types) <= {"full_cone", None}
+        assert rounds >= 2
 
 
 def test_strangers_prove_nothing_about_a_private_address() -> None:

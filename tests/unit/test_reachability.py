@@ -6,9 +6,20 @@ from hypothesis import strategies as st
 
 from kodectl.core.contacted import GENERATION_S, MAX_ADDRESSES, Contacted
 from kodectl.core.nat import Behavior, NatType, Verdict, nat_type_of, verdict_of
-from kodectl.core.reachability import BLOCKED, NOTHING_KNOWN, Evidence, Reach, Trial, conclude, with_what_was_known
+from kodectl.core.reachability import (
+    BLOCKED,
+    NOTHING_KNOWN,
+    Evidence,
+    Reach,
+    Trial,
+    conclude,
+    is_less_than,
+    is_thin,
+    with_what_was_known,
+)
 
 EIM, ADM = Behavior.ENDPOINT_INDEPENDENT, Behavior.ADDRESS_DEPENDENT
+APDM = Behavior.ADDRESS_AND_PORT_DEPENDENT
 SILENT = {"helpers": 2, "own_helpers": 2}
 
 
@@ -130,6 +141,37 @@ def test_after_silence_nothing_was_known():
     assert with_what_was_known(NOTHING_KNOWN, BLOCKED, None) == NOTHING_KNOWN
 
 
+@pytest.mark.parametrize(
+    ("new", "old", "expected"),
+    [
+        (Reach(udp=True, tcp=False), Reach(udp=True, tcp=True), True),
+        (Reach(udp=False, tcp=True), Reach(udp=True, tcp=True), True),
+        (Reach(udp=None, tcp=None), Reach(udp=True, tcp=True), False),
+        (Reach(udp=False, tcp=False), NOTHING_KNOWN, False),
+        (Reach(udp=False, tcp=False), Reach(udp=False, tcp=False), False),
+        (Reach(udp=True, tcp=True), Reach(udp=False, tcp=False), False),
+    ],
+)
+def test_less_than_before_is_what_is_denied_now(new, old, expected):
+    assert is_less_than(new, old) is expected
+
+
+@pytest.mark.parametrize(
+    ("silent", "lost", "filtering", "expected"),
+    [
+        (2, 2, APDM, True),
+        (2, 1, ADM, True),
+        (3, 1, APDM, False),
+        (2, 0, APDM, False),
+        (2, 2, EIM, False),
+        (1, 3, None, False),
+    ],
+)
+def test_silence_of_two_of_four_is_thin(silent, lost, filtering, expected):
+    trials = [Trial(**SILENT) for _ in range(silent)] + [Trial() for _ in range(lost)]
+    assert is_thin(Reach(filtering=filtering), trials) is expected
+
+
 def test_contacted_addresses_are_kept_for_one_to_two_generations():
     contacted = Contacted()
     contacted.age(GENERATION_S)
@@ -138,6 +180,19 @@ def test_contacted_addresses_are_kept_for_one_to_two_generations():
     assert "20.0.0.1" in contacted
     contacted.age(GENERATION_S * 3)
     assert "20.0.0.1" not in contacted
+
+
+def test_who_was_contacted_and_goes_on_sending_stays_no_stranger():
+    """He may keep a filter open for hours without a word of ours."""
+    contacted = Contacted()
+    contacted.age(GENERATION_S)
+    contacted.note("20.0.0.1")
+    for generation in range(2, 10):
+        contacted.age(GENERATION_S * generation)
+        for ip in ("20.0.0.1", "20.0.0.2"):
+            contacted.renew(ip)
+    assert "20.0.0.1" in contacted
+    assert "20.0.0.2" not in contacted
 
 
 def test_with_too_many_contacted_addresses_everybody_counts_as_one():
