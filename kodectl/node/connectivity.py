@@ -93,6 +93,7 @@ class Connectivity:
         )
         situation.tcp_seen = lambda: self._outer_port.seen
         situation.await_tcp_seen = self._outer_port.await_seen
+        situation.outer_tcp_port = self._outer_port.of
         situation.port_step = lambda: self._port_step.step
         situation.observers = self._observers
         self._attach(multiplexer)

@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 ASK_LIMIT_S = 3.0
 LOOK_EVERY_S = 1.0
+OTHER_LIMIT_S = 1.5
+OTHER_ASKED = 2
+"""The other side of a punch waits for the answer: peers that do not answer are not waited for long."""
 AGAIN_AFTER_S = 120.0
 """A connection between the same two ports cannot be made again for a minute (TIME-WAIT; RFC 9293, section 3.6.1)."""
 
@@ -45,6 +48,20 @@ class OuterTcpPort:
         """Waits for the first answer, unless there is nobody to ask: who connects in the first moments needs it as much."""
         if self._peers():
             self._asked.wait(limit_s)
+
+    def of(self, port: int) -> Address | None:
+        """Waits. Where others see a port from which nobody has been asked yet, at the same address as the listening one; None
+        if two peers do not tell."""
+        known = self.seen
+        peers = [peer for peer in self._peers() if peer.enode.tcp]
+        for peer in self._runtime.rng.sample(peers, min(OTHER_ASKED, len(peers))):
+            try:
+                seen = ask_over_tcp(self._runtime, (peer.remote[0], peer.enode.tcp), OTHER_LIMIT_S, port).mapped
+            except KodectlError as error:
+                log.debug("outer TCP port of %d: %s", port, error)
+                continue
+            return seen if known is not None and seen[0] == known[0] else None
+        return None
 
     def _keep_known(self) -> None:
         ends = float("-inf")

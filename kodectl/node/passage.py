@@ -19,6 +19,7 @@ from kodectl.node.discovery import Discovery
 from kodectl.node.ice import Allocate, Description, IceSession, IceTerms, SendingBase
 from kodectl.node.ice_stream import IceStream, PathBook
 from kodectl.node.multiplexer import Multiplexer
+from kodectl.node.punching import Punches
 from kodectl.node.quic import QuicEndpoint
 from kodectl.node.quic_stream import QuicStream
 from kodectl.node.routes import Route
@@ -50,13 +51,6 @@ DOUBT_PAUSE_S = 4.0
 """Between two doubts since the other side sends by another path: it may as well like that better."""
 UNHEARD_PAUSE_S = 1.0
 """If there was no answer: the links by which one may come are being made again."""
-GO_LIMIT_S = 2.0
-"""For the word that the other side punches; without it, this side begins all the same."""
-LATER_GO_LIMIT_S = 5.0
-"""For the next one: the other side is not through with the last one yet."""
-PUNCH_PAUSES_S = (0.0, 0.0, 12.0, 125.0)
-"""Before each TCP punch. One that came to nothing may have left a box with a connection that it lets no other one into: Linux
-keeps one that was reset for 10 s, and one that was opened by half for 120 s, from the last packet."""
 SETTLE_S = 1.0
 """From the first direct path to the end of what was tried beside it: the other side may have seen another one."""
 RESTARTS_PER_S = 0.25
@@ -138,10 +132,9 @@ class Passage:
         self._unheard = ""
         """Why an offer did not arrive."""
         self._restarts = TokenBucket(RESTARTS_PER_S, RESTART_BURST)
-        self._go = self._runtime.event()
-        """The other side punches now."""
         self.session = IceSession(around.runtime, around.scope, terms)
         self.side_ways = SideWays(around, self.session, shared, self._usable, self._tell_more)
+        self._punches = Punches(around, conversation, self.side_ways, is_controlling=self._is_controlling)
         self.session.on_data = self._data
         self.session.on_path = self._path_changed
         self.session.on_candidate = self._candidate_found
@@ -206,8 +199,8 @@ class Passage:
                 self.session.doubt()
         elif offer.kind is OfferKind.OFFER and not self._is_controlling:
             self._begin_again(offer)
-        elif offer.kind is OfferKind.GO and not self._is_controlling:
-            self._go.set()
+        elif offer.kind is OfferKind.GO:
+            self._punches.told(offer)
         elif offer.kind in (OfferKind.ANSWER, OfferKind.REFUSAL) and self._is_controlling:
             self.answer = offer
             self._answered.set()
@@ -429,25 +422,8 @@ class Passage:
         self._around.scope.spawn(f"side ways to {self.peer_id.hex()[:8]}", self._go_side_ways, errand)
 
     def _go_side_ways(self, errand: Errand) -> None:
-        if not errand.agreed.punches_tcp:
-            self.side_ways.run(errand)
-            return
-        for attempt, pause_s in enumerate(PUNCH_PAUSES_S):
-            self._begin_together(pause_s, GO_LIMIT_S if attempt == 0 else LATER_GO_LIMIT_S)
-            path = self.session.path
-            if self._is_closed or (path is not None and not path.is_relayed):
-                return
-            self.side_ways.run(errand._replace(rtt_s=self._conversation.rtt_s))
-
-    def _begin_together(self, pause_s: float, limit_s: float) -> None:
-        """Half a round trip lies between telling and hearing. Who controls says when; the other one only hears of it."""
-        if self._is_controlling:
-            self._go.wait(pause_s)
-            self._conversation.send(Offer(OfferKind.GO))
-            self._around.scope.sleep((self._conversation.rtt_s or 0.0) / 2)
-        else:
-            self._go.wait(pause_s + limit_s)
-            self._go.clear()
+        run = self._punches.run if errand.agreed.punches_tcp else self.side_ways.run
+        run(errand)
 
     def _tell_more(self, candidates: Sequence[Candidate]) -> None:
         ours = self.session.description
@@ -469,8 +445,9 @@ class Passage:
         self._around.multiplexer.detach(self)
         self._around.paths.forget(self.session.bases)
         self._conversation.close()
+        self._punches.close()
         self.side_ways.close()
         self.session.close()
-        for event in (self._answered, self._usable, self._go):
+        for event in (self._answered, self._usable):
             event.set()
         self._around.ended(self)

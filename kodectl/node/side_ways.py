@@ -17,6 +17,7 @@ from kodectl.core.spray import PREFERENCE, Terms
 from kodectl.core.traversal_plan import Plan, SprayRole
 from kodectl.errors import KodectlError
 from kodectl.node.ice import IceSession, SendingBase
+from kodectl.node.new_port import NewPort
 from kodectl.node.port_step import Way, foretell
 from kodectl.node.spraying import PortSpray, SprayRoom, SpraySocket, spray_hit, spray_open
 from kodectl.node.tcp_base import TcpBase
@@ -45,6 +46,10 @@ class Around(Protocol):
     """Of TCP punches, by the address that is aimed at: it is the peer's word."""
 
     def tcp_port(self) -> int: ...
+    def outer_tcp_port(self, port: int) -> Address | None:
+        """Waits. Where others see a port that has asked nobody yet; None if that is not to be had."""
+        ...
+
     def make_way(self, remote: Address) -> None:
         """Ends connections to the TCP port that came from there and have not said yet what they are."""
         ...
@@ -96,15 +101,21 @@ class SideWays:
         self._closing: list[Callable[[], None]] = []
         self._is_closed = False
 
-    def run(self, errand: Errand) -> None:
-        """Waits until something has come of it, or nothing will."""
+    @property
+    def is_wanted(self) -> bool:
+        """As long as there is no direct path."""
+        path = self._session.path
+        return not self._is_closed and (path is None or path.is_relayed)
+
+    def run(self, errand: Errand, port: NewPort | None = None) -> None:
+        """Waits until something has come of it, or nothing will. `port`: to punch from, instead of the listening one."""
         agreed = errand.agreed
         if self._is_closed:
             return
         try:
             if agreed.punches_tcp and errand.tcp_seen is not None:
-                self._punch_tcp(errand.tcp_seen, errand.rtt_s)
-            elif (agreed.predicts or agreed.spray is not None) and self._is_wanted():
+                self._punch_tcp(errand.tcp_seen, errand.rtt_s, port)
+            elif (agreed.predicts or agreed.spray is not None) and self._stays_relayed():
                 self._spray(errand)
         except (ConnectFailed, KodectlError) as error:
             log.debug("beside ICE: %s", error)
@@ -129,15 +140,19 @@ class SideWays:
 
     # -- TCP -------------------------------------------------------------------------------------------------------
 
-    def _punch_tcp(self, target: Address, rtt_s: float | None) -> None:
+    def _punch_tcp(self, target: Address, rtt_s: float | None, port: NewPort | None) -> None:
         is_asked = not self._session.agent.role.is_controlling
         is_told = is_asked and target[0] != self._verified_ip()
         if is_told and not self._around.punch_budget.take(target[0], self._runtime.now()):
             log.debug("beside ICE: too many TCP punches at %s", target[0])
             return
-        # A dial of the other side's that came before this punch, perhaps: it has the very ends that are needed.
-        self._around.make_way(target)
-        punch = self._punch = TcpPunch(self._runtime, self._around.scope, self._around.tcp_port(), [target], rtt_s)
+        number = self._around.tcp_port() if port is None else port.number
+        punch = self._punch = TcpPunch(self._runtime, self._around.scope, number, [target], rtt_s)
+        if port is None:
+            # A dial of the other side's that came before this punch, perhaps: it has the very ends that are needed.
+            self._around.make_way(target)
+        else:
+            port.claims = punch.accepted
         self._closing.append(punch.close)
         punch.start(TCP_PUNCH_S)
         try:
@@ -152,12 +167,11 @@ class SideWays:
 
     # -- UDP -------------------------------------------------------------------------------------------------------
 
-    def _is_wanted(self) -> bool:
+    def _stays_relayed(self) -> bool:
         """Waits for what ICE finds by itself, which is most of the time enough."""
         self._usable.wait(PATH_LIMIT_S)
         self._around.scope.sleep(DIRECT_PATIENCE_S)
-        path = self._session.path
-        return path is not None and path.is_relayed and not self._is_closed
+        return self._session.path is not None and self.is_wanted
 
     def _spray(self, errand: Errand) -> None:
         peer_ip = self._await_verified_ip()

@@ -14,7 +14,8 @@ OBSERVERS = "observers"
 
 
 class Situation:
-    """Read anew at every call. `port_step`, `tcp_seen` and `await_tcp_seen` come from whoever measures them."""
+    """Read anew at every call. `port_step`, `tcp_seen`, `await_tcp_seen` and `outer_tcp_port` come from whoever
+    measures them."""
 
     def __init__(self, runtime: Runtime, nat: NatTraversal) -> None:
         self._runtime = runtime
@@ -22,6 +23,7 @@ class Situation:
         self.port_step: Callable[[], int | None] = lambda: None
         self.tcp_seen: Callable[[], Address | None] = lambda: None
         self.await_tcp_seen: Callable[[float], None] = lambda limit_s: None
+        self.outer_tcp_port: Callable[[int], Address | None] = lambda port: None
         self.observers: Callable[[], Sequence[Address]] = lambda: ()
         """STUN servers among the peers."""
 

@@ -277,6 +277,9 @@ class Traversal:
     def tcp_port(self) -> int:
         return self._links.tcp_port
 
+    def outer_tcp_port(self, port: int) -> Address | None:
+        return self.situation.outer_tcp_port(port)
+
     def make_way(self, remote: Address) -> None:
         self._links.make_way(remote)
 

@@ -63,6 +63,7 @@ class Nat:
         self._around = around
         self._rng = random.Random(f"{seed} nat {name}")
         self._tables = self._empty_tables()
+        self._clogged: set[tuple[int, Address]] = set()
         self._move_to(outer_ip)
 
     @property
@@ -100,6 +101,11 @@ class Nat:
         """All mappings are lost, of datagrams and of streams."""
         for table in self._tables.values():
             table.forget()
+
+    def clog(self, outer_port: int, remote: Address) -> None:
+        """From now on the box drops streams between these two ends: as Linux does, for as long as it knows a connection that
+        was opened by half."""
+        self._clogged.add((outer_port, remote))
 
     def change_rules(self, **rules: Any) -> None:
         """As if another box had taken its place, with its address and its forwards, but nothing of what it remembers."""
@@ -151,10 +157,12 @@ class Nat:
             return None
         port = self._tables[transport].outward(sender, target, self.network.schedule.now)
         outer: Address = (self.outer_ip, port)
+        if transport is Transport.TCP and (port, target) in self._clogged:
+            return None
         return self.pass_in(transport, outer, target[1]) if to_itself else Step(self._outside, outer, target)
 
     def pass_in(self, transport: Transport, sender: Address, port: int) -> Step | None:
-        if not self._carries(transport):
+        if not self._carries(transport) or (transport is Transport.TCP and (port, sender) in self._clogged):
             return None
         inner = self._tables[transport].inward(port, sender, self.network.schedule.now)
         if inner is None or inner[0] not in self.inside.stations:

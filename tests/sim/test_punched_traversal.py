@@ -23,6 +23,8 @@ MEASURE_S = 15.0
 CONNECT_LIMIT_S = 20.0
 PREDICTED_S = PUNCHED_S = 5.0
 SPRAYED_S = 25.0
+SECOND_PUNCH_S = 5.0
+"""The first one lasts 2.5 s; then ports are opened, and told."""
 
 
 @pytest.fixture
@@ -32,7 +34,10 @@ def town() -> Iterator[Town]:
 
 
 def connected(town: Town, here: dict[str, Any], there: dict[str, Any]) -> tuple[Node, Node]:
-    nodes = [town.behind(town.box(number, **rules)) for number, rules in enumerate((here, there), 1)]
+    return brought_together(town, [town.behind(town.box(number, **rules)) for number, rules in ((1, here), (2, there))])
+
+
+def brought_together(town: Town, nodes: list[Node]) -> tuple[Node, Node]:
     assert town.world.run(lambda: town.settled(*nodes), SETTLE_LIMIT_S)
     assert town.world.run(lambda: all(node.connectivity.rendezvous.is_told for node in nodes), SETTLE_LIMIT_S)
     town.world.run_for(MEASURE_S)
@@ -76,3 +81,34 @@ def test_a_punch_that_came_to_nothing_is_made_again(town: Town, dark_s: float, l
     assert route(one, other).path == "relay"
     town.world.mend("box1", "box2")
     assert town.world.run(lambda: route(one, other).path == "direct", limit_s), route(one, other)
+
+
+def test_the_next_punch_is_from_ports_that_no_box_has_seen(town: Town) -> None:
+    """Between the listening ports a box has a connection that it lets no other one into."""
+    boxes = [town.box(number, **rules) for number, rules in ((1, BLOCKED), (2, KEEPING))]
+    nodes = [town.behind(box) for box in boxes]
+    listening = nodes[0].tcp_port
+    boxes[1].clog(listening, (boxes[0].outer_ip, listening))
+    one, other = brought_together(town, nodes)
+    assert town.world.run(lambda: route(one, other).path == "direct", SECOND_PUNCH_S), route(one, other)
+    for side in (one, other):
+        pair = route(side, other if side is one else one)
+        assert pair.remote is not None
+        assert pair.remote.address[1] != listening
+    town.world.run_for(1.0)
+    assert [len(node.runtime.host.listeners) for node in nodes] == [1, 1], "the ports of the punch are closed"
+
+
+@pytest.mark.parametrize("liar", [0, 1], ids=["who asks", "who is asked"])
+def test_a_new_port_at_another_address_is_none(town: Town, liar: int) -> None:
+    boxes = [town.box(number, **rules) for number, rules in ((1, BLOCKED), (2, KEEPING))]
+    nodes = [town.behind(box) for box in boxes]
+    listening = nodes[0].tcp_port
+    boxes[1].clog(listening, (boxes[0].outer_ip, listening))
+    victim, met = town.world.host("25.0.0.1"), []
+    victim.listen(("25.0.0.1", 2_500), met.append)
+    nodes[liar].connectivity.traversal.situation.outer_tcp_port = lambda port: ("25.0.0.1", 2_500)
+    one, other = brought_together(town, nodes)
+    town.world.run_for(2 * SECOND_PUNCH_S)
+    assert route(one, other).path == "relay"
+    assert not met
