@@ -191,10 +191,8 @@ class Passage:
         if self._is_closed:
             return
         if offer.kind is OfferKind.UPDATE:
-            for candidate in offer.candidates:
-                self.session.add_remote(candidate)
-            if offer.is_complete:
-                self.session.remote_done()
+            if self._is_of_now(offer):
+                self._take_more(offer)
             if self.stream is not None:  # it may say so because it hears nothing
                 self.session.doubt()
         elif offer.kind is OfferKind.OFFER and not self._is_controlling:
@@ -204,6 +202,17 @@ class Passage:
         elif offer.kind in (OfferKind.ANSWER, OfferKind.REFUSAL) and self._is_controlling:
             self.answer = offer
             self._answered.set()
+
+    def _is_of_now(self, offer: Offer) -> bool:
+        """Not of a description of the peer's that a restart has ended: its relays and mappings are gone."""
+        awaited = self.answer.ufrag if self.answer is not None else self._taken
+        return offer.ufrag == awaited
+
+    def _take_more(self, offer: Offer) -> None:
+        for candidate in offer.candidates:
+            self.session.add_remote(candidate)
+        if offer.is_complete:
+            self.session.remote_done()
 
     def _undelivered(self, why: str) -> None:
         """What was said last does not arrive. In the hub."""
@@ -384,6 +393,7 @@ class Passage:
     def _restart(self) -> None:
         self._renew()
         self.session.restart()
+        self._taken = ""
         self._around.multiplexer.attach(self)
 
     def _renew(self) -> None:

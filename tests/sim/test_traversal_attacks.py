@@ -10,11 +10,12 @@ from town import KINDS, Town, town_of
 from kodectl.core.ice.checks import Credentials
 from kodectl.core.traversal_plan import Plan, Side, plan
 from kodectl.node.node import Node
-from kodectl.node.passage import Passage
+from kodectl.node.passage import RESTART_PAUSE_S, Passage
 from kodectl.node.side_ways import Errand
 from kodectl.node.signalling import Located
 from kodectl.node.traversal import side_of
 from kodectl.runtime.base import Stopped
+from kodectl.wire.candidates import Candidate, CandidateType
 from kodectl.wire.enode import Enode
 from kodectl.wire.offers import NatHint, Offer, OfferKind
 
@@ -186,3 +187,107 @@ def test_side_ways_do_not_begin_after_their_end(pair: tuple[Town, Node, Node]) -
     town.world.spawn(other.runtime, "late", passage.side_ways.run, errand)  # type: ignore[arg-type]
     town.world.run_for(1.0)
     assert passage.side_ways._punch is None
+
+
+# -- restarts ----------------------------------------------------------------------------------------------------------
+
+STRANGE = Candidate("9", 1, "udp", 1_000, ("24.9.9.9", 9), CandidateType.HOST)
+
+
+def connected(pair: tuple[Town, Node, Node]) -> tuple[Passage, Passage]:
+    """The passages of who asked and of who was asked; their stream is there."""
+    town, one, other = pair
+    begin(one, other)
+    ids = one.identity.node_id, other.identity.node_id
+    assert town.world.run(lambda: ids[1] in one.peering.links and ids[0] in other.peering.links, 20.0)
+    (asking,), (asked,) = passages(one), passages(other)
+    return asking, asked
+
+
+def told_by(passage: Passage) -> list[tuple[Offer, bool]]:
+    """What it tells the other side from now on, and whether that is urgent."""
+    told: list[tuple[Offer, bool]] = []
+    send = passage._conversation.send
+
+    def noted(offer: Offer, *, is_urgent: bool = False) -> None:
+        told.append((offer, is_urgent))
+        send(offer, is_urgent=is_urgent)
+
+    passage._conversation.send = noted  # type: ignore[method-assign]
+    return told
+
+
+def knows(passage: Passage, candidate: Candidate) -> bool:
+    return candidate.address in [remote.address for remote in passage.session.remote_candidates]
+
+
+def update(passage: Passage, *, ufrag: str) -> Offer:
+    return Offer(OfferKind.UPDATE, ufrag, PASSWORD, (STRANGE,), is_complete=True)
+
+
+def test_more_of_what_is_in_use_is_taken(pair: tuple[Town, Node, Node]) -> None:
+    for passage in connected(pair):
+        passage.told(update(passage, ufrag=passage._taken))
+        assert knows(passage, STRANGE)
+
+
+def test_more_of_what_a_restart_has_ended_is_not_taken(pair: tuple[Town, Node, Node]) -> None:
+    """It may have waited behind what was lost."""
+    asking, asked = connected(pair)
+    before = asking._taken, asked._taken
+    asking.answer = None
+    asking._restart()
+    asking.told(update(asking, ufrag=before[0]))
+    assert not knows(asking, STRANGE)
+    asked.told(Offer(OfferKind.OFFER, "another1", PASSWORD))
+    asked.told(update(asked, ufrag=before[1]))
+    assert not knows(asked, STRANGE)
+    asked.told(update(asked, ufrag="another1"))
+    assert knows(asked, STRANGE)
+
+
+def test_more_that_follows_an_answer_at_once_is_taken(pair: tuple[Town, Node, Node]) -> None:
+    """Before the task that waits for the answer has had its turn."""
+    asking, _ = connected(pair)
+    asking.answer = None
+    asking._restart()
+    asking.told(Offer(OfferKind.ANSWER, "another2", PASSWORD))
+    asking.told(update(asking, ufrag="another2"))
+    assert knows(asking, STRANGE)
+
+
+def test_who_was_asked_calls_when_all_ways_are_dead(pair: tuple[Town, Node, Node]) -> None:
+    """With relays of now: whatever has taken the paths may have taken those along. The other side may have no way to write
+    to it until it has heard from it."""
+    town = pair[0]
+    _, asked = connected(pair)
+    told = told_by(asked)
+    renewed = []
+    renew = asked.session.renew_relays
+    asked.session.renew_relays = lambda relays: (renewed.append(town.world.now), renew(relays))[1]  # type: ignore[method-assign]
+    town.world.partition(["box1"])
+    assert town.world.run(lambda: asked.session.path is None, 30.0)
+    town.world.run_for(2.5 * RESTART_PAUSE_S)
+    calls = [offer for offer, is_urgent in told if offer.kind is OfferKind.UPDATE and is_urgent]
+    assert len(renewed) == 3
+    assert len(calls) == 3
+    assert {offer.ufrag for offer in calls} == {asked.ufrag}, "a restart is for who asked to begin"
+
+
+def test_who_is_not_heard_offers_again_but_not_at_once(pair: tuple[Town, Node, Node]) -> None:
+    """Even where it is known at once that nobody hears it."""
+    town = pair[0]
+    asking, _ = connected(pair)
+    town.world.partition(["box1"])
+    assert town.world.run(lambda: asking.session.path is None, 30.0)
+    told = told_by(asking)
+    tell = asking._conversation.send
+
+    def in_vain(offer: Offer, *, is_urgent: bool = False) -> None:
+        tell(offer, is_urgent=is_urgent)
+        asking._undelivered("no_way")
+
+    asking._conversation.send = in_vain  # type: ignore[method-assign]
+    asking._undelivered("no_way")  # of the offer that was under way
+    town.world.run_for(5.5)
+    assert [offer.kind for offer, _ in told].count(OfferKind.OFFER) in (5, 6)
