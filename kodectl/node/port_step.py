@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from kodectl.core.ice.local import COMPONENT, priority_of
-from kodectl.core.port_prediction import Seen, all_predicted, step_of
+from kodectl.core.port_prediction import MIN_SEEN, Seen, all_predicted, step_of
 from kodectl.core.spray import PREFERENCE, Pace, Terms
 from kodectl.core.stun_transactions import BindingAnswer, Transaction, Transactions
 from kodectl.errors import EnvironmentFault
@@ -27,7 +27,8 @@ from kodectl.wire.stun import Change
 log = logging.getLogger(__name__)
 
 RESEND_AFTER_S = 0.25
-"""A probe that is repeated has the mapping that it had."""
+"""A probe that is repeated has the mapping that it had, unless it was lost before it got one. What was not repeated counts
+alone where there is enough of it."""
 ANSWER_LIMIT_S = 0.8
 """For the last probe: the peer waits for what comes of it. What is missing is made up for by the others."""
 STEP_PROBES = 6
@@ -57,6 +58,7 @@ class Probes:
         self._transactions = Transactions(runtime.random_bytes)
         self._turns: dict[bytes, int] = {}
         self._under_way: list[tuple[Transaction, DatagramSocket]] = []
+        self._repeated: set[int] = set()
         self._sockets: list[DatagramSocket] = []
         self._answers: Mailbox[Seen] = runtime.mailbox(32)
 
@@ -80,7 +82,8 @@ class Probes:
             except TimedOut:
                 if left_s > RESEND_AFTER_S:
                     self._repeat()
-        return sorted(seen)
+        at_once = [one for one in seen if one.turn not in self._repeated]
+        return sorted(at_once if len(at_once) >= MIN_SEEN else seen)
 
     def close(self) -> None:
         self._answers.close()
@@ -89,6 +92,7 @@ class Probes:
 
     def _repeat(self) -> None:
         for transaction, socket in self._under_way:
+            self._repeated.add(self._turns[transaction.transaction_id])
             self._send(transaction, socket)
 
     def _send(self, transaction: Transaction, socket: DatagramSocket) -> None:

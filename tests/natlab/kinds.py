@@ -212,8 +212,9 @@ BLACKOUT = "table ip blackout { chain arriving { type filter hook prerouting pri
 """Until the next ruleset nothing gets through. Else a packet in between could teach a router what it should forget."""
 
 
-_SEQUENCE_LENGTH = 1024
-"""Connections until sequential ports begin again: more than a test opens."""
+_SEQUENCE_LENGTH = 4096
+"""Connections until sequential ports begin again: more than are opened within two minutes, for which the kernel knows each. It
+drops the first packet of one that gets the port of another."""
 
 
 @dataclass(frozen=True)
