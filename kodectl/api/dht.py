@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from kodectl.api.network import WAITING, base64_of
+from kodectl.api.network import DISK_PROBLEMS, WAITING, base64_of
 from kodectl.api.routing import Call, Route, Service
 from kodectl.errors import LocalMisuse
 from kodectl.node.views import LookupView, PutView, ValueView
@@ -56,7 +56,7 @@ ROUTES = (
         put,
         {200: PutView},
         body=PutBody,
-        problems={400: ("malformed_key", "value_too_large"), 404: ("not_stored",)},
+        problems={400: ("malformed_key", "value_too_large"), 404: ("not_stored",)} | DISK_PROBLEMS,
         limit=WAITING,
     ),
     Route(

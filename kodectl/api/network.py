@@ -201,6 +201,7 @@ def not_connected(peer_id: str) -> NegativeAnswer:
 
 
 PEER_PROBLEMS = {400: ("malformed_id", "ambiguous_id"), 404: ("peer_not_connected",)}
+DISK_PROBLEMS = {503: ("store",), 507: ("disk_full",)}
 
 ROUTES = (
     Route(
@@ -255,7 +256,7 @@ ROUTES = (
         ban,
         {200: BanView},
         body=BanBody,
-        problems={400: ("malformed_id", "ambiguous_id", "self"), 404: ("peer_not_connected",)},
+        problems={400: ("malformed_id", "ambiguous_id", "self"), 404: ("peer_not_connected",)} | DISK_PROBLEMS,
     ),
-    Route("POST", "/api/network/unban/{peer_id}", unban, {200: BanView}, problems=PEER_PROBLEMS),
+    Route("POST", "/api/network/unban/{peer_id}", unban, {200: BanView}, problems=PEER_PROBLEMS | DISK_PROBLEMS),
 )

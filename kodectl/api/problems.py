@@ -33,6 +33,7 @@ STATUS_OF_CODE = {
     "headers_too_large": 431,
     "transfer_encoding_not_supported": 501,
     "busy": 503,
+    "disk_full": 507,
 }
 """Where the code says more about HTTP than the branch of the error tree does."""
 

@@ -10,7 +10,7 @@ from typing import Literal
 from kodectl import __version__
 from kodectl.core.identity import Identity
 from kodectl.core.sessions import Session
-from kodectl.errors import LocalMisuse, NegativeAnswer
+from kodectl.errors import EnvironmentFault, LocalMisuse, NegativeAnswer
 from kodectl.node import reports
 from kodectl.node.bootstrap import Bootstrap
 from kodectl.node.broadcast import Broadcast
@@ -304,7 +304,13 @@ class Node:
         return RediscoverView(True, asked, len(self.kademlia.table))
 
     def connect(self, target: str, timeout_s: float) -> ConnectView:
-        """Connects to an enode, `ip:port` or node id; waits. Raises LocalMisuse for a target that is none of these."""
+        """Connects to an enode, `ip:port` or node id; waits. That it is to be redialled is on the disk by then, if the disk
+        takes it. Raises LocalMisuse for a target that is none of these."""
+        view = self._connect(target, timeout_s)
+        self.peering.try_to_save()
+        return view
+
+    def _connect(self, target: str, timeout_s: float) -> ConnectView:
         enode = parse_target(target)
         if enode.node_id == self.identity.node_id:
             return ConnectView("self", enode.node_id.hex(), None, "that is this node itself")
@@ -324,10 +330,14 @@ class Node:
         return enode_of(contact) if contact is not None and contact.tcp_port else Enode(node_id, "", 0, 0)
 
     def disconnect(self, node_id_hex: str) -> DisconnectView:
+        """Waits for the disk, if it takes that the peer is not to be redialled."""
         node_id = parse_node_id(node_id_hex)
-        return DisconnectView(node_id.hex(), self.peering.disconnect(node_id))
+        view = DisconnectView(node_id.hex(), self.peering.disconnect(node_id))
+        self.peering.try_to_save()
+        return view
 
     def ban(self, node_id_hex: str, seconds: float | None) -> BanView:
+        """Waits for the disk. Raises EnvironmentFault when it did not take it: the ban holds until the node ends."""
         node_id = parse_node_id(node_id_hex)
         if node_id == self.identity.node_id:
             raise LocalMisuse("a node cannot ban itself", code="self")
@@ -335,13 +345,25 @@ class Node:
         view = self.peering.ban(node_id, seconds)
         log.info("node %s banned until %s", view.id, view.until or "it is unbanned")
         self.events.emit("peer_banned", id=view.id, until=view.until)
+        self._save_order("it is banned until this node ends")
         return view
 
     def unban(self, node_id_hex: str) -> BanView:
+        """As `ban`."""
         view = self.peering.unban(parse_node_id(node_id_hex))
         log.info("node %s is banned no more", view.id)
         self.events.emit("peer_unbanned", id=view.id)
+        self._save_order("it is banned no more until this node ends")
         return view
+
+    def _save_order(self, meanwhile: str) -> None:
+        """What was acknowledged outlives the process, however that ends."""
+        try:
+            self.peering.save()
+        except EnvironmentFault as error:
+            raise EnvironmentFault(
+                f"{meanwhile}, and not saved: {error.message}", code=error.code, hint=error.hint
+            ) from error
 
     def broadcast(
         self, kind: Literal["block", "transaction"], payload: bytes, mode: Literal["flood", "gossip"]
@@ -353,9 +375,17 @@ class Node:
         return BroadcastView(envelope.id.hex(), kind, mode, len(self.peering.links))
 
     def dht_put(self, key: bytes, value: bytes, ttl_s: float) -> PutView:
-        """Waits. `key` is what the user names; its SHA-256 is the place. Raises as Values.put."""
+        """Waits. `key` is what the user names; its SHA-256 is the place. What this node has taken itself counts when it is on
+        the disk. Raises as Values.put, and EnvironmentFault when nobody else took it and the disk did not either."""
         place = hashlib.sha256(key).digest()
         sequence, stored, asked = self.values.put(place, value, ttl_s)
+        try:
+            self._saving.save_records()
+        except EnvironmentFault as error:
+            stored -= self.values.holds(place, sequence)
+            if not stored:
+                message = f"only this node took the value, and it is not saved: {error.message}"
+                raise EnvironmentFault(message, code=error.code, hint=error.hint) from error
         return PutView(place.hex(), sequence, stored, asked)
 
     def dht_get(self, key: bytes) -> ValueView:

@@ -9,6 +9,7 @@ from kodectl.core.backoff import Backoff
 from kodectl.core.peerbook import Known, PeerBook
 from kodectl.errors import EnvironmentFault
 from kodectl.node.events import Events
+from kodectl.node.one_at_a_time import OneAtATime
 from kodectl.node.persistence import Store, StoredBan, StoredPeer
 from kodectl.runtime.base import Runtime, Scope
 from kodectl.wire.enode import Enode
@@ -16,7 +17,7 @@ from kodectl.wire.enode import Enode
 log = logging.getLogger(__name__)
 
 SAVE_S = 2.0
-"""What a killed node loses at most."""
+"""What a killed node loses at most of what it has noted itself. What an operator orders is saved before it is answered."""
 RETRY_S = 30.0
 """After a fault of the disk; nothing is lost meanwhile, it stays in memory."""
 FORGET_EVERY_S = 3600.0
@@ -33,7 +34,9 @@ class PeerMemory:
         self._store = store
         self._events = events
         self._scope = scope
-        self._in_trouble = False
+        self._saving = OneAtATime(runtime)
+        self.trouble: str | None = None
+        """Why what has changed is not on the disk."""
 
     def load(self) -> None:
         """Waits. Raises EnvironmentFault."""
@@ -47,8 +50,26 @@ class PeerMemory:
             self._book.bans.add(ban.node_id, inf if ban.until is None else ban.until - ahead)
         self._book.bans.changed = False
 
-    def save(self) -> bool:
-        """Waits. False when the disk did not take it: it is kept for the next time, and told once."""
+    def save(self) -> None:
+        """Waits, for another save under way as well: what has changed by now is on the disk when it returns.
+
+        Raises EnvironmentFault when the disk did not take it: it is kept for the next time, and told once."""
+        with self._saving:
+            self._save()
+        if self.trouble is not None:
+            self.trouble = None
+            log.info("peers are saved again")
+            self._events.emit("warning_over", subject="peers")
+
+    def try_to_save(self) -> bool:
+        """As `save`, for who can do no more about a fault than to try again later."""
+        try:
+            self.save()
+        except EnvironmentFault:
+            return False
+        return True
+
+    def _save(self) -> None:
         changed, removed = self._book.take_changes()
         bans_changed, self._book.bans.changed = self._book.bans.changed, False
         ahead = self._unix_ahead()
@@ -61,13 +82,8 @@ class PeerMemory:
         except EnvironmentFault as error:
             self._book.put_back_changes(changed, removed)
             self._book.bans.changed |= bans_changed
-            self._trouble(error)
-            return False
-        if self._in_trouble:
-            self._in_trouble = False
-            log.info("peers are saved again")
-            self._events.emit("warning_over", subject="peers")
-        return True
+            self._tell(error)
+            raise
 
     def keep_saved(self) -> None:
         """Until the scope closes."""
@@ -78,7 +94,7 @@ class PeerMemory:
             if self._runtime.now() - forgotten_at > FORGET_EVERY_S:
                 forgotten_at = self._runtime.now()
                 self._book.forget_unseen(forgotten_at)
-            saved = self.save()
+            saved = self.try_to_save()
 
     def _stored_bans(self, ahead: float) -> list[StoredBan]:
         bans = self._book.bans.all(self._runtime.now())
@@ -87,11 +103,11 @@ class PeerMemory:
     def _unix_ahead(self) -> float:
         return self._runtime.unix_time() - self._runtime.now()
 
-    def _trouble(self, error: EnvironmentFault) -> None:
-        if not self._in_trouble:
+    def _tell(self, error: EnvironmentFault) -> None:
+        if self.trouble is None:
             log.warning("peers are not saved: %s", error.message)
             self._events.emit("warning", subject="peers", code=error.code, message=error.message)
-        self._in_trouble = True
+        self.trouble = error.message
 
 
 def stored_of(known: Known, ahead: float) -> StoredPeer:

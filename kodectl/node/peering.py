@@ -164,7 +164,7 @@ class Peering:
         if self._listener is not None:
             self._listener.close()
             # Before the goodbyes: who is linked now is dialled first after a restart.
-            self._memory.save()
+            self._memory.try_to_save()
         self._keeper.stop()
         self._dialler.stop()
         self._roster.close()
@@ -393,11 +393,24 @@ class Peering:
         self._keeper.wake()
         return BanView(node_id.hex(), False, None)
 
+    def try_to_save(self) -> None:
+        """As `save`, for whom a fault of the disk is no reason to stop: it is told, and tried again later."""
+        self._memory.try_to_save()
+
+    def save(self) -> None:
+        """Waits until what was ordered by now is on the disk. Raises EnvironmentFault; it holds all the same until the end."""
+        self._memory.save()
+
     def distrust(self, node_id: bytes) -> None:
         """Another part of the node saw the peer misbehave, short of breaking the protocol."""
         self._book.missed(node_id, self._runtime.now())
 
     # -- questions -------------------------------------------------------------------------------------------------
+
+    @property
+    def disk_trouble(self) -> str | None:
+        """Why what has changed is not on the disk; None while it is."""
+        return self._memory.trouble
 
     def shareable(self, asker_id: bytes, asker_ip: str) -> list[Enode]:
         """Peers to name to somebody who asks for peers, best first; at most 20."""

@@ -131,6 +131,6 @@ def health(node: Node, probe: Literal["live", "ready", "startup"]) -> HealthView
     if probe != "live":
         checks.append(CheckView("listening", node.state == "ready", node.state))
     if probe == "ready":
-        trouble = node.warnings.get("store")
+        trouble = node.warnings.get("store") or node.peering.disk_trouble
         checks.append(CheckView("store", trouble is None, trouble or "writable"))
     return HealthView(probe, all(check.ok for check in checks), checks)

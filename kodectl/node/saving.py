@@ -7,6 +7,7 @@ from collections.abc import Callable
 from kodectl.core.table import RoutingTable
 from kodectl.errors import EnvironmentFault, WireError
 from kodectl.node.lookups import enode_of
+from kodectl.node.one_at_a_time import OneAtATime
 from kodectl.node.persistence import Store, StoredSeed
 from kodectl.node.values import Values
 from kodectl.runtime.base import Runtime, Scope
@@ -14,7 +15,8 @@ from kodectl.wire.contacts import Contact
 from kodectl.wire.enode import parse_enode
 
 RECORDS_EVERY_S = 1.0
-"""A killed node loses at most the writes of this time; the other 15 holders have them."""
+"""A killed node loses at most the writes of this time by others; the other 15 holders have them. Its own are saved before they
+are answered."""
 SEEDS_FIRST_S = 3.0
 """A node killed soon after its first start shall find back as well."""
 SEEDS_EVERY_S = 30.0
@@ -39,6 +41,7 @@ class Saving:
         self._table = table
         self._scope = scope
         self._warn = warn
+        self._records = OneAtATime(runtime)
 
     def load(self) -> list[Contact]:
         """Gives the records back to `values`, and returns the seeds. Waits. Raises EnvironmentFault."""
@@ -61,6 +64,17 @@ class Saving:
         self._try(self._save_records)
         self._try(self._save_seeds)
 
+    def save_records(self) -> None:
+        """Waits, for another save under way as well: what the store holds by now is on the disk when it returns.
+
+        Raises EnvironmentFault when the disk did not take it; that has been warned of then."""
+        try:
+            if self._save_records():
+                self._warn("store", None)
+        except EnvironmentFault as error:
+            self._warn("store", error.message)
+            raise
+
     def _try(self, save: Callable[[], bool]) -> None:
         """`save` says whether there was anything to write; only what the disk has taken shows that it is well."""
         try:
@@ -70,15 +84,16 @@ class Saving:
             self._warn("store", error.message)
 
     def _save_records(self) -> bool:
-        changed, removed = self._values.store.take_changes()
-        if not changed and not removed:
-            return False
-        try:
-            self._runtime.in_thread(self._store.save_records, changed, removed)
-        except EnvironmentFault:
-            self._values.store.put_back(changed, removed)
-            raise
-        return True
+        with self._records:
+            changed, removed = self._values.store.take_changes()
+            if not changed and not removed:
+                return False
+            try:
+                self._runtime.in_thread(self._store.save_records, changed, removed)
+            except EnvironmentFault:
+                self._values.store.put_back(changed, removed)
+                raise
+            return True
 
     def _save_seeds(self) -> bool:
         # A zone names an interface, which may be another one after a restart.

@@ -109,6 +109,11 @@ class Values:
         self.store.expire(self._runtime.unix_time())
         return self.store.get(key)
 
+    def holds(self, key: bytes, sequence: int) -> bool:
+        """Whether this record of our own is here."""
+        own = self._identity.public_key
+        return any(record.publisher == own and record.sequence == sequence for record in self.store.get(key))
+
     def _is_ours(self, key: bytes) -> bool:
         """Whether this node is among the 16 closest that it knows."""
         closest = self._kademlia.table.closest(key)

@@ -369,7 +369,9 @@ def test_a_full_disk_is_a_warning_until_it_takes_something_and_nothing_is_lost(w
     store = FaultyDisk()
     node = start(world, "21.0.0.1", store=store)
     store.full = True
-    world.call(node.runtime, node.dht_put, b"a", b"kept", HOUR_S)
+    with pytest.raises(EnvironmentFault, match="only this node took the value, and it is not saved") as caught:
+        world.call(node.runtime, node.dht_put, b"a", b"kept", HOUR_S)
+    assert caught.value.code == "disk_full"
     world.run_for(30.0)
     assert node.status().warnings == ["the disk is full"]
     assert not node.health("ready").ok
