@@ -31,6 +31,9 @@ TCP_PUNCH_S = 2.5
 """SYNs and their repetitions, for two sides of which one has heard of the plan a second later."""
 DIRECT_PATIENCE_S = 0.7
 """For the checks that ICE makes anyway, once any path works: they take a round trip, and a repetition."""
+FORETELLINGS = 3
+FORETOLD_LIMIT_S = 1.5
+"""For a letter and some checks through the foretold ports. Other hosts may have taken them, and others be right next time."""
 PATH_LIMIT_S = 10.0
 VERIFY_STEP_S = 0.1
 VERIFY_LIMIT_S = 4.0
@@ -229,18 +232,24 @@ class SideWays:
         self._closing.append(spray.close)
 
     def _foretell(self, terms: Terms, peer: Address) -> None:
-        outer_ip = self._around.outer_ip()
-        observers = self._around.observers()
-        if outer_ip is None or not observers:
-            return
-        way = Way(terms, self._around.source(), outer_ip, peer)
-        foretold = foretell(self._runtime, observers, way, self._adopt, self._session.received, is_verified=True)
-        if foretold is not None:
-            if self._is_closed:  # meanwhile
-                foretold.close()
+        for _ in range(FORETELLINGS):
+            outer_ip, observers = self._around.outer_ip(), self._around.observers()
+            if outer_ip is None or not observers:
                 return
-            self._closing.append(foretold.close)
-            self._tell(foretold.candidates)
+            self._foretell_once(Way(terms, self._around.source(), outer_ip, peer), observers)
+            self._around.scope.sleep(FORETOLD_LIMIT_S)
+            if not self.is_wanted:
+                return
+
+    def _foretell_once(self, way: Way, observers: Sequence[Address]) -> None:
+        foretold = foretell(self._runtime, observers, way, self._adopt, self._session.received, is_verified=True)
+        if foretold is None:
+            return
+        if self._is_closed:  # meanwhile
+            foretold.close()
+            return
+        self._closing.append(foretold.close)
+        self._tell(foretold.candidates)
 
     def _adopt(self, socket: SpraySocket) -> None:
         self._session.adopt(socket, kind=CandidateType.PEER_REFLEXIVE, preference=PREFERENCE)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from town import SYMMETRIC, Town, town_of
 
+from kodectl.core.port_prediction import all_predicted
+from kodectl.node import port_step
 from kodectl.node.node import Node
 from kodectl.sim.translation import PortRule
 
@@ -97,6 +99,22 @@ def test_the_next_punch_is_from_ports_that_no_box_has_seen(town: Town) -> None:
         assert pair.remote.address[1] != listening
     town.world.run_for(1.0)
     assert [len(node.runtime.host.listeners) for node in nodes] == [1, 1], "the ports of the punch are closed"
+
+
+def test_ports_that_were_foretold_wrongly_are_foretold_again(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where other hosts of the same box have opened more at that moment than anybody saw."""
+    foretold: list[list[int]] = []
+
+    def wrong_at_first(*about: Any) -> list[int]:
+        ports = all_predicted(*about)
+        foretold.append([port + 500 for port in ports] if not foretold else ports)
+        return foretold[-1]
+
+    monkeypatch.setattr(port_step, "all_predicted", wrong_at_first)
+    one, other = connected(town, SEQUENTIAL, FILTERING)
+    assert town.world.run(lambda: route(one, other).path == "direct", PREDICTED_S), route(one, other)
+    town.world.run_for(20.0)
+    assert len(foretold) == 2
 
 
 @pytest.mark.parametrize("liar", [0, 1], ids=["who asks", "who is asked"])
