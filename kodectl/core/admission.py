@@ -13,10 +13,6 @@ RESERVED_OUTBOUND = 16
 """Slots that inbound peers cannot take: whoever surrounds this node with connections does not cut it off."""
 MAX_PER_SUBNET = 3
 """Of one /24 (IPv6: /64); addresses in one are cheap. Private and loopback ranges are exempt."""
-MAX_PENDING_INBOUND = 32
-"""Handshakes of others under way, 5 s at most each."""
-MAX_PENDING_PER_SUBNET = 8
-"""Of them from one /24: one network cannot hold all the places."""
 MAX_PENDING_DIALS = 16
 """As many as the outbound target: all of it can be dialled at once after a start."""
 CROSSED_WINDOW_S = 10.0
@@ -94,14 +90,6 @@ def surplus(held: Collection[Held], slots: Slots) -> list[bytes]:
     staying = [peer for peer in by_worth if peer not in going]
     going += staying[: max(0, len(staying) - slots.total)]
     return [peer.node_id for peer in going]
-
-
-def may_begin_handshake(ip: str, pending_ips: Collection[str]) -> bool:
-    """Whether a connection from `ip` may begin a handshake beside those under way; costs no cryptography."""
-    if len(pending_ips) >= MAX_PENDING_INBOUND:
-        return False
-    subnet = scarce_subnet(ip)
-    return subnet is None or sum(scarce_subnet(other) == subnet for other in pending_ips) < MAX_PENDING_PER_SUBNET
 
 
 def has_subnet_room(host: str, held: Collection[str]) -> bool:

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 
-from kodectl.core.admission import may_begin_handshake
+from kodectl.core.arrivals import Arrivals
 from kodectl.core.histogram import Histogram
 from kodectl.core.identity import Identity
-from kodectl.core.limits import TokenBucket
 from kodectl.core.peerbook import PeerBook
 from kodectl.core.turn_allocations import network_of
 from kodectl.errors import KodectlError, PeerFault
@@ -44,9 +43,6 @@ __all__ = ["Peer", "Peering"]
 
 log = logging.getLogger(__name__)
 
-HANDSHAKES_PER_S = 50.0
-HANDSHAKE_BURST = 100.0
-"""Inbound ones, at most 2 ms of CPU each: strangers can take a tenth of a core."""
 STATIC_SECRET_SIZE = 32
 MAX_STUN_STREAMS = 256
 """Clients of the relay over TCP, and those that only ask where they are seen."""
@@ -98,10 +94,10 @@ class Peering:
         self._keeper = Keeper(runtime, self._roster, self._book, self._dialler, candidates)
         self._connector = Connector(runtime, self._own_id, self._roster, self._book, self._dialler)
         self._listener: Listener | None = None
-        self._handshakes: dict[Stream, str] = {}
+        self._arrivals: Arrivals[Stream] = Arrivals()
+        self._handshakes: set[Stream] = set()
         self._unknown: set[Connection] = set()
         """Those among them over TCP."""
-        self._handshake_rate = TokenBucket(HANDSHAKES_PER_S, HANDSHAKE_BURST)
         self._inbound: Counter[str] = Counter()
         self.on_knock: Callable[[bytes, str], None] = _ignore_knock
         """Hears the nonce of each connection that only showed that the port can be reached, and who made it."""
@@ -187,12 +183,16 @@ class Peering:
         """A stream that somebody else has opened: `expected_id`, where that is known. Runs in the hub: refuses, without
         cryptography, what is too much."""
         ip = stream.remote[0]
-        if not may_begin_handshake(ip, self._handshakes.values()) or not self._handshake_rate.take(self._runtime.now()):
+        entry = self._arrivals.enter(stream, ip, self._runtime.now(), stays=expected_id is not None)
+        if not entry.enters:
             self._inbound["turned_away"] += 1
             self._unknown.discard(stream)
             stream.close()
             return
-        self._handshakes[stream] = ip
+        if entry.makes_way is not None:
+            self._inbound["made_way"] += 1
+            entry.makes_way.close()
+        self._handshakes.add(stream)
         try:
             self._scope.spawn(f"inbound {ip}", self._serve_inbound, stream, expected_id)
         except Stopped:
@@ -200,7 +200,8 @@ class Peering:
             stream.close()
 
     def _is_known(self, stream: Stream) -> None:
-        del self._handshakes[stream]
+        self._arrivals.leave(stream)
+        self._handshakes.discard(stream)
         self._unknown.discard(stream)
 
     def make_way(self, remote: Address) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from kodectl.core.arrivals import NETWORK_HANDSHAKE_BURST, NETWORK_HANDSHAKES_PER_S
 from kodectl.core.identity import Identity
 from kodectl.errors import EnvironmentFault
 from kodectl.node.dialling import Reached
@@ -509,6 +511,47 @@ class TestStrangers:
         assert town.connect(honest, host.enode).outcome == "connected"
         assert host.peering.dials["inbound_turned_away"] > 0
         town.world.run_for(10.0)
+
+    @pytest.mark.parametrize("networks", [1, 20])
+    def test_silence_from_many_networks_keeps_nobody_out(self, town: Town, networks: int) -> None:
+        """They hold every place that they can get, and come back at once for those that they lose."""
+        host = town.settle("193.0.14.1")
+
+        def sit(sitter: SimRuntime) -> None:
+            while True:
+                with suppress(StreamClosed, ConnectFailed):
+                    sitter.connect((host.runtime.ip, PORT), 5.0).read_exactly(1)
+                sitter.event().wait(0.5)
+
+        for number in range(networks):
+            sitter = town.world.host(f"198.41.{number}.4")
+            for _ in range(3):
+                town.world.spawn(sitter, "sit", sit, sitter)
+        town.world.run_for(3.0)
+        for number in range(5):
+            honest = town.settle(f"192.33.{number}.1")
+            assert town.connect(honest, host.enode).outcome == "connected"
+            town.world.run_for(3.0)
+
+    def test_one_network_that_comes_and_goes_keeps_nobody_out(self, town: Town) -> None:
+        """Some hundred connections a second, each for a moment."""
+        host = town.settle("193.0.14.1")
+        comer = town.world.host("198.41.0.4")
+
+        def come_and_go() -> None:
+            while True:
+                with suppress(ConnectFailed):
+                    comer.connect((host.runtime.ip, PORT), 5.0).close()
+                comer.event().wait(0.01)
+
+        for _ in range(100):
+            town.world.spawn(comer, "come and go", come_and_go)
+        town.world.run_for(5.0)
+        for number in range(5):
+            honest = town.settle(f"192.33.{number}.1")
+            assert town.connect(honest, host.enode).outcome == "connected"
+        its_part = NETWORK_HANDSHAKE_BURST + NETWORK_HANDSHAKES_PER_S * town.world.now
+        assert host.peering.dials["inbound_failed"] <= its_part < host.peering.dials["inbound_turned_away"] / 10
 
     def test_a_silent_acceptor_is_a_timeout(self, town: Town) -> None:
         """It finishes the handshake and gives no sign after that."""

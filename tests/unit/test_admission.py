@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from kodectl.core.admission import (
     CROSSED_WINDOW_S,
-    MAX_PENDING_INBOUND,
-    MAX_PENDING_PER_SUBNET,
     MAX_PER_SUBNET,
     Held,
     LinkOrigin,
@@ -17,7 +15,6 @@ from kodectl.core.admission import (
     Slots,
     Verdict,
     admit,
-    may_begin_handshake,
     newer_stays,
     slots_of,
 )
@@ -111,17 +108,6 @@ class TestSubnets:
     @pytest.mark.parametrize("prefix", ["10.0.0.", "127.0.0.", "192.168.1.", "169.254.0.", "fe80::", "fd00::"])
     def test_private_ranges_are_exempt(self, prefix: str) -> None:
         assert admit(newcomer(ip=f"{prefix}99"), self.of(prefix, 30), slots_of(50)) == Verdict()
-
-
-class TestPending:
-    def test_bounded_in_all(self) -> None:
-        assert may_begin_handshake("10.0.0.1", ["10.0.0.2"] * (MAX_PENDING_INBOUND - 1))
-        assert not may_begin_handshake("10.0.0.1", ["10.0.0.2"] * MAX_PENDING_INBOUND)
-
-    def test_one_network_does_not_take_all_the_places(self) -> None:
-        pending = [f"193.0.14.{number}" for number in range(MAX_PENDING_PER_SUBNET)]
-        assert not may_begin_handshake("193.0.14.200", pending)
-        assert may_begin_handshake("192.33.4.12", pending)
 
 
 SMALL, LARGE = bytes(32), b"\xff" * 32
