@@ -92,6 +92,7 @@ class IceSession:
             random_bytes=runtime.random_bytes,
             rng=runtime.rng,
             keeps_paths=terms.keeps_paths,
+            may_check=terms.may_check,
         )
         self._adopted: list[SendingBase] = []
         self.gathered = runtime.event()

@@ -47,6 +47,8 @@ class IceTerms(NamedTuple):
     """The other side keeps all its paths alive too. False for one that may be any agent, and does as the RFCs have it."""
     interfaces: InterfaceWatch | None = None
     """Tells when this machine's addresses change: new ones become candidates, and what has no address any more is closed."""
+    may_check: Callable[[str, float], bool] = lambda ip, now: True
+    """See `core.ice.agent.Agent`."""
 
 
 class Gatherer(Protocol):

@@ -192,10 +192,10 @@ class SideWays:
         else:
             self._open_many_sockets(terms, errand.reflexive)
 
-    def _has_room(self) -> bool:
-        has_room = self._around.spray_room.take()
+    def _has_room(self, ip: str) -> bool:
+        has_room = self._around.spray_room.take(ip, self._runtime.now())
         if not has_room:
-            log.debug("beside ICE: too many sprays are under way")
+            log.debug("beside ICE: too many sprays, or too many at %s", ip)
         return has_room
 
     def _await_verified_ip(self) -> str | None:
@@ -217,7 +217,7 @@ class SideWays:
 
     def _try_many_ports(self, terms: Terms, peer_ip: str) -> None:
         assert self._shared is not None
-        if not self._has_room():
+        if not self._has_room(peer_ip):
             return
         found, over = self._session.add_remote, self._around.spray_room.leave
         spray = spray_hit(self._runtime, terms, self._shared, peer_ip, found, is_verified=True, over=over)
@@ -225,7 +225,7 @@ class SideWays:
         self._closing.append(spray.close)
 
     def _open_many_sockets(self, terms: Terms, peer: Address) -> None:
-        if not self._has_room():
+        if not self._has_room(peer[0]):
             return
         ip, receive, over = self._around.source(), self._session.received, self._around.spray_room.leave
         spray = spray_open(self._runtime, terms, peer, ip, self._adopt, receive, is_verified=True, over=over)

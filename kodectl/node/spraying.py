@@ -13,7 +13,9 @@ import logging
 from collections.abc import Callable
 
 from kodectl.core.ice.local import COMPONENT
+from kodectl.core.limits import SharedBudget, TokenBucket
 from kodectl.core.spray import FULL_PACE, PRIORITY, SOCKETS, Hit, Pace, Shot, Spray, Terms, many_ports, many_sockets
+from kodectl.core.table import subnet_of
 from kodectl.errors import EnvironmentFault
 from kodectl.node.ice import SendingBase
 from kodectl.runtime.base import Address, DatagramSocket, Runtime, Timer
@@ -30,6 +32,10 @@ LINGER_S = 3.0
 MAX_SPRAYS = 4
 """Of a node at a time: 1,024 sockets at most, 400 packets a second, and as many mappings in this side's NAT. A peer that gets no
 room stays with its relay, from where a spray is tried again."""
+SPRAYS_PER_S, SPRAY_BURST = 0.2, 12.0
+"""As many as there is room for, one after the other."""
+NETWORK_SPRAYS_PER_S, NETWORK_SPRAY_BURST = 1 / 120, 3.0
+"""At one /24 or /64, or private address: 18 packets a second, over minutes. One spray in a thousand needs a second one."""
 
 Receive = Callable[[SendingBase, bytes, Address], None]
 
@@ -206,13 +212,15 @@ class PortSpray:
 
 
 class SprayRoom:
-    """How many sprays a node may have under way; who has taken room leaves it when the spray is over."""
+    """How many sprays a node may have under way; who has taken room leaves it when the spray is over. And how often it sprays
+    one network: a peer may have proved itself at the address of a relay, which it shares with somebody else."""
 
     def __init__(self, most: int = MAX_SPRAYS) -> None:
         self._left = most
+        self._aims = SharedBudget(TokenBucket(SPRAYS_PER_S, SPRAY_BURST), NETWORK_SPRAYS_PER_S, NETWORK_SPRAY_BURST)
 
-    def take(self) -> bool:
-        if self._left == 0:
+    def take(self, ip: str, now: float) -> bool:
+        if self._left == 0 or not self._aims.take(subnet_of(ip) or ip, now):
             return False
         self._left -= 1
         return True

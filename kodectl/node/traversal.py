@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NoReturn, Protocol
 
+from kodectl.core.exchange import Reach, is_worth_telling, reach_of
+from kodectl.core.ice.allowance import Allowance
 from kodectl.core.limits import SharedBudget, TokenBucket
 from kodectl.core.quic_paths import Path
 from kodectl.core.traversal_plan import Side, plan
@@ -57,7 +59,7 @@ OFFER_BURST = 32.0
 """Answered ones, of all peers together: each may cost a relay's allocation and some checks."""
 
 PUNCHES_PER_S, PUNCH_BURST = 1.0, 20.0
-"""TCP punches that peers ask of this node."""
+"""TCP punches, and dials, that peers ask of this node."""
 ADDRESS_PUNCHES_PER_S, ADDRESS_PUNCH_BURST = 0.1, 8.0
 """Of them those at one address: two connections' worth, and one every 10 s. A peer may name somebody else's, who gets up to
 a thousand SYNs then: little beside what it could send there itself, and it has to stay so however often it asks."""
@@ -102,6 +104,8 @@ class Traversal:
         self.spray_room = SprayRoom()
         total = TokenBucket(PUNCHES_PER_S, PUNCH_BURST)
         self.punch_budget = SharedBudget(total, ADDRESS_PUNCHES_PER_S, ADDRESS_PUNCH_BURST)
+        self._own_checks, self._asked_checks = Allowance(), Allowance()
+        """Others cannot use up what this node needs to connect."""
         self.counters: Counter[str] = Counter()
         self._events = events
         self._discovery = discovery
@@ -173,7 +177,7 @@ class Traversal:
             self.situation.await_tcp_seen(OUTER_PORT_LIMIT_S)
         self.scope.spawn(f"offer to {passage.peer_id.hex()[:8]}", passage.gather, OfferKind.OFFER)
         answer = passage.await_answer()
-        agreed = plan(self._own_side(), side_of(answer), is_initiator=True)
+        agreed = plan(self._own_side(), self._side_of(answer), is_initiator=True)
         if agreed.responder_dials:
             at("dial_back")
             self._await_dial_back(passage.peer_id)
@@ -200,15 +204,18 @@ class Traversal:
         """In the hub."""
         refused = self._why_not(conversation.peer_id)
         if refused is not None:
-            self.counters[f"refused_{refused}"] += 1
-            conversation.send(Offer.refusal(refused))
-            conversation.close()
+            self._refuse(conversation, refused)
             return
         self.counters["offers_taken"] += 1
         try:
             self.scope.spawn(f"answer {conversation.peer_id.hex()[:8]}", self._answer, conversation, offer)
         except Stopped:
             conversation.close()
+
+    def _refuse(self, conversation: Conversation, why: str) -> None:
+        self.counters[f"refused_{why}"] += 1
+        conversation.send(Offer.refusal(why))
+        conversation.close()
 
     def _why_not(self, peer_id: bytes) -> str | None:
         if self._links.is_banned(peer_id):
@@ -220,8 +227,11 @@ class Traversal:
     def _answer(self, conversation: Conversation, offer: Offer) -> None:
         if self.situation.is_udp_blocked or offer.hint.is_udp_blocked:
             self.situation.await_tcp_seen(OUTER_PORT_LIMIT_S)
-        agreed = plan(self._own_side(), side_of(offer), is_initiator=False)
+        agreed = plan(self._own_side(), self._side_of(offer), is_initiator=False)
         if agreed.responder_dials and offer.tcp is not None:
+            if not self.punch_budget.take(offer.tcp[0], self.runtime.now()):
+                self._refuse(conversation, "busy")
+                return
             conversation.send(self._bare_answer())
             self._links.dial(Enode(conversation.peer_id, offer.tcp[0], offer.tcp[1], 0))
             self.runtime.call_later(LINGER_S, conversation.close)
@@ -315,6 +325,7 @@ class Traversal:
             is_relay_only=is_blocked,
             shared=shared,
             interfaces=self._interfaces,
+            may_check=(self._own_checks if is_controlling else self._asked_checks).may_check,
         )
         passage = Passage(self, conversation, terms, shared)
         self._passages.add(passage)
@@ -323,6 +334,12 @@ class Traversal:
     def _own_side(self) -> Side:
         situation = self.situation
         return Side(situation.hint(), situation.tcp(), situation.tcp_seen())
+
+    def _side_of(self, offer: Offer) -> Side:
+        """Whoever is far away must not make this node dial into its own network."""
+        seen = self.situation.tcp_seen()
+        ip = seen[0] if seen is not None else self.outer_ip()
+        return side_of(offer, reach_of(ip) if ip is not None else Reach.PRIVATE)
 
     def moved(self, passage: Passage) -> None:
         route = passage.route()
@@ -333,13 +350,16 @@ class Traversal:
         self._passages.discard(passage)
 
 
-def side_of(offer: Offer) -> Side:
-    return Side(offer.hint, _elsewhere(offer.tcp), _elsewhere(offer.tcp_seen))
+def side_of(offer: Offer, reach: Reach = Reach.PRIVATE) -> Side:
+    """`reach`: from how far away this node is seen."""
+    return Side(offer.hint, _elsewhere(offer.tcp, reach), _elsewhere(offer.tcp_seen, reach))
 
 
-def _elsewhere(address: Address | None) -> Address | None:
+def _elsewhere(address: Address | None, reach: Reach) -> Address | None:
     """What a peer says is dialled: no service of this machine, and nothing that is no place of a node."""
-    return address if address is not None and address[1] and scope_of(address[0]) not in _NOWHERE else None
+    if address is None or not address[1] or scope_of(address[0]) in _NOWHERE:
+        return None
+    return address if is_worth_telling(address[0], reach) else None
 
 
 def described(route: Route) -> dict[str, str | None]:

@@ -33,7 +33,7 @@ from kodectl.core.spray import (
     many_sockets,
 )
 from kodectl.errors import LocalMisuse
-from kodectl.node.spraying import LINGER_S, MAX_ADOPTED, SprayRoom
+from kodectl.node.spraying import LINGER_S, MAX_ADOPTED, NETWORK_SPRAY_BURST, NETWORK_SPRAYS_PER_S, SprayRoom
 from kodectl.sim.network import PathModel
 from kodectl.sim.translation import PortRule
 from kodectl.sim.world import World
@@ -188,9 +188,16 @@ class TestStaysWithinItsBudget:
 
     def test_only_so_many_are_under_way(self) -> None:
         room = SprayRoom(2)
-        assert [room.take() for _ in range(3)] == [True, True, False]
+        assert [room.take(f"23.{number}.0.1", 0.0) for number in range(3)] == [True, True, False]
         room.leave()
-        assert [room.take() for _ in range(2)] == [True, False]
+        assert [room.take(f"23.{number}.0.1", 0.0) for number in range(3, 5)] == [True, False]
+
+    def test_no_network_is_sprayed_more_often_than_that(self) -> None:
+        """Whoever has a relay's address for its own shares it with others, at whom the packets go."""
+        room = SprayRoom(100)
+        taken = [room.take(f"23.0.0.{number % 250}", float(number)) for number in range(600)]
+        assert sum(taken) == NETWORK_SPRAY_BURST + 600 * NETWORK_SPRAYS_PER_S - 1
+        assert room.take("23.0.1.1", 600.0)
 
     def test_nobody_unverified_is_sprayed(self, scene: Scene) -> None:
         with pytest.raises(LocalMisuse, match="verified"):

@@ -68,7 +68,8 @@ MAX_EARLY = 32
 
 
 class Agent:
-    """One side of one session. `tie_breaker` is 64 random bits.
+    """One side of one session. `tie_breaker` is 64 random bits. `may_check(ip, now)`: whether a check may be sent to an address
+    that has not answered any; if not, it counts as sent and lost (see `allowance`).
 
     Candidates may be added at any time, before or after the peer is known; `local_done` and `remote_done` tell that no
     more will come."""
@@ -82,6 +83,7 @@ class Agent:
         random_bytes: Callable[[int], bytes],
         rng: random.Random,
         keeps_paths: bool = False,
+        may_check: Callable[[str, float], bool] = lambda ip, now: True,
     ) -> None:
         self._answering = Answering(Role(is_controlling, tie_breaker), credentials, random_bytes)
         self._random_bytes = random_bytes
@@ -93,6 +95,7 @@ class Agent:
         self._peer: Peer | None = None
         self._local_done = self._remote_done = False
         self._keeps_paths = keeps_paths
+        self._may_check = may_check
         self._upkeep: Consent | LivePaths | None = LivePaths(rng, random_bytes) if keeps_paths else None
         """Of what data goes on."""
         self._selected: Pair | None = None
@@ -328,7 +331,9 @@ class Agent:
 
     def _send(self, check: Check, now: float) -> None:
         check.sent(now)
-        self._effects.append(Transmit(check.base, check.packet, check.address))
+        is_verified = check.pair.state is PairState.SUCCEEDED
+        if is_verified or self._may_check(check.address[0], now):
+            self._effects.append(Transmit(check.base, check.packet, check.address))
 
     def _repeat(self, check: Check, now: float) -> None:
         if now < check.ends_at:

@@ -91,10 +91,11 @@ def _candidate(
 
 
 def may_pair(local: Candidate, remote: Candidate) -> bool:
-    """Of one transport and family, and link-local IPv6 addresses with their like alone (section 6.1.2.2)."""
+    """Of one transport and family, and link-local IPv6 addresses with their like alone (section 6.1.2.2); so too those of
+    loopback, which no peer on another machine can mean (section 5.1.1.1)."""
     if local.transport != remote.transport:
         return False
     here, there = ip_address(local.address[0]), ip_address(remote.address[0])
-    if here.version != there.version:
+    if here.version != there.version or here.is_loopback != there.is_loopback:
         return False
     return here.version == 4 or here.is_link_local == there.is_link_local
