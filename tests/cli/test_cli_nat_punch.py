@@ -64,7 +64,8 @@ def test_people_get_one_printable_word() -> None:
 
 def test_nobody_there() -> None:
     this = Program(ours("controlling", "--timeout", "0.5"))
-    nobody = {"ufrag": "abcd", "pwd": "x" * 22, "candidates": ["candidate:1 1 udp 1 127.0.0.1 9 typ host"]}
+    own = decode_ticket(this.ticket).candidates[0].address[0]
+    nobody = {"ufrag": "abcd", "pwd": "x" * 22, "candidates": [f"candidate:1 1 udp 1 {own} 9 typ host"]}
     this.tell(json.dumps(nobody) + "\n")
     code, lines = this.end()
     assert code == ExitCode.NEGATIVE
