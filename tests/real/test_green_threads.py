@@ -1,6 +1,8 @@
 """The threads of the runtime on gevent."""
 
 import os
+import subprocess
+import sys
 
 import gevent
 import pytest
@@ -31,3 +33,36 @@ def test_a_runtime_does_not_wait_for_a_name_server() -> None:
     hanging.join()
     with gevent.Timeout(5):
         runtime.close()
+
+
+FEW_THREADS = """
+import os, resource, sys
+import gevent
+from kodectl.errors import EnvironmentFault
+from kodectl.runtime.green import GreenRuntime
+
+def work(number):
+    os.stat("/")
+    return number
+
+runtime = GreenRuntime()
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+os.setresuid(54_321, 54_321, 54_321)  # root may have as many as it likes
+try:
+    jobs = [gevent.spawn(runtime.in_thread, work, number) for number in range(40)]
+    gevent.joinall(jobs, timeout=20, raise_error=True)
+    print([job.value for job in jobs] == list(range(40)), len(os.listdir("/proc/self/task")))
+except EnvironmentFault as error:
+    print(error.code)
+runtime.close()
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
+@pytest.mark.parametrize(("limit", "outcome"), [(1, "no_threads"), (2, "True 2"), (3, "True 3")])
+def test_it_makes_do_with_the_threads_that_the_system_grants(limit: int, outcome: str) -> None:
+    command = [sys.executable, "-c", FEW_THREADS, str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout.strip(), done.returncode) == (outcome, 0), done.stderr

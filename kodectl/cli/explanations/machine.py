@@ -29,6 +29,18 @@ MACHINE = {
         "Raise the limit before the start (in a systemd unit: LimitNOFILE=), or have fewer peers.",
         "ulimit -n 4096",
     ),
+    "no_threads": Explanation(
+        "The system grants this process no thread.",
+        "Making the first one failed; the disk and key derivation need one. With fewer than it would like, a node makes do.",
+        "Raise the limit of processes and threads of this user (in a systemd unit: TasksMax=), or end some of them.",
+        "ulimit -u 4096",
+    ),
+    "out_of_memory": Explanation(
+        "The system grants this process too little memory.",
+        "The limit of its address space is below what a node needs at its start, or memory could not be had when it was asked for.",
+        "Raise the limit (in a systemd unit: LimitAS=, MemoryMax=), or give the machine more memory.",
+        "ulimit -v unlimited",
+    ),
     "no_network": Explanation(
         "This machine has no way out: no default route, or no address at all.",
         "The kernel has no route to the world, and no node answers without one.",
