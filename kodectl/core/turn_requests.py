@@ -69,6 +69,10 @@ METHODS: dict[type[Purpose], Method] = {
 }
 
 
+LENGTHENING = (Attribute.SOFTWARE, "kodectl".ljust(100))
+"""To a request without credentials: nodes send strangers no answer that is larger than what they asked (docs/protocol.md)."""
+
+
 class Request:
     """One transaction. `seal` is what it was sealed with; None: sent without credentials."""
 
@@ -79,7 +83,8 @@ class Request:
         self.purpose = purpose
         self.seal = seal
         self.challenges = challenges
-        message = Message(MessageClass.REQUEST, METHODS[type(purpose)], transaction_id, purpose.attributes)
+        contents = purpose.attributes if seal else (*purpose.attributes, LENGTHENING)
+        message = Message(MessageClass.REQUEST, METHODS[type(purpose)], transaction_id, contents)
         self.packet = seal.packed(message) if seal else encode(message)
         self.pauses: Iterator[float] = iter(())
         self.due_at = 0.0

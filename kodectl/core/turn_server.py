@@ -6,8 +6,9 @@ and `from_peer`: it is nearly all of a relay's work.
 
 Strangers leave nothing behind. What they are told costs them a share of a budget, since their address may be forged: an
 answer with a challenge is about 104 bytes for 20 to 28 of a request (2.4 to 2.8 times, with the headers of IP and UDP),
-and has to have a realm and a nonce in it. Who has an allocation pays for requests from its own rate instead, so a flood of
-strangers keeps newcomers out at worst.
+and has to have a realm and a nonce in it. With `may_grow` only those over UDP whose address is known get more than they
+sent. Who has an allocation pays for requests from its own rate instead, so a flood of strangers keeps newcomers out at
+worst.
 
 What is refused on purpose: DONT-FRAGMENT (420; the sockets cannot be told), TCP relaying (442), a second relayed address
 of the other family (ADDITIONAL-ADDRESS-FAMILY: the IPv4 one comes, with 440 for the other, as section 7.2 has it).
@@ -107,9 +108,11 @@ class Reservation(NamedTuple):
 
 class TurnResponder:
     """Answers clients and relays for them. `families`: 4 and 6, as far as relayed sockets can be had.
-    `channel_first_bytes`: of the channel numbers that are granted. Nothing that arrives
-    raises anything; `counters`: answered, challenged (401, 438), refused, over_rate, malformed, no_allocation, no_permission,
-    no_channel, over_throughput, allocations, expired, and relayed_packets and relayed_bytes, which are attributes."""
+    `channel_first_bytes`: of the channel numbers that are granted. `may_grow`: whether
+    an answer to who is not authentic may be larger than his request, by his IP address. Nothing that arrives raises
+    anything; `counters`: answered, challenged (401, 438), refused, over_rate, too_small, malformed, no_allocation,
+    no_permission, no_channel, over_throughput, allocations, expired, and relayed_packets and relayed_bytes, which are
+    attributes."""
 
     def __init__(
         self,
@@ -120,8 +123,10 @@ class TurnResponder:
         budget: SharedBudget,
         random_bytes: Callable[[int], bytes],
         channel_first_bytes: range = CHANNEL_FIRST_BYTES,
+        may_grow: Callable[[str], bool] = lambda ip: True,
     ) -> None:
         self._gate = gate
+        self._may_grow = may_grow
         self._reach = reach.reach
         self._limits = limits
         self._families = frozenset(families)
@@ -248,9 +253,13 @@ class TurnResponder:
         try:
             asker = self._gate.asker(request, data, client, now)
         except Refused as refused:
+            answer = _packed(request, MessageClass.ERROR, refused.attributes, None)
+            if len(answer) > len(data) and len(client) == 2 and not self._may_grow(client[0]):
+                self.counters["too_small"] += 1
+                return ()
             is_challenge = any(number == Attribute.NONCE for number, _ in refused.attributes)
             self.counters["challenged" if is_challenge else "refused"] += 1
-            return (Reply(_packed(request, MessageClass.ERROR, refused.attributes, None), client),)
+            return (Reply(answer, client),)
         known = self._repeats.get(_repeat_key(request, asker, client))
         if known is not None and known[1] > now:
             return (Reply(known[0], client),)

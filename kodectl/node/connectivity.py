@@ -105,8 +105,12 @@ class Connectivity:
         self._peering.reach_by(self.traversal.reach)
         self._nat.on_changed = self.relaying.follow
         kind = rpc.Kind.RELAY
-        self._discovery.handlers[kind] = lambda session, question: self.relaying.grant(session.node_id)
-        self.link_requests.quick_handlers[kind] = lambda peer, question: self.relaying.grant(peer.node_id)
+        self._discovery.handlers[kind] = lambda session, question: self.relaying.grant(
+            session.node_id, session.address[0]
+        )
+        self.link_requests.quick_handlers[kind] = lambda peer, question: self.relaying.grant(
+            peer.node_id, peer.remote[0]
+        )
 
     def start(self) -> None:
         """After discovery and peering are bound."""

@@ -7,7 +7,7 @@ node is reached at an address of its own: a socket behind a NAT would be of no u
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from ipaddress import ip_network
 
@@ -38,6 +38,8 @@ NODE_LIMITS = RelayLimits(
 )
 """What a node does beside its own work: a socket and some kB for each allocation, a tenth of a core, and a share of a home
 line of which its operator notices little. Blocks and transactions of one peer need a few kB/s."""
+MAX_GRANTED = 1024
+"""Addresses remembered; a client that is forgotten, or asks from another one, sends a request as long as its answer."""
 MAX_BINDING = 512
 """Bytes of attributes of a Binding request over TCP."""
 BINDING_LIMIT_S = 5.0
@@ -76,6 +78,8 @@ class Relaying:
         self._ports = ports
         self._credentials = RelayCredentials(REALM, runtime.random_bytes(SECRET_SIZE))
         self._binding = BindingResponder()
+        self._granted_ips: OrderedDict[str, None] = OrderedDict()
+        """Of those who got credentials last: they have shown that they are there."""
         self._place: RelayPlace | None = None
         self._service: TurnService | None = None
         self._send: Callable[[bytes, Address], None] = lambda data, address: None
@@ -100,7 +104,8 @@ class Relaying:
                 self._limits,
                 neighbours=_SCOPES.get(scope_of(place.external_ip), ()),
                 to_relays=True,
-                budget=node_budget,  # senders can be forged, and what a stranger is told is larger than what he asked
+                budget=node_budget,
+                may_grow=self._granted_ips.__contains__,  # senders can be forged
                 held_key_of=self._held_key_of,
                 account_of=self._credentials.account_of,
             )
@@ -126,8 +131,8 @@ class Relaying:
 
     # -- what others ask for ---------------------------------------------------------------------------------------
 
-    def grant(self, node_id: bytes) -> Relayed:
-        """Credentials, for who has proved to be this node."""
+    def grant(self, node_id: bytes, ip: str | None = None) -> Relayed:
+        """Credentials, for who has proved to be this node; `ip`: and to be there."""
         if self._service is None or self._limits is None:
             self.counters["not_granted"] += 1
             return Relayed(RelayStatus.OFF)
@@ -135,9 +140,17 @@ class Relaying:
             self.counters["full"] += 1
             return Relayed(RelayStatus.FULL)
         self.counters["granted"] += 1
+        if ip is not None:
+            self._note(ip)
         name, password, lifetime_s = self._credentials.issue(node_id, self._runtime.now())
         udp, tcp = self._ports()
         return Relayed(RelayStatus.GRANTED, name, password, lifetime_s, udp, tcp)
+
+    def _note(self, ip: str) -> None:
+        self._granted_ips[ip] = None
+        self._granted_ips.move_to_end(ip)
+        if len(self._granted_ips) > MAX_GRANTED:
+            self._granted_ips.popitem(last=False)
 
     def received(self, data: bytes, sender: Address) -> bool:
         """A datagram of discovery's socket; false for what is not TURN's."""

@@ -77,6 +77,8 @@ class TurnSettings:
     """Of the channel numbers that are granted: those that may share a socket with QUIC."""
     budget: Callable[[], SharedBudget] = field(default=server_budget)
     """Of answers to strangers."""
+    may_grow: Callable[[str], bool] = lambda ip: True
+    """See `TurnResponder`."""
     held_key_of: KeyOf | None = None
     account_of: Callable[[str], str] = str
     """See `Gate`."""
@@ -98,6 +100,7 @@ def turn_service(runtime: Runtime, settings: TurnSettings, places: Mapping[int, 
         settings.budget(),
         runtime.random_bytes,
         settings.channel_first_bytes,
+        settings.may_grow,
     )
     return TurnService(runtime, responder, places)
 

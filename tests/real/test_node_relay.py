@@ -14,6 +14,7 @@ from gevent import socket, subprocess
 
 from kodectl.core.identity import Identity
 from kodectl.core.stun_answers import NETWORK_BURST
+from kodectl.core.turn_requests import LENGTHENING
 from kodectl.errors import NotAuthorised
 from kodectl.node.errand import Terms, errand
 from kodectl.node.node import Node
@@ -113,8 +114,8 @@ def binding(number: int = 1) -> bytes:
 
 
 def allocating(number: int) -> bytes:
-    transport = ((Attribute.REQUESTED_TRANSPORT, 17),)
-    return encode(Message(MessageClass.REQUEST, Method.ALLOCATE, number.to_bytes(12), transport))
+    contents = ((Attribute.REQUESTED_TRANSPORT, 17), LENGTHENING)
+    return encode(Message(MessageClass.REQUEST, Method.ALLOCATE, number.to_bytes(12), contents))
 
 
 def is_linked_and_answers(runtime: GreenRuntime, node: Node, other: Node) -> bool:

@@ -12,6 +12,7 @@ from town import Town, town_of
 
 from kodectl.core.stun_answers import NETWORK_BURST
 from kodectl.core.turn_allocations import RelayLimits
+from kodectl.core.turn_requests import LENGTHENING
 from kodectl.errors import KodectlError, NegativeAnswer, NotAuthorised, PeerFault
 from kodectl.node.node import Node
 from kodectl.node.relay_pool import (
@@ -292,19 +293,33 @@ class TestKeepalives:
 
 class TestAbuse:
     @staticmethod
-    def allocate_packet(number: int) -> bytes:
-        transport = ((Attribute.REQUESTED_TRANSPORT, 17),)
-        return encode(Message(MessageClass.REQUEST, Method.ALLOCATE, number.to_bytes(12), transport))
+    def allocate_packet(number: int, *more: tuple[int, Any]) -> bytes:
+        contents = ((Attribute.REQUESTED_TRANSPORT, 17), *more)
+        return encode(Message(MessageClass.REQUEST, Method.ALLOCATE, number.to_bytes(12), contents))
 
     def test_strangers_are_answered_at_a_rate_of_a_node_beside_its_work(self, served: Served) -> None:
-        """The sender of each may be forged, and an answer is larger than its request."""
         flooder = served.world.host("26.1.0.1")
         socket = flooder.open_datagram(("26.1.0.1", 0), lambda data, sender: None)
         for number in range(1000):
-            socket.send(self.allocate_packet(number), (ASKED_OF, UDP_PORT))
+            socket.send(self.allocate_packet(number, LENGTHENING), (ASKED_OF, UDP_PORT))
         served.world.run_for(1.0)
         assert 0 < len(served.answers) <= NETWORK_BURST + 20
         served.client("26.2.0.1", ANN)
+
+    def test_strangers_get_no_more_than_they_send(self, served: Served) -> None:
+        """The sender of each may be forged; and not his to whom the relay has given credentials."""
+        flooder = served.world.host("26.1.0.1")
+        socket = flooder.open_datagram(("26.1.0.1", 0), lambda data, sender: None)
+        for length in range(0, 124, 4):
+            socket.send(self.allocate_packet(length, (Attribute.SOFTWARE, "x" * length)), (ASKED_OF, UDP_PORT))
+        served.world.run_for(1.0)
+        assert served.answers
+        assert all(len(answer) <= 20 + 8 + 4 + answer[19] for answer, _ in served.answers)
+        served.answers.clear()
+        served.relaying.grant(ANN, "26.1.0.1")
+        socket.send(self.allocate_packet(1), (ASKED_OF, UDP_PORT))
+        served.world.run_for(1.0)
+        assert len(served.answers) == 1
 
     @pytest.mark.parametrize("ip", ["127.0.0.1", "127.0.0.53", "10.0.0.1", "192.168.1.1", "169.254.169.254"])
     def test_nobody_gets_into_the_relays_own_networks(self, served: Served, ip: str) -> None:
