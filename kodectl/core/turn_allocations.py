@@ -25,6 +25,12 @@ MAX_CHANNELS = 256
 BURST_S = 1.0
 """What may pass at once, in seconds of the rate: a video frame, a congestion window."""
 
+SHARE = 1 / 32
+"""Of the rates of all, what one network has for itself: 1 Mbit/s of those of a node, a hundred times what a peer needs."""
+SPARE = 5 / 8
+"""Of the same, what is there for networks that want more than that: one alone can use two thirds, and eight that want everything
+leave the others theirs."""
+
 
 @dataclass(frozen=True)
 class RelayLimits:
@@ -55,6 +61,25 @@ class Throughput:
 
     def lets(self, size: int, now: float) -> bool:
         return self._packets.take(now) and self._bytes.take(now, size)
+
+
+class SharedThroughput:
+    """Of all allocations: a few clients that send without end do not push out the others."""
+
+    def __init__(self, limits: RelayLimits) -> None:
+        self._rates = limits.total_bytes_per_s, limits.total_packets_per_s
+        self._total = self._part(1.0)
+        self._spare = self._part(SPARE)
+
+    def share(self) -> Throughput:
+        """For one network."""
+        return self._part(SHARE)
+
+    def lets(self, share: Throughput, size: int, now: float) -> bool:
+        return (share.lets(size, now) or self._spare.lets(size, now)) and self._total.lets(size, now)
+
+    def _part(self, part: float) -> Throughput:
+        return Throughput(self._rates[0] * part, self._rates[1] * part)
 
 
 class Relay(NamedTuple):
@@ -89,13 +114,22 @@ class Allocation:
         "family",
         "network",
         "relay",
+        "share",
         "throughput",
         "username",
     )
 
     def __init__(
-        self, client: Client, username: str, account: str, family: int, relay: Relay, limits: RelayLimits
+        self,
+        client: Client,
+        username: str,
+        account: str,
+        family: int,
+        relay: Relay,
+        limits: RelayLimits,
+        share: Throughput,
     ) -> None:
+        """`share`: of its network, see `SharedThroughput`."""
         self.client = client
         self.username = username
         self.account = account
@@ -104,6 +138,7 @@ class Allocation:
         self.network = network_of(client[0])
         self.expires_at = inf
         self.throughput = Throughput(limits.bytes_per_s, limits.packets_per_s)
+        self.share = share
         self.channels: dict[int, Channel] = {}
         self.channel_to: dict[Address, Channel] = {}
         self._permitted_until: dict[str, float] = {}
@@ -149,6 +184,9 @@ class Allocations:
         self._at: dict[Address, Allocation] = {}
         self._of_account: Counter[str] = Counter()
         self._of_network: Counter[str] = Counter()
+        self._shares: dict[str, Throughput] = {}
+        self._total = SharedThroughput(limits)
+        self.total_lets = self._total.lets
         self.get = self._of_client.get
         self.at = self._at.get
 
@@ -165,7 +203,12 @@ class Allocations:
         if len(self) >= limits.allocations:
             raise Refused(508, "Insufficient Capacity")
 
+    def share_of(self, client: Client) -> Throughput:
+        """For an allocation that is about to be added."""
+        return self._shares.get(network_of(client[0])) or self._total.share()
+
     def add(self, allocation: Allocation) -> None:
+        self._shares[allocation.network] = allocation.share
         self._of_client[allocation.client] = allocation
         self._at[allocation.relay.address] = allocation
         self._of_account[allocation.account] += 1
@@ -176,6 +219,8 @@ class Allocations:
         del self._at[allocation.relay.address]
         _uncount(self._of_account, allocation.account)
         _uncount(self._of_network, allocation.network)
+        if allocation.network not in self._of_network:
+            del self._shares[allocation.network]
 
     def is_other_relay(self, peer: Address, allocation: Allocation) -> bool:
         """Whether `peer` is what another client was given here."""

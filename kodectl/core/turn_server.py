@@ -23,7 +23,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from kodectl.core.limits import SharedBudget
-from kodectl.core.turn_access import Asker, Client, Gate, Refused
+from kodectl.core.turn_access import NONCE_LIFETIME_S, Asker, Client, Gate, Refused
 from kodectl.core.turn_allocations import (
     DEFAULT_LIFETIME_S,
     MAX_LIFETIME_S,
@@ -31,7 +31,6 @@ from kodectl.core.turn_allocations import (
     Allocations,
     Relay,
     RelayLimits,
-    Throughput,
     network_of,
 )
 from kodectl.core.turn_reach import Reach, ReachPolicy
@@ -45,6 +44,8 @@ REPEATS_KNOWN_S = 40.0
 """How long an answer is kept for repetitions of its request: a client gives up after 39.5 s (RFC 8489, section 6.2.1)."""
 MAX_REPEATS_KNOWN = 4096
 """Answers kept; 150 bytes each. Only of users, and only where doing it twice would end otherwise."""
+MAX_DONE_KNOWN = 4096
+"""Requests known to be done; 200 bytes each."""
 RESERVATION_LIFETIME_S = 30.0
 """Section 7.2: at least 30 s."""
 MAX_RESERVATIONS = 256
@@ -132,10 +133,12 @@ class TurnResponder:
         self._families = frozenset(families)
         self._budget = budget
         self._random_bytes = random_bytes
-        self._total = Throughput(limits.total_bytes_per_s, limits.total_packets_per_s)
         self._allocations = Allocations(limits)
         self._reservations: dict[bytes, Reservation] = {}
         self._repeats: OrderedDict[RepeatKey, tuple[bytes, float]] = OrderedDict()
+        self._done: OrderedDict[RepeatKey, float] = OrderedDict()
+        """Requests that have allocated or ended something, until their nonces end: somebody on the way may have kept them, and
+        send them again in the client's name once that would do something again."""
         self.allocation_of = self._allocations.get
         self.holder_of = self._allocations.at
         self.channel_first_bytes = channel_first_bytes
@@ -196,7 +199,7 @@ class TurnResponder:
         return Forward(allocation.relay, content, peer)
 
     def _lets(self, allocation: Allocation, size: int, now: float) -> bool:
-        if allocation.throughput.lets(size, now) and self._total.lets(size, now):
+        if allocation.throughput.lets(size, now) and self._allocations.total_lets(allocation.share, size, now):
             self.relayed_packets += 1
             self.relayed_bytes += size
             return True
@@ -264,6 +267,8 @@ class TurnResponder:
         if known is not None and known[1] > now:
             return (Reply(known[0], client),)
         try:
+            if self._done.get(_repeat_key(request, asker, client), now) > now:
+                raise Refused(437, "Allocation Mismatch")
             unknown = request.unknown_required(_UNDERSTOOD)
             if unknown:
                 raise Refused(420, "Unknown Attribute", (Attribute.UNKNOWN_ATTRIBUTES, unknown))
@@ -280,7 +285,11 @@ class TurnResponder:
         return Reply(_packed(request, MessageClass.SUCCESS, contents, asker), client)
 
     def _remember(self, request: Message, asker: Asker, reply: Reply, now: float) -> None:
-        self._repeats[_repeat_key(request, asker, reply.client)] = (reply.data, now + REPEATS_KNOWN_S)
+        key = _repeat_key(request, asker, reply.client)
+        self._repeats[key] = (reply.data, now + REPEATS_KNOWN_S)
+        self._done[key] = now + NONCE_LIFETIME_S
+        while len(self._done) > MAX_DONE_KNOWN or next(iter(self._done.values())) <= now:
+            self._done.popitem(last=False)
         while len(self._repeats) > MAX_REPEATS_KNOWN or next(iter(self._repeats.values()))[1] <= now:
             self._repeats.popitem(last=False)
 
@@ -341,7 +350,8 @@ class TurnResponder:
         reserved: Relay | None,
         now: float,
     ) -> Sequence[Effect]:
-        allocation = Allocation(client, asker.username, asker.account, family, relay, self._limits)
+        share = self._allocations.share_of(client)
+        allocation = Allocation(client, asker.username, asker.account, family, relay, self._limits, share)
         lifetime_s = _lifetime(request)
         allocation.expires_at = now + lifetime_s
         self._allocations.add(allocation)

@@ -20,6 +20,8 @@ from kodectl.core.turn_allocations import (
     MAX_LIFETIME_S,
     MAX_PERMISSIONS,
     PERMISSION_LIFETIME_S,
+    SHARE,
+    SPARE,
     Relay,
     RelayLimits,
 )
@@ -340,6 +342,29 @@ class TestAllocate:
     def test_a_second_one_of_the_same_client_is_a_mismatch(self, ann: Asker) -> None:
         assert error_of(ann.allocate()) == 437
 
+    def test_that_somebody_has_kept_is_not_granted_again(self, server: Server) -> None:
+        """The client would find its own address taken, and its quota used up."""
+        ann = Asker(server)
+        ann.ask(Method.REFRESH)
+        kept = ann.request(Method.ALLOCATE, UDP)
+        assert is_success(ann.sent(kept))
+        assert is_success(ann.refresh(0))
+        for _ in range(10):
+            server.pass_time(NONCE_LIFETIME_S / 10 - 1.0)
+            server.take(kept, ann.client)
+            assert not server.open
+        assert is_success(ann.allocate())
+
+    def test_what_was_done_is_not_remembered_without_end(self, server: Server) -> None:
+        ann = Asker(server)
+        pause_s = 8.0
+        for _ in range(500):
+            ann.nonce = b""
+            assert is_success(ann.allocate())
+            assert is_success(ann.refresh(0))
+            server.now += pause_s
+        assert len(server.core._done) <= 2 * NONCE_LIFETIME_S / pause_s + 2
+
     def test_repeated_is_answered_alike(self, server: Server) -> None:
         ann = Asker(server)
         ann.sent(ann.request(Method.ALLOCATE, UDP))
@@ -456,6 +481,21 @@ class TestRefresh:
         assert is_success(ann.sent(request))
         server.now += REPEATS_KNOWN_S
         assert error_of(ann.sent(request)) == 437
+
+    @pytest.mark.parametrize("pause_s", [1.0, REPEATS_KNOWN_S, NONCE_LIFETIME_S - 1.0, NONCE_LIFETIME_S + 60.0])
+    def test_that_somebody_has_kept_does_not_end_the_next_one(self, server: Server, ann: Asker, pause_s: float) -> None:
+        """Its sender can be forged, and the nonce is good for half an hour."""
+        kept = ann.request(Method.REFRESH, (Attribute.LIFETIME, 0))
+        assert is_success(ann.sent(kept))
+        assert is_success(ann.allocate())
+        server.pass_time(pause_s)
+        if not server.open:
+            ann.nonce = b""
+            assert is_success(ann.allocate())
+        server.take(kept, ann.client)
+        assert len(server.open) == 1
+        ann.nonce = b""
+        assert is_success(ann.refresh(600))
 
     def test_comes_too_late_even_where_nobody_has_looked_at_the_clock(self, server: Server, ann: Asker) -> None:
         ann.bind(0x4000, PEER)
@@ -579,13 +619,16 @@ class TestChannels:
 
 
 class TestThroughput:
-    @pytest.mark.parametrize("limits", [RelayLimits(packets_per_s=10), RelayLimits(total_packets_per_s=10)])
-    def test_is_held_to_packets(self, limits: RelayLimits) -> None:
+    @pytest.mark.parametrize(
+        ("limits", "most"),
+        [(RelayLimits(packets_per_s=10), 10), (RelayLimits(total_packets_per_s=32), 32 * (SHARE + SPARE))],
+    )
+    def test_is_held_to_packets(self, limits: RelayLimits, most: float) -> None:
         ann = Asker(Server(limits))
         ann.allocate()
         ann.bind(0x4000, PEER)
         ann.server.now += 1.0
-        assert sum(len(ann.channel(0x4000, b"x")) for _ in range(50)) == 10
+        assert sum(len(ann.channel(0x4000, b"x")) for _ in range(50)) == int(most)
         assert ann.heard(b"x", PEER) is None
         ann.server.now += 1.0
         assert ann.heard(b"x", PEER) is not None
@@ -596,6 +639,67 @@ class TestThroughput:
         ann.allocate()
         ann.bind(0x4000, PEER)
         assert sum(len(ann.channel(0x4000, bytes(1000))) for _ in range(500)) == 100
+
+
+class TestShares:
+    """Of a relay of which others want everything that there is."""
+
+    LIMITS = RelayLimits(
+        allocations=200,
+        user_allocations=200,
+        network_allocations=32,
+        bytes_per_s=500_000,
+        packets_per_s=1_000,
+        total_bytes_per_s=4_000_000,
+        total_packets_per_s=8_000,
+    )
+    SECONDS = 6
+
+    def arrived(self, greedy: list[Asker], modest: Asker, size: int) -> tuple[float, int]:
+        """What part of 50 packets a second gets through, and how many bytes a second of the others, who want twice what the
+        relay has."""
+        server = modest.server
+        for asker in (*greedy, modest):
+            assert is_success(asker.allocate())
+            assert is_success(asker.bind(0x4000, PEER))
+        rounds = 50 * self.SECONDS
+        each = max(1, int(2 * self.LIMITS.total_bytes_per_s / (50 * size * len(greedy))))
+        through = passed = 0
+        for _ in range(rounds):
+            server.now += 0.02
+            for asker in greedy:
+                passed += sum(bool(asker.channel(0x4000, bytes(size))) for _ in range(each))
+            through += bool(modest.channel(0x4000, bytes(1_000)))
+        return through / rounds, passed * size // self.SECONDS
+
+    @staticmethod
+    def clients(server: Server, networks: int, each: int) -> list[Asker]:
+        return [
+            Asker(server, (f"20.{network}.0.{host}", 4000))
+            for network in range(1, networks + 1)
+            for host in range(each)
+        ]
+
+    @pytest.mark.parametrize(("networks", "each"), [(1, 32), (4, 16), (8, 4)])
+    def test_are_left_to_others(self, networks: int, each: int) -> None:
+        server = Server(self.LIMITS)
+        greedy = self.clients(server, networks, each)
+        part, _ = self.arrived(greedy, Asker(server, ("21.0.0.1", 4000)), 1_000)
+        assert part >= 0.99
+
+    def test_are_nearly_everything_where_nobody_else_wants_any(self) -> None:
+        server = Server(self.LIMITS)
+        _, rate = self.arrived(self.clients(server, 1, 16), Asker(server, ("21.0.0.1", 4000)), 1_000)
+        assert rate >= 0.64 * self.LIMITS.total_bytes_per_s
+
+    def test_are_forgotten_with_the_last_of_a_network(self, server: Server) -> None:
+        one, other = self.clients(server, 1, 2)
+        for asker in (one, other):
+            assert is_success(asker.allocate())
+        assert len(server.core._allocations._shares) == 1
+        for asker in (one, other):
+            assert is_success(asker.refresh(0))
+        assert not server.core._allocations._shares
 
 
 class TestReach:
