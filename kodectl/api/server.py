@@ -34,6 +34,8 @@ SPARE_CONNECTIONS = 16
 """Over the limit, only long enough to be told so."""
 ACCEPT_PAUSE_S = 0.2
 """Rest after running out of descriptors, while the connection that was closed for it lets go of its own."""
+TELL_AGAIN_S = 60.0
+"""Of having run out, which whoever presses in can cause five times a second."""
 
 IDLE_LIMIT_S = 60.0
 """Between two requests of a kept connection."""
@@ -102,7 +104,7 @@ class ApiServer(WSGIServer):
             environ=environ,
         )
         self.connections: set[ApiHandler] = set()
-        self._exhausted = False
+        self._tell_at = 0.0
 
     def start_in(self, scope: Scope) -> None:
         self.start()
@@ -118,19 +120,18 @@ class ApiServer(WSGIServer):
     def do_read(self) -> Any:
         """Accepts. Out of descriptors gevent would print a traceback at each try, and close nothing."""
         try:
-            accepted = super().do_read()
+            return super().do_read()
         except OSError as error:
             if error.errno not in EXHAUSTED:
                 raise
             self._rest(error)
             return None
-        self._exhausted = False
-        return accepted
 
     def _rest(self, error: OSError) -> None:
-        if not self._exhausted:
+        now = time.monotonic()
+        if now >= self._tell_at:
             log.warning("the API can accept nobody else: %s", error.strerror)
-            self._exhausted = True
+            self._tell_at = now + TELL_AGAIN_S
         self._close_an_idle_one()
         self.stop_accepting()
         self._timer = self.loop.timer(ACCEPT_PAUSE_S)

@@ -19,6 +19,7 @@ from kodectl.api.access import is_loopback, load_token
 from kodectl.api.files import SOCKET_FILE, TOKEN_FILE
 from kodectl.cli.firewall import find_firewall
 from kodectl.cli.identity import KEY_FILE
+from kodectl.cli.process_limits import MIN_DESCRIPTORS
 from kodectl.cli.wording import size
 from kodectl.core.diagnosis import Finding, State
 from kodectl.errors import EnvironmentFault, KodectlError
@@ -38,8 +39,6 @@ PROBE_BYTES = 256 * 1024
 RELAY_SOCKETS = 128
 """A node that relays holds one for each address it lends."""
 API_CONNECTIONS = 144
-OTHER_DESCRIPTORS = 64
-"""Store, logs, listeners, and connections that come and go."""
 NEARLY_ALL = 0.9
 ASK_LIMIT_S = 1.5
 MAX_ADDRESSES = 16
@@ -172,7 +171,7 @@ def check_key_file(place: Place) -> Finding:
 def check_fd_limit(place: Place) -> Finding:
     settings = place.settings
     relays = 0 if settings.relay is None else RELAY_SOCKETS
-    needed = settings.max_peers + API_CONNECTIONS + relays + OTHER_DESCRIPTORS
+    needed = settings.max_peers + API_CONNECTIONS + relays + MIN_DESCRIPTORS
     used, soft, hard = _descriptors(place.pid)
     details = {"limit": soft, "hard_limit": hard, "used": used, "needed": needed}
     raised = f"ulimit -n {max(4096, 2 * needed)}"
@@ -190,9 +189,9 @@ def check_fd_limit(place: Place) -> Finding:
     if soft < needed:
         return Finding(
             "fd_limit",
-            State.FAILED if soft < OTHER_DESCRIPTORS else State.WARNING,
+            State.FAILED if soft < MIN_DESCRIPTORS else State.WARNING,
             f"a process may open {soft} files and sockets; {needed} may be needed for {settings.max_peers} peers",
-            "too_many_open_files" if soft < OTHER_DESCRIPTORS else "fd_limit_low",
+            "too_many_open_files" if soft < MIN_DESCRIPTORS else "fd_limit_low",
             "above the limit the node can accept and dial nobody",
             "raise the limit (in a systemd unit: LimitNOFILE=), or have fewer peers",
             raised,

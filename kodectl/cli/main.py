@@ -90,8 +90,16 @@ def _failure_of(root: Root, arguments: list[str], output: Output) -> KodectlErro
         named = f"{error.filename}: " if error.filename else ""
         return _caused(EnvironmentFault(f"{named}{error.strerror or error}"), error)
     except Exception as error:
+        if _is_out_of_memory(error):
+            why = "the system grants this process too little memory"
+            return _caused(EnvironmentFault(why, code="out_of_memory"), error)
         hint = "this is a bug in kodectl: run it again with --debug, and report what it shows"
         return _caused(KodectlError(f"{type(error).__name__}: {error}", hint=hint), error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Also of a library that cannot be loaded for want of it, of which only the linker's words tell."""
+    return isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map segment" in str(error))
 
 
 def _usage(error: click.ClickException, output: Output) -> KodectlError:
@@ -148,6 +156,9 @@ def main() -> None:
     meanwhile (a name server that answers late) unwinds its greenlet's stack, and that crashes."""
     try:
         cli.main()
+    except MemoryError:  # not even enough to say so in the usual way
+        os.write(2, b"kodectl: error: the system grants this process too little memory\n")
+        os._exit(int(ExitCode.ENVIRONMENT))
     except SystemExit as end:
         if "gevent" not in sys.modules:
             raise

@@ -33,6 +33,9 @@ def run(ctx: click.Context, passphrase_file: Path | None, **given: Any) -> None:
     Prints where it can be reached as soon as it is ready; with --json one line of that, then what happens, one event a
     line. The log goes to stderr. The data directory is made if need be, and with it the node's identity. At SIGHUP the
     configuration file is read again: what can change takes effect, and the log says what needs a new start."""
+    from kodectl.cli.process_limits import check_limits
+
+    check_limits()
     # Before anything that opens sockets or starts threads is imported.
     from gevent import monkey
 

@@ -24,7 +24,8 @@ class CallbackFaults:
         self.counts: dict[str, int] = {}
         self._silent_until: dict[str, float] = {}
 
-    def report(self, place: str, error: Exception) -> None:
+    def report(self, place: str, error: Exception, *, foreseen: bool = False) -> None:
+        """`foreseen`: no bug, and no traceback is needed to understand it."""
         kind = f"{place}: {type(error).__name__}"
         if kind not in self.counts and len(self.counts) >= MAX_KINDS:
             kind = OTHER_KIND
@@ -33,4 +34,7 @@ class CallbackFaults:
         if now < self._silent_until.get(kind, now):
             return
         self._silent_until[kind] = now + LOG_INTERVAL_S
-        logger.error("%s (%d so far)", kind, self.counts[kind], exc_info=error)
+        if foreseen:
+            logger.warning("%s: %s (%d so far)", place, error, self.counts[kind])
+        else:
+            logger.error("%s (%d so far)", kind, self.counts[kind], exc_info=error)

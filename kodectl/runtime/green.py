@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 import gevent
 
+from kodectl.errors import EnvironmentFault
 from kodectl.runtime import streams
 from kodectl.runtime.base import Address, Connection, LocalNetwork, Scope, Stream
+from kodectl.runtime.binding import FAULT_CODES, HINTS
 from kodectl.runtime.datagrams import GreenDatagramSocket
 from kodectl.runtime.faults import CallbackFaults
 from kodectl.runtime.green_tasks import GreenTasks, GreenTimer
@@ -40,6 +42,7 @@ class GreenRuntime:
         self._workers = Threads(WORK_THREADS, self._hub)
         self._names = Names(self._hub)
         self._turns = Turns(self._hub)
+        self._local_network: LocalNetwork | None = None
         self.faults = CallbackFaults()
         self.rng = random.Random()
 
@@ -94,7 +97,17 @@ class GreenRuntime:
         return self._names.resolve(host, timeout_s, scope)
 
     def local_network(self) -> LocalNetwork:
-        return read_local_network()
+        try:
+            self._local_network = read_local_network()
+        except OSError as error:
+            # Looking takes descriptors. Who has used them up must not make it seem that the network has changed, or is gone.
+            if error.errno not in streams.EXHAUSTED:
+                raise
+            if self._local_network is None:
+                why = f"cannot look at this machine's addresses: {error.strerror}"
+                code = FAULT_CODES.get(error.errno, "environment")
+                raise EnvironmentFault(why, code=code, hint=HINTS.get(code)) from error
+        return self._local_network
 
     def in_thread(self, function: Callable[..., T], *args: Any) -> T:
         value, error = self._workers.spawn(_outcome, function, args).get()

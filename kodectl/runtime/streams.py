@@ -240,7 +240,7 @@ class GreenListener:
             self._faults.report("accept callback", error)
 
     def _pause(self, error: OSError) -> None:
-        self._faults.report("accept", error)
+        self._faults.report("accept", error, foreseen=True)
         self._watcher.stop()
         self._rest.start(self._resume, update=True)
 

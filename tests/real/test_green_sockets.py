@@ -44,6 +44,19 @@ def has_ipv6() -> bool:
         return probe.connect_ex(("::1", 9)) != 99
 
 
+@contextlib.contextmanager
+def no_descriptor_left(but: int = 0) -> Iterator[None]:
+    """The process may open that many more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_descriptor = os.dup(0)
+    os.close(next_descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_descriptor + but, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
 
 
@@ -172,19 +185,21 @@ class TestStreams:
         accepted = runtime.mailbox(10)
         listener = runtime.listen((HOST, 0), accepted.put)
         clients = [socket.create_connection(listener.local) for _ in range(3)]
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        next_descriptor = os.dup(0)
-        os.close(next_descriptor)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (next_descriptor + 1, hard))
-        try:
+        with no_descriptor_left(but=1):
             streams = [accepted.get(5.0)]
             assert not len(accepted)
             assert runtime.faults.counts == {"accept: OSError": 1}
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         streams += [accepted.get(5.0), accepted.get(5.0)]
         for closable in (*clients, *streams, listener):
             closable.close()
+
+    def test_without_descriptors_the_network_is_what_it_was(self, runtime: GreenRuntime) -> None:
+        before = runtime.local_network()
+        with no_descriptor_left():
+            assert runtime.local_network() == before
+            with pytest.raises(EnvironmentFault, match="cannot look at this machine's addresses") as caught:
+                GreenRuntime().local_network()
+        assert caught.value.code == "too_many_open_files"
 
     def test_a_flood_of_connections_is_taken_in_portions(self, runtime: GreenRuntime) -> None:
         arrived: list[float] = []

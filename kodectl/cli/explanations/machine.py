@@ -37,7 +37,7 @@ MACHINE = {
     ),
     "out_of_memory": Explanation(
         "The system grants this process too little memory.",
-        "The limit of its address space is below what a node needs at its start, or memory could not be had when it was asked for.",
+        "The limit of its address space is below what a node needs to start, or memory that was asked for could not be had.",
         "Raise the limit (in a systemd unit: LimitAS=, MemoryMax=), or give the machine more memory.",
         "ulimit -v unlimited",
     ),
