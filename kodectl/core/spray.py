@@ -146,10 +146,6 @@ class Spray:
     def end(self) -> None:
         self._next_at = None
 
-    def expects(self, transaction_id: bytes) -> bool:
-        """Whether an answer with this id is to a check of the spray: whose it is, where many share a socket."""
-        return transaction_id in self._asked
-
     def hit(self, socket: int, data: bytes, sender: Address) -> Hit | None:
         """What the datagram proves that came to a socket of the spray; None for nothing. From where it aims at, that is: the
         peer's checks come by its relay too, which is no hit."""

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
+from kodectl.core.ice.owners import Owners
 from kodectl.core.ice.requests import named_ufrag
 from kodectl.core.quic_paths import Path
 from kodectl.core.stun_answers import BindingResponder
@@ -21,6 +22,7 @@ from kodectl.errors import WireError
 from kodectl.node.discovery import Discovery
 from kodectl.runtime.base import Address, Runtime
 from kodectl.wire.quic import is_initial
+from kodectl.wire.stun import transaction_id_of
 
 MAX_STUN_FIRST_BYTE = 3
 MIN_QUIC_FIRST_BYTE = 64
@@ -34,7 +36,6 @@ class IceTaker(Protocol):
 
     @property
     def ufrag(self) -> str: ...
-    def hears(self, data: bytes) -> bool: ...
     def received_shared(self, data: bytes, source: Address) -> None: ...
     def knows_source(self, source: Address) -> bool: ...
 
@@ -53,6 +54,7 @@ class Multiplexer:
         self._discovery = discovery
         self._binding = BindingResponder()
         self._sessions: dict[str, IceTaker] = {}
+        self._owners: Owners[IceTaker] = Owners()
         self.own_questions: Callable[[bytes, Address], bool] = _take_nothing
         self.relay: Callable[[bytes, Address], bool] = _take_nothing
         self.quic: QuicTaker | None = None
@@ -68,6 +70,11 @@ class Multiplexer:
     def detach(self, session: IceTaker) -> None:
         """Under all the names that it has had."""
         self._sessions = {ufrag: other for ufrag, other in self._sessions.items() if other is not session}
+        self._owners.forget(session)
+
+    def asked(self, session: IceTaker, request: bytes) -> None:
+        """A request of this session leaves by the socket: its answers are the session's."""
+        self._owners.asked(transaction_id_of(request), session, self._runtime.now())
 
     def path_to(self, remote: Address) -> Path:
         """Over this socket, as QUIC knows it: its own address does not matter, and may change."""
@@ -104,15 +111,17 @@ class Multiplexer:
             return None
         if ufrag is not None:
             return self._sessions.get(ufrag)
-        return next((session for session in self._sessions.values() if session.hears(data)), None)
+        return self._owners.of(transaction_id_of(data))
 
     def _stranger(self, data: bytes, source: Address) -> None:
         """Whoever wants a QUIC connection has been heard by ICE before: others are not even asked to come again."""
-        is_awaited = any(session.knows_source(source) for session in self._sessions.values())
-        if self.quic is not None and is_awaited and is_initial(data):
+        if self.quic is not None and is_initial(data) and self._is_awaited(source):
             self.quic.received(data, self.path_to(source))
         else:
             self.counters["dropped"] += 1
+
+    def _is_awaited(self, source: Address) -> bool:
+        return any(session.knows_source(source) for session in set(self._sessions.values()))
 
 
 def _take_nothing(data: bytes, source: Address) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from kodectl.core.ice.checks import Credentials
@@ -29,6 +30,7 @@ from kodectl.node.situation import Situation
 from kodectl.runtime.base import Address, ConnectFailed
 from kodectl.wire.candidates import Candidate, CandidateType
 from kodectl.wire.offers import MAX_CANDIDATES, Offer, OfferKind
+from kodectl.wire.stun import is_binding_request
 
 log = logging.getLogger(__name__)
 
@@ -73,10 +75,14 @@ class SharedBase:
     """Discovery's socket, as one session sees it."""
 
     def __init__(self, discovery: Discovery, ip: str) -> None:
+        self.on_request: Callable[[bytes], None] = lambda request: None
+        """Before it is sent."""
         self._discovery = discovery
         self.address: Address = (ip, discovery.port)
 
     def send(self, data: bytes, address: Address) -> None:
+        if is_binding_request(data):
+            self.on_request(data)
         self._discovery.send(data, address)
 
     def close(self) -> None:
@@ -142,6 +148,8 @@ class Passage:
         conversation.on_message = self.told
         conversation.on_undelivered = self._undelivered
         around.multiplexer.attach(self)
+        if shared is not None:
+            shared.on_request = partial(around.multiplexer.asked, self)
         self._closer = around.scope.on_close(self.close)
 
     # -- what the peer is told, and tells --------------------------------------------------------------------------
@@ -407,18 +415,12 @@ class Passage:
     def ufrag(self) -> str:
         return self.session.agent.credentials.ufrag
 
-    def hears(self, data: bytes) -> bool:
-        return self.session.hears(data) or self.side_ways.expects(data[8:20])
-
     def received_shared(self, data: bytes, source: Address) -> None:
         if self._shared is not None and not self.side_ways.received(data, source):
             self.session.received(self._shared, data, source)
 
     def knows_source(self, source: Address) -> bool:
-        return any(
-            pair.is_heard and pair.remote.address == source and pair.local.base is self._shared
-            for pair in self.session.agent.pairs
-        )
+        return self._shared is not None and self.session.agent.has_heard(self._shared, source)
 
     def _data(self, data: bytes, base: SendingBase, sender: Address) -> None:
         path = self._around.paths.path(base, sender, is_shared=base is self._shared)

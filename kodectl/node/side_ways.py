@@ -131,9 +131,6 @@ class SideWays:
         """Whether a datagram at the shared socket was the answer to a check of a spray."""
         return self._port_spray is not None and self._port_spray.received(data, sender)
 
-    def expects(self, transaction_id: bytes) -> bool:
-        return self._port_spray is not None and self._port_spray.expects(transaction_id)
-
     def close(self) -> None:
         """Of what has not become the session's. May be called twice."""
         self._is_closed = True

@@ -190,9 +190,6 @@ class PortSpray:
     def sent(self) -> int:
         return self._spray.sent
 
-    def expects(self, transaction_id: bytes) -> bool:
-        return self._spray.expects(transaction_id)
-
     def received(self, data: bytes, sender: Address) -> bool:
         """To be shown what arrives at the base for the session, before that. True where it answers a check of the spray;
         the session has no use for that. A check of the peer's is the session's, and ends the spray all the same."""

@@ -113,6 +113,15 @@ def looks_like_stun(data: bytes) -> bool:
     return len(data) >= HEADER_SIZE and data[0] in FIRST_BYTES and data[4:8] == COOKIE
 
 
+def is_binding_request(data: bytes) -> bool:
+    return data[:2] == _BINDING_REQUEST and looks_like_stun(data)
+
+
+def transaction_id_of(data: bytes) -> bytes:
+    """Of what looks like STUN; of anything else some bytes, or none."""
+    return data[HEADER_SIZE - ID_SIZE : HEADER_SIZE]
+
+
 def encode(
     message: Message,
     *,
@@ -175,6 +184,9 @@ def pack_type(kind: MessageClass, method: int) -> int:
 def unpack_type(head: int) -> tuple[MessageClass, int]:
     kind = MessageClass(head >> 7 & 2 | head >> 4 & 1)
     return kind, head >> 2 & 0xF80 | head >> 1 & 0x070 | head & 0x00F
+
+
+_BINDING_REQUEST = pack_type(MessageClass.REQUEST, Method.BINDING).to_bytes(2)
 
 
 def _block_of(transaction_id: bytes) -> bytes:

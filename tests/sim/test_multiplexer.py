@@ -30,9 +30,6 @@ class Session:
     def __init__(self, parts: Parts, ufrag: str, transaction: bytes, heard: Address) -> None:
         self.parts, self.ufrag, self.transaction, self.heard = parts, ufrag, transaction, heard
 
-    def hears(self, data: bytes) -> bool:
-        return data[8:20] == self.transaction
-
     def received_shared(self, data: bytes, source: Address) -> None:
         self.parts.took.append((f"session {self.ufrag}", data))
 
@@ -55,8 +52,12 @@ class Parts:
             (0x40 <= data[0] < 0x50 or data[:2] == b"\x00\x03") and self.take("relay", data)
         )
         self.multiplexer.quic = self
-        self.multiplexer.attach(Session(self, "aaaa", TRANSACTION, ("21.2.0.1", 1)))
-        self.multiplexer.attach(Session(self, "bbbb", OTHER_TRANSACTION, ("21.3.0.1", 1)))
+        self.attach(Session(self, "aaaa", TRANSACTION, ("21.2.0.1", 1)))
+        self.attach(Session(self, "bbbb", OTHER_TRANSACTION, ("21.3.0.1", 1)))
+
+    def attach(self, session: Session) -> None:
+        self.multiplexer.attach(session)
+        self.multiplexer.asked(session, stun(MessageClass.REQUEST, session.transaction))
 
     def take(self, who: str, data: bytes) -> bool:
         self.took.append((who, data))
@@ -116,13 +117,16 @@ def test_a_connection_is_begun_only_by_who_has_been_heard(parts: Parts) -> None:
 
 def test_a_session_that_has_left_takes_nothing(parts: Parts) -> None:
     leaving = Session(parts, "dddd", b"a third one.", ("21.4.0.1", 1))
-    parts.multiplexer.attach(leaving)
+    parts.attach(leaving)
     leaving.ufrag = "eeee"
     parts.multiplexer.attach(leaving)
     request = stun(MessageClass.REQUEST, b"not asked...", (Attribute.USERNAME, "dddd:x"))
     assert parts.who_takes(request) == ["session eeee"]
+    answer = stun(MessageClass.SUCCESS, leaving.transaction)
+    assert parts.who_takes(answer) == ["session eeee"]
     parts.multiplexer.detach(leaving)
     assert parts.who_takes(request) == []
+    assert parts.who_takes(answer) == []
     assert parts.who_takes(INITIAL, leaving.heard) == []
 
 
@@ -138,3 +142,15 @@ def test_what_nobody_takes_is_answered_where_it_is_a_binding_request(parts: Part
 @given(st.binary(max_size=64).filter(lambda data: not data or data[0] not in DISCOVERY_TYPES))
 def test_nothing_that_arrives_raises_anything(parts: Parts, data: bytes) -> None:
     assert len(parts.who_takes(data)) <= 1
+
+
+def test_what_a_stranger_makes_up_is_asked_of_no_session(parts: Parts) -> None:
+    """With many of them, answers to nothing would keep the node busy."""
+    asked: list[str] = []
+    for number in range(50):
+        session = Session(parts, f"busy{number}", b"busy%08d" % number, STRANGER)
+        session.knows_source = lambda source: asked.append("source") is None  # type: ignore[method-assign]
+        parts.multiplexer.attach(session)
+    for made_up in (stun(MessageClass.SUCCESS, b"made up....."), b"\x80" + bytes(40), b"\xd0" * 30):
+        assert parts.who_takes(made_up) == []
+    assert asked == []

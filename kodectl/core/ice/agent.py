@@ -129,6 +129,11 @@ class Agent:
         until the new one is there. With `keeps_paths`, the best that is alive. None where nothing may be sent."""
         return self._upkeep.path if self._upkeep is not None else self._list.best_valid
 
+    def has_heard(self, base: Base, remote: Address) -> bool:
+        """Whether the peer has proved itself there, by a request or an answer."""
+        pair = self._list.find(base, remote)
+        return pair is not None and pair.is_heard
+
     def carries(self, base: Base) -> bool:
         """Whether a path from there is known to work."""
         if isinstance(self._upkeep, LivePaths):

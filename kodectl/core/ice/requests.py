@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from kodectl.core.ice.checks import Credentials, Role
 from kodectl.wire.candidates import MAX_PRIORITY, Address
 from kodectl.wire.stun import (
-    HEADER_SIZE,
     Attribute,
     Message,
     MessageClass,
@@ -15,8 +14,7 @@ from kodectl.wire.stun import (
     StunError,
     decode,
     encode,
-    looks_like_stun,
-    pack_type,
+    is_binding_request,
     verifies,
 )
 
@@ -50,8 +48,6 @@ UNDERSTOOD_IN_ANSWERS = frozenset(
 )
 BAD_REQUEST, UNAUTHENTICATED, UNKNOWN_ATTRIBUTE, ROLE_CONFLICT = 400, 401, 420, 487
 
-_REQUEST = pack_type(MessageClass.REQUEST, Method.BINDING).to_bytes(2)
-
 
 class Requested(NamedTuple):
     """A request that proved to come from who has our credentials."""
@@ -66,7 +62,7 @@ class Requested(NamedTuple):
 def named_ufrag(data: bytes) -> str | None:
     """Whom a request is for: the ufrag of the agent, where many share a socket. None for anything but an ICE request.
     Raises WireError for what is no STUN message."""
-    if data[:2] != _REQUEST or len(data) < HEADER_SIZE or not looks_like_stun(data):
+    if not is_binding_request(data):
         return None
     username = decode(data).get(Attribute.USERNAME)
     return None if username is None else str(username).partition(":")[0]
