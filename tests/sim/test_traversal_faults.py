@@ -156,7 +156,7 @@ def test_who_have_parted_keep_nothing_of_it(town: Town, here: dict[str, Any], th
     town.world.run_for(DIRECT_LIMIT_S)
     assert passages(one)
     assert passages(other)
-    assert one.disconnect(other.identity.node_id.hex())
+    assert town.world.call(one.runtime, one.disconnect, other.identity.node_id.hex())
     assert town.world.run(lambda: not passages(one) and not passages(other), PARTED_LIMIT_S)
 
 
