@@ -41,6 +41,7 @@ class Known:
         "last_seen",
         "linked",
         "node_id",
+        "proved",
         "reached",
         "static",
         "subnet",
@@ -51,6 +52,8 @@ class Known:
 
     def __init__(self, enode: Enode, now: float) -> None:
         self.node_id = enode.node_id
+        self.proved: Enode | None = None
+        """Where it was reached, while another address is tried that somebody told."""
         self.move(enode)
         self.static = False
         self.linked = False
@@ -65,6 +68,26 @@ class Known:
     def move(self, enode: Enode) -> None:
         self.host, self.tcp, self.udp = enode.host, enode.tcp, enode.udp
         self.subnet = scarce_subnet(enode.host)
+
+    def is_said_to_be_at(self, enode: Enode) -> None:
+        """Hearsay: tried once. Whoever told it may lie, so the address that has worked is kept."""
+        if self.reached and self.proved is None:
+            self.proved = self.enode
+        self.move(enode)
+
+    def is_not_there(self) -> bool:
+        """A dial has failed. True where it says something about the peer; false where it was but told that it would be there,
+        and then it is sought where it was before."""
+        if self.proved is None:
+            return True
+        self.move(self.proved)
+        self.proved = None
+        return False
+
+    @property
+    def kept(self) -> Enode:
+        """The address for after a restart."""
+        return self.proved or self.enode
 
     @property
     def enode(self) -> Enode:
@@ -132,7 +155,7 @@ class PeerBook:
     def hear_of(self, enode: Enode, now: float) -> bool:
         """Somebody says that this node is there. True if it is somebody to dial that was not known before.
 
-        An address that works is not overwritten by hearsay; one that has failed is."""
+        An address that works is not overwritten by hearsay; one that has failed is, for one dial."""
         if not enode.id_known or enode.node_id == self._own_id or not enode.tcp:
             return False
         known = self._known.get(enode.node_id)
@@ -142,7 +165,7 @@ class PeerBook:
         # Who was reached by its id alone is found by that wherever it is, and where nobody gets to its port too.
         works |= known.reached and not known.tcp
         if not works and (known.host, known.tcp) != (enode.host, enode.tcp):
-            known.move(enode)
+            known.is_said_to_be_at(enode)
             self._changed[known.node_id] = None
         return False
 
@@ -151,6 +174,8 @@ class PeerBook:
         known = self._known.get(enode.node_id) or self._add(enode, now)
         if dialled or not known.reached:
             known.move(enode)
+        if dialled:
+            known.proved = None
         known.reached |= dialled
         known.linked = True
         known.anchor = False
@@ -176,11 +201,13 @@ class PeerBook:
         if (known := self._known.get(node_id)) is None or known.linked:
             return
         known.anchor = False
+        self._changed[node_id] = None
+        if not known.is_not_there():
+            return
         known.backoff = known.backoff.after_failure(now, self._rng, self._cap_s(node_id))
         if blame:
             known.trust.observe(Presence.OUT_OF_REACH, now)
             known.trust.failed(now)
-        self._changed[node_id] = None
         if known.is_stranger and known.backoff.failures >= STRANGER_FAILURES and node_id not in self._privileged:
             self.forget(node_id)
 

@@ -39,7 +39,7 @@ MAX_RECENT = 256
 CONNECTED = "connected"
 STOPPED = "stopped"
 """This node stops: says nothing about the other one."""
-PAUSING = {"wrong_network", "incompatible_version", "self"}
+PAUSING = {"wrong_network", "incompatible_version"}
 NOT_TO_BLAME = {"too_many_peers", "duplicate_connection", "subnet_limit", "banned", "requested", "useless", STOPPED}
 """Outcomes that tell nothing bad about the peer that was dialled."""
 
@@ -241,6 +241,8 @@ class Dialler:
 
     def _note_failure(self, node_id: bytes, outcome: str, now: float) -> None:
         self._book.dial_failed(node_id, now, blame=outcome not in NOT_TO_BLAME)
+        if outcome == "self":  # who told that it is where this node is has lied, and it has not
+            return
         reason = DisconnectReason.__members__.get(outcome.upper())
         if outcome in PAUSING or reason in PAUSE_AFTER_S:
             self._book.pause(node_id, now, PAUSE_AFTER_S[reason] if reason is not None else NO_SENSE_S)

@@ -112,12 +112,12 @@ class PeerMemory:
 
 def stored_of(known: Known, ahead: float) -> StoredPeer:
     """`ahead`: Unix time minus the book's clock."""
-    trust = known.trust
+    trust, place = known.trust, known.kept
     return StoredPeer(
         node_id=known.node_id,
-        host=known.host,
-        tcp=known.tcp,
-        udp=known.udp,
+        host=str(place.host),
+        tcp=place.tcp,
+        udp=place.udp,
         static=known.static,
         linked=known.linked,
         reached=known.reached,

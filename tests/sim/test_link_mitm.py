@@ -14,7 +14,7 @@ from quic_places import Place
 from kodectl.core.identity import Identity
 from kodectl.core.quic_paths import Path
 from kodectl.errors import KodectlError
-from kodectl.node.handshake import LinkClosed
+from kodectl.node.handshake import Knocked, LinkClosed, StunBegun
 from kodectl.node.link import Link, LocalEnd, accept, dial
 from kodectl.runtime.base import Address, ConnectFailed, Stream, StreamClosed, TimedOut
 from kodectl.sim.network import PathModel
@@ -29,7 +29,7 @@ NEAR_IP, MIDDLE_IP, FAR_IP = "20.0.0.1", "20.0.0.2", "20.0.0.3"
 PORT = 30303
 CALM = PathModel(latency_s=0.01, spread_s=0.0, jitter_s=0.0)
 LIMIT_S = 60.0
-REFUSALS = (KodectlError, LinkClosed, TimedOut, StreamClosed)
+REFUSALS = (KodectlError, LinkClosed, TimedOut, StreamClosed, Knocked, StunBegun)
 SUITE = RealSuite()
 
 

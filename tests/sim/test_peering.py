@@ -512,6 +512,14 @@ class TestStrangers:
         assert host.peering.dials["inbound_turned_away"] > 0
         town.world.run_for(10.0)
 
+    def test_a_peer_that_is_said_to_be_where_the_node_itself_is_can_be_found_elsewhere(self, town: Town) -> None:
+        one, other = town.settle_many(2)
+        one.peering.add_candidate(Enode(other.node_id, one.runtime.ip, PORT, 30301), "a liar")
+        town.world.run_for(5.0)
+        assert one.peering.dials["self"] >= 1
+        one.knows(other)
+        assert town.world.run(lambda: both_linked(one, other), 120.0)
+
     @pytest.mark.parametrize("networks", [1, 20])
     def test_silence_from_many_networks_keeps_nobody_out(self, town: Town, networks: int) -> None:
         """They hold every place that they can get, and come back at once for those that they lose."""

@@ -58,6 +58,34 @@ class TestHearsay:
         book.hear_of(enode(1, ip="10.9.9.9"), 4.0)
         assert known.host == "10.9.9.9"
 
+    def test_a_lie_about_where_a_peer_is_costs_one_dial_and_no_trust(self, book: PeerBook) -> None:
+        known = book.link_up(enode(1), 0.0, dialled=True)
+        book.link_down(known.node_id, 1000.0, 2.0, lost=False)
+        book.dial_failed(known.node_id, 3.0, blame=True)
+        asked, failures, presence = known.trust.asked, known.backoff.failures, known.trust.presence
+        for turn in range(10):
+            book.hear_of(enode(1, ip=f"10.9.9.{turn}"), 4.0)
+            book.hear_of(enode(1, ip=f"10.9.8.{turn}"), 4.0)
+            assert known.enode == enode(1, ip=f"10.9.8.{turn}")
+            assert stored_of(known, 0.0).host == enode(1).host
+            book.dial_failed(known.node_id, 4.0, blame=True)
+            assert known.enode == enode(1)
+        assert known.trust.asked == pytest.approx(asked)
+        assert (known.backoff.failures, known.trust.presence) == (failures, presence)
+        book.dial_failed(known.node_id, 5.0, blame=True)
+        assert known.backoff.failures == failures + 1
+
+    def test_a_truth_about_where_a_peer_is_stays(self, book: PeerBook) -> None:
+        known = book.link_up(enode(1), 0.0, dialled=True)
+        book.link_down(known.node_id, 1000.0, 2.0, lost=False)
+        book.dial_failed(known.node_id, 3.0, blame=True)
+        moved = enode(1, ip="10.9.9.9")
+        book.hear_of(moved, 4.0)
+        book.link_up(moved, 5.0, dialled=True)
+        book.link_down(known.node_id, 1000.0, 6.0, lost=True)
+        book.dial_failed(known.node_id, 7.0, blame=True)
+        assert known.enode == moved
+
     def test_who_was_reached_by_id_is_not_looked_for_at_a_port(self, book: PeerBook) -> None:
         known = book.link_up(enode(1, tcp=0), 0.0, dialled=True)
         book.set_static(known.node_id, True)
