@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 
 from kodectl.wire import packets
-from kodectl.wire.suite import Aead, Suite
+from kodectl.wire.suite import Suite
 
 Address = tuple[str, int]
 
@@ -27,8 +27,6 @@ class Session:
         "_iv_out",
         "_key_in",
         "_key_out",
-        "_opener",
-        "_sealer",
         "_suite",
         "_window",
         "address",
@@ -58,8 +56,6 @@ class Session:
         self.supersedes: Session | None = None
         """The session that this one takes the place of, once it is confirmed."""
         self.recent_tags: list[bytes] = []
-        self._sealer: Aead | None = None
-        self._opener: Aead | None = None
         self._highest = -1
         self._window = 0
 
@@ -74,21 +70,11 @@ class Session:
 
     def seal(self, counter: bytes, message: bytes, head: bytes) -> bytes:
         """`counter`: 8 bytes, used once; `head`: the associated data."""
-        aead = self._sealer
-        if aead is None:
-            aead = self._sealer = self._suite.aead(self._key_out)
-        return aead.encrypt(self._iv_out + counter, message, head)
+        return self._suite.kept_aead(self._key_out).encrypt(self._iv_out + counter, message, head)
 
     def open(self, counter: bytes, sealed: bytes, head: bytes) -> bytes:
         """Raises AeadFailure."""
-        aead = self._opener
-        if aead is None:
-            aead = self._opener = self._suite.aead(self._key_in)
-        return aead.decrypt(self._iv_in + counter, sealed, head)
-
-    def cool(self) -> None:
-        """Keeps the keys and lets the ciphers go: they take 2.7 kB each, and 1.2 us to be made again."""
-        self._sealer = self._opener = None
+        return self._suite.kept_aead(self._key_in).decrypt(self._iv_in + counter, sealed, head)
 
     def is_new(self, counter: int) -> bool:
         """False for a counter that was seen, or is too old to tell."""

@@ -34,7 +34,6 @@ MAX_PENDING = 1024
 MAX_QUEUED = 16
 """Messages waiting for one handshake."""
 IDLE_LIMIT_S = 3600.0
-COOL_AFTER_S = 10.0
 UNCONFIRMED_LIMIT_S = 30.0
 CROSSING_S = 10.0
 """Two nodes may begin at once and then hold two sessions; a session this young is not thrown away for another."""
@@ -332,8 +331,6 @@ class Sessions:
             idle_s = now - session.last_used
             if idle_s > (IDLE_LIMIT_S if session.confirmed else UNCONFIRMED_LIMIT_S):
                 self._remove(session)
-            elif idle_s > COOL_AFTER_S:
-                session.cool()
 
     def __len__(self) -> int:
         return len(self._by_sid)

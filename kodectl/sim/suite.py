@@ -14,7 +14,7 @@ from typing import Any
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kodectl.errors import WireError
-from kodectl.wire.suite import KEY_SIZE, SIGNATURE_SIZE, Aead
+from kodectl.wire.suite import KEY_SIZE, SIGNATURE_SIZE, Aead, kept_cipher
 
 PRIME = 2**61 - 1
 GENERATOR = 37
@@ -59,6 +59,9 @@ class SimSuite:
 
     def aead(self, key: bytes) -> Aead:
         return AESGCM(key)  # real: it costs half a microsecond
+
+    def kept_aead(self, key: bytes) -> Aead:
+        return kept_cipher(key)
 
 
 def _signature(public_key: bytes, message: bytes) -> bytes:

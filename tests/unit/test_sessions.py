@@ -15,7 +15,7 @@ from kodectl.core.limits import MAX_SOURCES, SharedBudget, TokenBucket
 from kodectl.core.prekey import OVERLAP_S, PREKEY_ROTATION_S
 from kodectl.core.sessions import ANY_ID, NOTHING, Sessions
 from kodectl.wire import packets
-from kodectl.wire.suite import RealSuite
+from kodectl.wire.suite import KEPT_CIPHERS, RealSuite, kept_cipher
 
 A_ADDRESS, B_ADDRESS = ("192.0.2.1", 1001), ("192.0.2.2", 1002)
 UNIX = 1_790_000_000.0
@@ -223,14 +223,15 @@ def test_a_session_that_was_never_confirmed_goes_soon_and_a_confirmed_one_late(p
     assert not b._by_peer
 
 
-def test_an_idle_session_lets_its_ciphers_go_and_still_works(pair):
+def test_a_session_whose_ciphers_were_let_go_still_works(pair):
     a, b = pair
     _, session_b = shake(a, b)
-    b.reply(session_b, b"x", 5.0)
-    later = 5.0 + sessions_module.COOL_AFTER_S + 1
-    b.expire(later)
-    assert session_b._sealer is session_b._opener is None
-    assert a.receive(b.reply(session_b, b"answer", later), B_ADDRESS, later, UNIX).message == b"answer"
+    for number in range(KEPT_CIPHERS):
+        kept_cipher(number.to_bytes(16))
+    made = kept_cipher.cache_info().misses
+    assert a.receive(b.reply(session_b, b"answer", 5.0), B_ADDRESS, 5.0, UNIX).message == b"answer"
+    assert kept_cipher.cache_info().misses == made + 1, "both ends have the same one in this process"
+    assert kept_cipher.cache_info().currsize == KEPT_CIPHERS
 
 
 def test_buckets_of_sources_are_bounded():
