@@ -9,23 +9,30 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kodectl.errors import EnvironmentFault
+from kodectl.store.disk_faults import unwritable
 
 LOCK_FILE = "lock"
 """Holds the process id of its last holder, for people; the lock on it is what counts."""
 DATADIR_MODE = 0o700
 LOCK_MODE = 0o600
+HINT = "give a --datadir that this user may write to"
 
 
 @contextmanager
 def hold(datadir: Path) -> Iterator[None]:
     """Makes the data directory if need be, and keeps other nodes out of it while inside.
 
-    Raises EnvironmentFault (path_unwritable, datadir_in_use)."""
+    Raises EnvironmentFault (path_unwritable, disk_full, datadir_in_use)."""
+    lock = datadir / LOCK_FILE
     try:
         datadir.mkdir(mode=DATADIR_MODE, parents=True, exist_ok=True)
-        descriptor = os.open(datadir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, LOCK_MODE)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, LOCK_MODE)
+    except FileExistsError as error:
+        raise EnvironmentFault(
+            f"cannot use {datadir}: it is no directory", code="path_unwritable", hint=HINT
+        ) from error
     except OSError as error:
-        raise EnvironmentFault(f"cannot use {datadir}: {error.strerror}", code="path_unwritable") from error
+        raise unwritable(f"cannot use {lock if os.path.isdir(datadir) else datadir}", error, HINT) from error
     try:
         _lock(descriptor, datadir)
         yield

@@ -6,10 +6,10 @@ NORMAL` syncs at checkpoints only; a power cut may lose the last seconds, and ne
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,6 +19,8 @@ import msgspec
 
 from kodectl.errors import EnvironmentFault
 from kodectl.node.persistence import StoredBan, StoredPeer, StoredSeed, record_owner
+from kodectl.store.datadir import HINT
+from kodectl.store.disk_faults import disk_full, has_no_room, unwritable
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -27,7 +29,10 @@ log = logging.getLogger(__name__)
 DAMAGED_SUFFIX = ".damaged"
 """A file that could not be read is kept under this name; the next one replaces it, so that two are the most."""
 FILE_MODE = 0o600
-_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+APPLICATION_ID = 0x6B6F6465
+"""In the header of the file, and by it told from the databases of other programs. Those of the first version have none."""
+SUFFIXES = ("", "-wal", "-shm", "-journal")
+"""Of the files that SQLite has for one database."""
 BUSY_LIMIT_S = 5.0
 """For another writer of this process; a transaction takes milliseconds."""
 MAX_IDLE_CONNECTIONS = 2
@@ -77,7 +82,7 @@ class SqliteStore:
     """See `persistence.Store`. Any thread may call; SQLite's own lock puts writers in a row. That no other node uses the
     data directory is for its holder to see to.
 
-    Raises EnvironmentFault: path_unwritable, store_too_new when opened; disk_full, store at any time."""
+    Raises EnvironmentFault: path_unwritable, store_too_new, store_foreign when opened; disk_full, store at any time."""
 
     def __init__(self, path: Path) -> None:
         self.warnings: list[str] = []
@@ -237,10 +242,14 @@ def _open(path: Path) -> sqlite3.Connection:
         # Before SQLite does, with the mode of the umask.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE))
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(f"cannot use {path}", error, HINT) from error
+    _check_files(path)
+    _check_owner(path)
     connection = _connect(path)
     try:
-        with closing(connection.execute("PRAGMA quick_check(1)")) as check:
+        # Not quick_check, which does not compare indices with their tables: what is wrong with one shows with the first write
+        # only, and with each after it. This takes 30 ms for a full store.
+        with closing(connection.execute("PRAGMA integrity_check(1)")) as check:
             verdict = check.fetchone()[0]
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
@@ -251,6 +260,34 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _check_files(path: Path) -> None:
+    """SQLite would only say that it cannot open the database, or wait."""
+    for place in (path.with_name(path.name + suffix) for suffix in SUFFIXES):
+        try:
+            mode = (place.stat if place == path else place.lstat)().st_mode
+        except OSError:
+            continue
+        if not stat.S_ISREG(mode):
+            raise EnvironmentFault(
+                f"{place} is in the way: it is no regular file", code="path_unwritable", hint=f"move {place} away"
+            )
+
+
+def _check_owner(path: Path) -> None:
+    """Before anything is written into it. Raises EnvironmentFault (store_foreign), and DatabaseError for a damaged file."""
+    with closing(sqlite3.connect(path, timeout=BUSY_LIMIT_S)) as connection:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application == APPLICATION_ID or (application == 0 and (version > 0 or not tables)):
+        return
+    raise EnvironmentFault(
+        f"{path} is the database of another program",
+        code="store_foreign",
+        hint=f"move {path} away, or give another --datadir",
+    )
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -276,8 +313,11 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
             code="store_too_new",
             hint="run the later kodectl, or use another --datadir",
         )
+    owner = f"PRAGMA application_id = {APPLICATION_ID}"
     for number, script in enumerate(MIGRATIONS[version:], version + 1):
-        connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+        connection.executescript(f"BEGIN IMMEDIATE; {script} {owner}; PRAGMA user_version = {number}; COMMIT;")
+    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        connection.execute(owner)
 
 
 def _put_aside(path: Path) -> Path:
@@ -288,7 +328,7 @@ def _put_aside(path: Path) -> Path:
         for suffix in ("-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(f"cannot put {path} aside", error, HINT) from error
     return damaged
 
 
@@ -312,22 +352,14 @@ def _is_damage(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
 
 
-def _unwritable(path: Path, error: OSError) -> EnvironmentFault:
-    if error.errno in _FULL_ERRNOS:
-        return _disk_full(path)
-    return EnvironmentFault(
-        f"cannot use {path}: {error.strerror}",
-        code="path_unwritable",
-        hint="give a --datadir that this user may write to",
-    )
-
-
 def _fault(error: Exception, path: Path) -> EnvironmentFault:
     # Errors of the module itself, not of the library under it, carry no code.
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-        return _disk_full(path)
-    return EnvironmentFault(f"{path}: {error}", code="store", hint=f"look at the disk under {path.parent}")
-
-
-def _disk_full(path: Path) -> EnvironmentFault:
-    return EnvironmentFault(f"{path}: no space left on the disk", code="disk_full", hint="free some space")
+    code = getattr(error, "sqlite_errorcode", None)
+    # Extended codes have the primary one in their last byte.
+    unsaid = code is not None and code & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+    if code == sqlite3.SQLITE_FULL or (unsaid and has_no_room(path.parent)):
+        return disk_full(str(path))
+    hint = f"look at the disk under {path.parent}"
+    if code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        hint = "restart the node: it puts a damaged file aside, and begins a new one"
+    return EnvironmentFault(f"{path}: {error}", code="store", hint=hint)

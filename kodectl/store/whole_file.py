@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kodectl.errors import EnvironmentFault
+from kodectl.store.disk_faults import unwritable
 
 
 class FileTaken(EnvironmentFault):
@@ -22,7 +23,7 @@ def write_whole(path: Path, content: bytes, *, replace: bool) -> None:
     """The file appears whole, synced and 0600, or not at all: written beside its place, then moved there.
 
     Raises FileTaken (unless `replace`), also when somebody else takes the name meanwhile, and EnvironmentFault
-    (path_unwritable)."""
+    (path_unwritable, disk_full)."""
     try:
         with _written_beside(path, content) as beside:
             if replace:
@@ -34,7 +35,7 @@ def write_whole(path: Path, content: bytes, *, replace: bool) -> None:
         hint = "choose another name, or replace it with --force"
         raise FileTaken(f"{path} exists and is not overwritten", hint=hint) from error
     except OSError as error:
-        raise EnvironmentFault(f"cannot write {path}: {error.strerror}", code="path_unwritable") from error
+        raise unwritable(f"cannot write {path}", error) from error
 
 
 @contextmanager

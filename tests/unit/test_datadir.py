@@ -32,6 +32,12 @@ def test_a_disk_without_room_for_the_process_id_does_not_matter(tmp_path: Path) 
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def test_what_is_in_the_place_of_the_lock_is_named(tmp_path: Path) -> None:
+    (tmp_path / LOCK_FILE).mkdir()
+    with pytest.raises(EnvironmentFault, match=f"{tmp_path / LOCK_FILE}: Is a directory"), hold(tmp_path):
+        pass
+
+
 @pytest.mark.parametrize("place", ["/dev/null", "/proc/kodectl", "/" + "x" * 300])
 def test_a_place_that_cannot_be_used_is_named(place: str) -> None:
     with pytest.raises(EnvironmentFault, match=place) as caught, hold(Path(place)):

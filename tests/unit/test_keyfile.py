@@ -126,7 +126,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path: Path, m
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(EnvironmentFault) as raised:
         create_key(path, force=True)
-    assert raised.value.code == "path_unwritable"
+    assert raised.value.code == "disk_full"
     assert load_seed(path) == first
     assert os.listdir(tmp_path) == ["node.key"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -255,6 +256,104 @@ def test_a_file_that_is_gone_is_told(tmp_path: Path, moved: bool) -> None:
     store.close()
 
 
+def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    execute(path, "CREATE TABLE notes (text)", "INSERT INTO notes VALUES ('mine')")
+    for made in (path.read_bytes(), None):
+        if made is None:  # one with a version, as programs count those of their own
+            execute(path, "PRAGMA application_id = 7", "PRAGMA user_version = 1")
+            made = path.read_bytes()
+        with pytest.raises(EnvironmentFault, match="another program") as caught:
+            SqliteStore(path)
+        assert caught.value.code == "store_foreign"
+        assert path.read_bytes() == made
+    assert os.listdir(tmp_path) == ["node.db"]
+
+
+def test_a_file_of_the_first_version_gets_the_mark_of_this_program(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    store = SqliteStore(path)
+    store.save_meta("kept", b"yes")
+    store.close()
+    execute(path, "PRAGMA application_id = 0")
+    for _ in range(2):
+        store = SqliteStore(path)
+        assert store.load_meta("kept") == b"yes"
+        assert store._read("PRAGMA application_id") == [(sqlite_store.APPLICATION_ID,)]
+        store.close()
+
+
+@pytest.mark.parametrize("suffix", sqlite_store.SUFFIXES)
+@pytest.mark.parametrize("kind", ["directory", "fifo", "device"])
+def test_what_is_in_the_way_is_named(tmp_path: Path, suffix: str, kind: str) -> None:
+    place = tmp_path / f"node.db{suffix}"
+    {"directory": place.mkdir, "fifo": lambda: os.mkfifo(place), "device": lambda: place.symlink_to("/dev/null")}[
+        kind
+    ]()
+    with pytest.raises(EnvironmentFault, match=f"{place}") as caught:
+        SqliteStore(tmp_path / "node.db")
+    assert caught.value.code == "path_unwritable"
+
+
+def damage(file: Path, rng: random.Random) -> None:
+    data = bytearray(file.read_bytes())
+    at = rng.randrange(len(data))
+    match rng.choice(["flip", "cut", "zeros", "noise", "swap", "more"]):
+        case "flip":
+            for _ in range(rng.choice([1, 1, 1, 5, 50, 500])):
+                data[rng.randrange(rng.choice([len(data), min(len(data), 4096)]))] ^= 1 << rng.randrange(8)
+        case "cut":
+            del data[at:]
+        case "zeros":
+            data[at : at + 4096] = bytes(len(data[at : at + 4096]))
+        case "noise":
+            data[at : at + 512] = rng.randbytes(len(data[at : at + 512]))
+        case "swap":
+            one, other = (4096 * rng.randrange(1 + len(data) // 4096) for _ in range(2))
+            data[one : one + 4096], data[other : other + 4096] = data[other : other + 4096], data[one : one + 4096]
+        case "more":
+            data += rng.randbytes(rng.choice([1, 4096, 10_000]))
+    file.write_bytes(data)
+
+
+def fill(store: SqliteStore, count: int) -> None:
+    store.save_peers([stored_peer(number) for number in range(count)])
+    store.save_records([record(number) for number in range(count)])
+    store.save_bans([StoredBan(number.to_bytes(32), None) for number in range(count)])
+    store.save_seeds([StoredSeed(f"enode://{number}", 1.0) for number in range(count)])
+
+
+@pytest.mark.parametrize("count", [10, pytest.param(5_000, marks=pytest.mark.slow)])
+def test_whatever_has_happened_to_the_files_it_opens_and_works_or_says_why(tmp_path: Path, count: int) -> None:
+    """Of a node that has stopped, and of one that was killed: with most of it in the log."""
+    stopped, killed, victim = (tmp_path / name for name in ("stopped", "killed", "victim"))
+    stopped.mkdir()
+    store = SqliteStore(stopped / "node.db")
+    fill(store, 200)
+    shutil.copytree(stopped, killed)
+    store.close()
+    rng = random.Random(9)
+    for _ in range(count):
+        shutil.copytree(rng.choice([stopped, killed]), victim)
+        damage(rng.choice(sorted(victim.iterdir())), rng)
+        try:
+            store = SqliteStore(victim / "node.db")
+        except EnvironmentFault as fault:
+            # A bit of the header makes it somebody else's.
+            if fault.code not in ("store_too_new", "store_foreign"):
+                raise
+        else:
+            for load in (store.load_peers, store.load_records, store.load_bans, store.load_seeds):
+                load()
+            fill(store, 3)
+            store.close()
+            again = SqliteStore(victim / "node.db")
+            assert again.warnings == []
+            assert len(again.load_peers()) >= 3
+            again.close()
+        shutil.rmtree(victim)
+
+
 def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "node.db"
     SqliteStore(path).close()
@@ -326,7 +425,7 @@ print(len(store.load_peers()))
 store.close()
 """
 
-READ_ONLY = """
+OPENING = """
 import sys
 from pathlib import Path
 from kodectl.errors import EnvironmentFault
@@ -354,7 +453,15 @@ def test_a_full_disk_is_told_and_costs_nothing_that_was_saved(tmp_path: Path) ->
 
 
 @in_own_mount_namespace
+@pytest.mark.parametrize("options", ["size=16k", "nr_inodes=3"])
+def test_a_disk_that_is_too_small_is_told(tmp_path: Path, options: str) -> None:
+    """SQLite has other words for most of these."""
+    (line,) = run_mounted(tmp_path, options, OPENING)
+    assert line.startswith("disk_full")
+
+
+@in_own_mount_namespace
 def test_a_read_only_disk_is_a_clear_error(tmp_path: Path) -> None:
-    (line,) = run_mounted(tmp_path, "ro", READ_ONLY)
+    (line,) = run_mounted(tmp_path, "ro", OPENING)
     assert line.startswith("path_unwritable")
     assert "Read-only" in line

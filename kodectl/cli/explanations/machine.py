@@ -77,6 +77,12 @@ MACHINE = {
         "Update kodectl, or take another data directory.",
         "kodectl --version",
     ),
+    "store_foreign": Explanation(
+        "The file where the node keeps what it knows belongs to another program.",
+        "It is a SQLite database with another application id, or with tables and no version of ours.",
+        "Move it away, or take another data directory; nothing has been written into it.",
+        "kodectl node run --datadir DIRECTORY",
+    ),
     "disk_full": Explanation(
         "No space is left where the node keeps its data.",
         "Writing there failed for lack of space (or of a quota), or less than 1 MB is left.",
