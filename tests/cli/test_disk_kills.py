@@ -175,7 +175,7 @@ def killed_often(nodes: Any, seed: int, kills: int, writes: int) -> list[float]:
 
 
 def test_killed_under_writes_it_has_what_it_acknowledged(nodes: Any) -> None:
-    killed_often(nodes, 1, 2, 100)
+    killed_often(nodes, 1, 1, 200)
 
 
 @pytest.mark.slow
