@@ -10,10 +10,12 @@ import http.client
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -150,12 +152,14 @@ class Evil:
             more = 2 if start + 60_000 < len(packed) else 0
             self.segment(bytes([1 | more]) + packed[start : start + 60_000])
 
-    def envelope(self, payload: bytes, time_s: float | None = None) -> Envelope:
+    def envelope(
+        self, payload: bytes, time_s: float | None = None, mode: BroadcastMode = BroadcastMode.GOSSIP
+    ) -> Envelope:
         time_ms = int((time.time() if time_s is None else time_s) * 1000)
         return new_envelope(
             TRANSACTION,
             payload,
-            BroadcastMode.GOSSIP,
+            mode,
             origin=self.identity.public_key,
             time_ms=time_ms,
             nonce=os.urandom(8),
@@ -374,6 +378,91 @@ def test_peers_that_stop_reading_are_dropped_as_slow(victim) -> None:
         publish(victim, os.urandom(64 << 10))
         assert memory_mib(victim) < before + 5 * 13 + 40
     for evil in deaf:
+        evil.close()
+
+
+# Fifty peers that stop reading, come back as soon as they are let go, and ask for everything meanwhile
+
+CACHED_MIB = 64
+"""Of messages, that a node keeps for those who ask: whatever its peers do."""
+DEAF_BUFFER = 4096
+MESSAGE_SIZE = 30_000
+MESSAGES_PER_S = 40
+
+
+class Reader(threading.Thread):
+    """An honest peer: hears everything."""
+
+    def __init__(self, evil: Evil) -> None:
+        super().__init__(daemon=True)
+        self._evil = evil
+        self.heard = 0
+
+    def run(self) -> None:
+        try:
+            while True:
+                for kind, body in self._evil._decoder.open(self._evil._read_sized()):
+                    if kind == TRANSACTION:
+                        self.heard += 1
+                    elif kind == 7 and body[1] == 0:
+                        self._evil.say(7, body[:1] + b"\x01" + body[2:])
+        except (EOFError, OSError):
+            return
+
+
+def has_ended(evil: Evil) -> bool:
+    poll = select.poll()
+    poll.register(evil.sock, select.POLLHUP | select.POLLERR | select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+@pytest.mark.slow
+def test_fifty_that_stop_reading_cost_a_bounded_memory_and_no_honest_peer(nodes: Any) -> None:
+    node = nodes.start("victim", "--max-peers", "140")
+    publisher, reader = Evil(node), Evil(node)
+    listening = [Reader(publisher), Reader(reader)]
+    for thread in listening:
+        thread.start()
+    deaf = [Evil(node, receive_buffer=DEAF_BUFFER) for _ in range(50)]
+    before, most, sent, returned = memory_mib(node), 0.0, 0, 0
+    ids: deque[bytes] = deque(maxlen=500)
+    began, seconds = time.monotonic(), float(os.environ.get("DEAF_SECONDS", "60"))
+    while (passed := time.monotonic() - began) < seconds:
+        while sent < passed * MESSAGES_PER_S:
+            envelope = publisher.envelope(random.randbytes(MESSAGE_SIZE), mode=BroadcastMode.FLOOD)
+            publisher.sock.sendall(
+                b"".join(publisher._encoder.seal([encode_message(TRANSACTION, pack_envelope(envelope))]))
+            )
+            ids.append(envelope.id)
+            sent += 1
+        for number, evil in enumerate(deaf):
+            try:
+                evil.say(SYNC, pack_sync(SyncWant(tuple(random.sample(ids, min(len(ids), 100))))))
+            except OSError:
+                pass
+            if has_ended(evil):
+                evil.close()
+                returned += 1
+                try:
+                    deaf[number] = Evil(node, receive_buffer=DEAF_BUFFER)
+                except (EOFError, OSError):
+                    continue
+        most = max(most, memory_mib(node))
+        time.sleep(0.1)
+    slow = stats(node)["disconnects"]
+    print(
+        f"{sent} messages, heard {listening[1].heard}; memory {before:.0f} to {most:.0f} MiB; back {returned}; {slow}"
+    )
+    unharmed(node)
+    assert publisher.identity.node_id.hex() in {peer["id"] for peer in call(node, "/api/network/peers")["peers"]}
+    assert listening[1].heard >= 0.95 * sent
+    assert slow.get("slow", 0) >= 50
+    assert most - before < CACHED_MIB + 100
+    for honest in (publisher, reader):
+        honest.sock.shutdown(socket.SHUT_RDWR)
+    for thread in listening:
+        thread.join()
+    for evil in (*deaf, publisher, reader):
         evil.close()
 
 

@@ -17,7 +17,8 @@ WAYS = [("port_restricted", "port_restricted"), ("symmetric", "symmetric"), ("fu
 def linked_pair(town: Town, kinds: tuple[str, str], seed: int) -> tuple[Node, Node]:
     one, other = (town.behind(town.box(number, **KINDS[kind])) for number, kind in enumerate(kinds, 1))
     assert town.world.run(lambda: town.settled(one, other), SETTLE_LIMIT_S)
-    assert town.world.run(lambda: one.connectivity.rendezvous.is_told, SETTLE_LIMIT_S)
+    assert town.world.run(lambda: all(node.connectivity.rendezvous.is_told for node in (one, other)), SETTLE_LIMIT_S)
+    town.world.run_for(5.0)
     one.peering.dial(Enode(other.identity.node_id, "", 0, 0))
     assert town.world.run(lambda: other.identity.node_id in one.peering.links, SETTLE_LIMIT_S)
     # Any moment between two heartbeats.
