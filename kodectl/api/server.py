@@ -13,6 +13,7 @@ import socket as stdlib_socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, Protocol
 
 import gevent
@@ -20,6 +21,7 @@ from gevent import socket
 from gevent.pool import Pool
 from gevent.pywsgi import Input, WSGIHandler, WSGIServer
 
+from kodectl.api.chunks import Chunks
 from kodectl.api.problems import internal_fault, raw_response
 from kodectl.errors import EnvironmentFault, KodectlError, LocalMisuse
 from kodectl.node.events import Waiter
@@ -54,10 +56,15 @@ SWEEP_S = 0.5
 
 MAX_HEADER_BYTES = 16 * 1024
 """All header lines together; browsers stay under 8 kB."""
+MAX_HEADER_LINES = 99
+"""Browsers send 20; http.client, which parses them, takes 100 with the empty one."""
 
 FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r?\n)*\r?\n")
 """A header whose lines are name, colon and value (RFC 9112, section 5): no line is folded, no space stands before a colon, no
 CR or NUL in a value. What others read otherwise is refused, and not mended."""
+
+ABSOLUTE = re.compile(r"http://(?P<authority>[^/?#]+)(?P<rest>[^#]*)", re.IGNORECASE)
+"""A request target in absolute form. The host is looked at as one of the header is."""
 
 ONE_SEND_BYTES = 64 * 1024
 """Up to this size copying the body behind its head is cheaper than a second system call."""
@@ -183,6 +190,7 @@ class ApiHandler(WSGIHandler):
 
     server: ApiServer
     wsgi_input: Any
+    path: str
 
     def __init__(self, sock: socket.socket, address: Any, server: ApiServer) -> None:
         super().__init__(sock, address, server)
@@ -273,6 +281,11 @@ class ApiHandler(WSGIHandler):
         except (OSError, ValueError):
             return False
 
+    def read_requestline(self) -> str:
+        """After one empty line at most: clients of old send one behind a body (RFC 9112, section 2.2)."""
+        line: str = super().read_requestline()
+        return super().read_requestline() if line in ("\r\n", "\n") else line
+
     def read_request(self, raw_requestline: str) -> bool:
         if not raw_requestline.endswith("\n"):
             raise self._early_end()
@@ -280,7 +293,17 @@ class ApiHandler(WSGIHandler):
             raise LocalMisuse("the request line is not METHOD TARGET HTTP/1.1", code="malformed_request")
         ok: bool = super().read_request(raw_requestline)
         self._check_framing()
+        self._take_absolute_target()
         return ok
+
+    def _take_absolute_target(self) -> None:
+        """A whole URL, as for a proxy, names the host too, and better than the header does (RFC 9112, section 3.2.2)."""
+        target = ABSOLUTE.fullmatch(self.path)
+        if target is None:
+            return
+        del self.headers["Host"]
+        self.headers["Host"] = target["authority"]
+        self.path = target["rest"] if target["rest"].startswith("/") else f"/{target['rest']}"
 
     def MessageClass(self, *args: Any) -> Any:
         message = super().MessageClass(io.BytesIO(self._read_header_lines()))
@@ -291,7 +314,7 @@ class ApiHandler(WSGIHandler):
     def _read_header_lines(self) -> bytes:
         """Up to the empty line, bounded as a whole. What ends before it is no request, though pywsgi would serve it."""
         lines = bytearray()
-        while True:
+        for number in count():
             line = self.rfile.readline(MAX_HEADER_BYTES - len(lines) + 1)
             lines += line
             if len(lines) > MAX_HEADER_BYTES:
@@ -300,6 +323,8 @@ class ApiHandler(WSGIHandler):
                 raise self._early_end()
             if line in (b"\r\n", b"\n"):
                 break
+            if number >= MAX_HEADER_LINES:
+                raise LocalMisuse(f"the header has more than {MAX_HEADER_LINES} lines", code="headers_too_large")
         if FIELDS.fullmatch(lines) is None:
             raise LocalMisuse("a header line is not NAME: VALUE", code="malformed_request")
         return bytes(lines)
@@ -331,7 +356,8 @@ class ApiHandler(WSGIHandler):
         self.waiting = False
         self.deadline = NEVER
         # Not environ["wsgi.input"]: for whoever asks for an upgrade that is the connection itself, without an end.
-        self._body = Body(self, self.wsgi_input)
+        source = self.wsgi_input
+        self._body = Body(self, Chunks(self.rfile, source._send_100_continue) if source.chunked_input else source)
         environ["wsgi.input"] = self.wsgi_input = self._body
         environ["kodectl.connection"] = self
         return environ
@@ -409,23 +435,20 @@ class ApiHandler(WSGIHandler):
 class Body:
     """The body of one request: reading it is timed, and what the application leaves is not read in its place."""
 
-    def __init__(self, connection: ApiHandler, source: Input) -> None:
+    def __init__(self, connection: ApiHandler, source: Input | Chunks) -> None:
         self._connection = connection
         self._source = source
 
     def read(self, size: int | None = None) -> bytes:
         self._connection.deadline = time.monotonic() + BODY_LIMIT_S
-        try:
-            data: bytes = self._source.read(size)
-        except ValueError as error:  # All else that is wrong with chunks is an OSError of pywsgi's.
-            raise OSError("a chunk without a size") from error
+        data: bytes = self._source.read(size)
         self._connection.deadline = NEVER
         return data
 
     @property
     def unread(self) -> bool:
-        if self._source.chunked_input:
-            return bool(self._source.chunk_length != 0)
+        if isinstance(self._source, Chunks):
+            return not self._source.ended
         return bool(self._source.position < (self._source.content_length or 0))
 
     def _discard(self) -> None:

@@ -187,7 +187,46 @@ def test_too_long_lines_and_headers_are_refused(server):
     many = b"".join(b"X%d: y\r\n" % number for number in range(1800))
     problem(ask(server, b"GET / HTTP/1.1\r\n" + many + b"\r\n"), 431, "headers_too_large")
     few = b"".join(b"X%d: y\r\n" % number for number in range(150))
-    problem(ask(server, b"GET / HTTP/1.1\r\n" + few + b"\r\n"), 400, "malformed_request")
+    problem(ask(server, b"GET / HTTP/1.1\r\n" + few + b"\r\n"), 431, "headers_too_large")
+    most = b"".join(b"X%d: y\r\n" % number for number in range(97))
+    request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    assert ask(server, request + most + b"\r\n").startswith(b"HTTP/1.1 200")
+    problem(ask(server, request + most + b"One: more\r\n\r\n"), 431, "headers_too_large")
+
+
+def test_an_empty_line_before_a_request_is_passed_over(server):
+    """RFC 9112, section 2.2. One, and after a body as well."""
+    closing = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    assert ask(server, b"\r\n" + closing).startswith(b"HTTP/1.1 200")
+    posting = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc"
+    assert ask(server, posting + b"\r\n" + closing).count(b"HTTP/1.1 200") == 2
+    problem(ask(server, b"\r\n\r\n" + closing), 400, "malformed_request")
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "path"),
+    [
+        (b"http://localhost/path?a=b", "localhost", "/path?a=b"),
+        (b"HTTP://[::1]:8545/path", "[::1]:8545", "/path?"),
+        (b"http://127.0.0.1:1", "127.0.0.1:1", "/?"),
+        (b"http://127.0.0.1?a", "127.0.0.1", "/?a"),
+        (b"http://user@other.example/x", "user@other.example", "/x?"),
+        (b"/path", "header.example", "/path?"),
+        (b"/http://a/", "header.example", "/http://a/?"),
+    ],
+)
+def test_a_target_in_absolute_form_names_the_host(server, target, host, path):
+    """RFC 9112, section 3.2.2: whatever the header says."""
+
+    def tell(environ, start_response):
+        start_response("200 OK", [])
+        return [f"{environ['HTTP_HOST']} {environ['PATH_INFO']}?{environ['QUERY_STRING']}".encode()]
+
+    server.application = tell
+    request = b"GET " + target + b" HTTP/1.1\r\nHost: header.example\r\nConnection: close\r\n\r\n"
+    assert f"{host} {path}".encode() in ask(server, request)
+    # It must name one all the same.
+    problem(ask(server, b"GET " + target + b" HTTP/1.1\r\n\r\n"), 400, "malformed_request")
 
 
 def test_a_header_that_is_cut_off_is_no_request(server):
@@ -255,11 +294,39 @@ def test_an_endless_chunked_body_is_left_unread(server):
         b"5_0\r\nabcde\r\n0\r\n\r\n",
         b" 5\r\nabcde\r\n0\r\n\r\n",
         b"\r\n",
+        b"5\nabcde\r\n0\r\n\r\n",
+        b"5;a\nabcde\r\n0\r\n\r\n",
+        b"5;a\n5\r\nabcde\r\n0\r\n\r\n",
+        b"5;a=\rb\r\nabcde\r\n0\r\n\r\n",
+        b"5;a=\x00\r\nabcde\r\n0\r\n\r\n",
+        b"5\r\nabcde\n0\r\n\r\n",
+        b"0\r\nno trailer\r\n\r\n",
+        b"0\r\n folded: a\r\n\r\n",
+        b"0\r\nA: b\n\r\n",
+        b"0\r\n" + b"A: b\r\n" * 5000 + b"\r\n",
+        b"0\r\nA: b",
     ],
 )
 def test_broken_chunks_end_the_connection(server, body):
     answer = ask(server, b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
     assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 500")) or answer == b""
+
+
+def test_chunks_are_joined_and_leave_the_next_request_alone(server):
+    request = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    body = b"5;ext=1\r\nabcde\r\n00A;x\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n"
+    last = b"Connection: close\r\n\r\n0\r\n\r\n"
+    answer = ask(server, request + b"\r\n" + body + request + last)
+    assert [part.partition(b"\r\n\r\n")[2] for part in answer.split(b"HTTP/1.1 200")[1:]] == [b"15", b"0"]
+
+
+def test_a_client_is_told_to_go_on_with_its_chunks(server):
+    with connect(server) as client:
+        expecting = b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
+        client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\n" + expecting)
+        assert client.recv(1000).startswith(b"HTTP/1.1 100 ")
+        client.sendall(b"3\r\nabc\r\n0\r\n\r\n")
+        assert read_all(client).endswith(b"3")
 
 
 def test_a_slow_body_is_cut_off(server):
