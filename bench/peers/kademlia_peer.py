@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import sys
+import time
 
+from kademlia.crawling import NodeSpiderCrawl
 from kademlia.network import Server
 from kademlia.node import Node
 from kademlia.protocol import KademliaProtocol
@@ -80,6 +82,39 @@ async def crowd(count: int) -> None:
     os._exit(0)
 
 
+async def network(count: int, number: int) -> None:
+    made = [await node() for _ in range(count)]
+    servers = [server for server, _, _ in made]
+    say(places=[["127.0.0.1", port, protocol.source_node.id.hex()] for _, protocol, port in made])
+
+    async def look_up(server: Server, target: str) -> bool:
+        wanted = Node(bytes.fromhex(target)[:20])
+        nearest = server.protocol.router.find_neighbors(wanted)
+        return len(await NodeSpiderCrawl(server.protocol, wanted, nearest, server.ksize, server.alpha).find()) == 16
+
+    async def put(server: Server, key: str, value: str) -> bool:
+        return bool(await server.set(key, value))
+
+    async def get(server: Server, key: str, value: str) -> bool:
+        return await server.get(key) == value
+
+    errands = {"look_up": look_up, "put": put, "get": get}
+    while True:
+        order = json.loads(await asyncio.to_thread(sys.stdin.readline))
+        what = order.pop("do")
+        if what == "join":
+            for server in servers:
+                await server.bootstrap([tuple(order["first"][:2])])
+            await asyncio.sleep(order["settle_s"])
+            say(joined=min(map(in_table, [server.protocol for server in servers])))
+        elif what == "weigh":
+            say(bytes=resident())
+        else:
+            began = time.perf_counter()
+            is_done = await errands[what](servers[order["node"]], *order["with"])
+            say(ms=(time.perf_counter() - began) * 1e3 if is_done else None)
+
+
 def resident() -> int:
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -87,4 +122,4 @@ def resident() -> int:
 
 if __name__ == "__main__":
     order = json.loads(sys.argv[1])
-    asyncio.run({"serve": serve, "ask": ask, "crowd": crowd}[order.pop("role")](**order))
+    asyncio.run({"serve": serve, "ask": ask, "crowd": crowd, "network": network}[order.pop("role")](**order))

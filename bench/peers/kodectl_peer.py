@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
+from typing import Any
 
 from kodectl.core.identity import Identity
 from kodectl.node.discovery import Discovery
 from kodectl.node.kademlia import Kademlia
+from kodectl.node.values import Values
 from kodectl.runtime.base import Address
 from kodectl.runtime.green import GreenRuntime
 from kodectl.wire import packets, rpc
@@ -87,12 +90,61 @@ def crowd(count: int) -> None:
     os._exit(0)
 
 
+def network(count: int, number: int) -> None:
+    """`count` nodes at work, which do one errand after the other."""
+    runtime = GreenRuntime()
+    scope = runtime.scope("network")
+    nodes: list[tuple[Discovery, Kademlia, Values]] = []
+    places = []
+    for _ in range(count):
+        discovery, (ip, port) = node(runtime)
+        kademlia = Kademlia(runtime, discovery, scope)
+        values = Values(runtime, discovery, kademlia, scope)
+        kademlia.start()
+        values.start()
+        nodes.append((discovery, kademlia, values))
+        places.append([ip, port, discovery.identity.node_id.hex()])
+    say(places=places)
+
+    def join(first: list[Any], settle_s: float) -> dict[str, object]:
+        ip, port, node_id = first
+        for discovery, kademlia, _ in nodes:
+            if discovery.identity.node_id.hex() != node_id:
+                discovery.ask(bytes.fromhex(node_id), (ip, port), kademlia.ping_body())
+                kademlia.join()
+        scope.sleep(settle_s)
+        return {"joined": min(len(kademlia.table) for _, kademlia, _ in nodes)}
+
+    def look_up(at: tuple[Discovery, Kademlia, Values], target: str) -> bool:
+        return len(at[1].find(bytes.fromhex(target), stop_at_target=False).closest) == K
+
+    def put(at: tuple[Discovery, Kademlia, Values], key: str, value: str) -> bool:
+        _, stored, _ = at[2].put(bytes.fromhex(key).ljust(32), bytes.fromhex(value), 3600.0)
+        return stored > 0
+
+    def get(at: tuple[Discovery, Kademlia, Values], key: str, value: str) -> bool:
+        return bytes.fromhex(value) in [record.value for record in at[2].get(bytes.fromhex(key).ljust(32))]
+
+    errands = {"look_up": look_up, "put": put, "get": get}
+    while True:
+        order = json.loads(runtime.in_thread(sys.stdin.readline))
+        what = order.pop("do")
+        if what == "join":
+            say(**join(**order))
+        elif what == "weigh":
+            say(bytes=resident())
+        else:
+            began = time.perf_counter()
+            is_done = errands[what](nodes[order["node"]], *order["with"])
+            say(ms=(time.perf_counter() - began) * 1e3 if is_done else None)
+
+
 def resident() -> int:
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-ROLES: dict[str, Callable[..., None]] = {"serve": serve, "ask": ask, "crowd": crowd}
+ROLES: dict[str, Callable[..., None]] = {"serve": serve, "ask": ask, "crowd": crowd, "network": network}
 
 if __name__ == "__main__":
     order = json.loads(sys.argv[1])
