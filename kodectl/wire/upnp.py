@@ -294,8 +294,8 @@ def _content_length(headers: _Headers) -> int | None:
     text = _only(headers, b"content-length")
     if not text.isdigit():
         raise WireError("a length that is no number")
-    # Ten digits are enough to be too many.
-    length = int(text[:10])
+    # Ten digits are enough to be too many, but for zeros before them.
+    length = int(text.lstrip(b"0")[:10] or b"0")
     if length > MAX_BODY:
         raise WireError(f"it announces more than {MAX_BODY} bytes")
     return length
