@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import sys
 from operator import xor
 
 import pytest
@@ -31,6 +32,7 @@ def test_a_digest_counts_and_xors_the_ids_of_a_slot():
     assert (other.slot, other.count, other.xor) == (one.slot + 1, 1, an_id(3))
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="from CPython 3.14 on dictionaries are always looked through")
 def test_the_garbage_collector_has_nothing_to_do_with_the_ids():
     memory = Seen()
     memory.add(an_id(1), NOON_MS)
