@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kodectl.errors import EnvironmentFault, LocalMisuse
 from kodectl.store.whole_file import FileTaken, write_whole
@@ -24,6 +26,13 @@ SCRYPT_COST = 1 << 15
 """32 MiB and 0.1 s here for one guess, 16 times what a laptop of 2009 could take (RFC 7914, section 2)."""
 SCRYPT_BLOCK_SIZE = 8
 PROTECTION = "scryptAndAES256-CBC"
+
+MAX_SCRYPT_COST = 1 << 22
+"""N * r * p: 16 times ours, some 2 s and, with one lane, 512 MiB. A file of somebody else's names its own cost."""
+MAX_ITERATIONS = 10_000_000
+"""Of PBKDF2: 16 times of what is advised today (OWASP: 600,000), some seconds."""
+SCRYPT = "1.3.6.1.4.1.11591.4.11"
+PBES2 = "1.2.840.113549.1.5.13"
 
 ED25519 = "1.3.101.112"
 _SEED_HEADER = b"\x04\x20"  # RFC 8410, section 7: the seed is an OCTET STRING in the OCTET STRING
@@ -66,13 +75,19 @@ def load_key(path: Path, passphrase: bytes | None = None) -> StoredKey:
     """Reads a key file; a passphrase for a plain file is not used.
 
     Raises EnvironmentFault: key_missing, key_unreadable, key_malformed, key_wrong_kind, key_encrypted (no passphrase
-    given), key_wrong_passphrase."""
+    given), key_wrong_passphrase, key_too_costly."""
     content, mode = _read(path)
     label, der = _unarmour(content, path)
     encrypted = label == ENCRYPTED
     if encrypted and passphrase is None:
         raise EnvironmentFault(
             f"{path}: the key is encrypted", code="key_encrypted", hint="give its passphrase with --passphrase-file"
+        )
+    if encrypted and _is_too_costly(der):
+        raise EnvironmentFault(
+            f"{path}: opening it would take more work or memory than any key is worth",
+            code="key_too_costly",
+            hint="seal the key again, with N = 32768: openssl pkcs8 -topk8 -scrypt",
         )
     return _import(der, passphrase if encrypted else None, path, mode)
 
@@ -127,6 +142,28 @@ def _export(seed: bytes, passphrase: bytes | None) -> bytes:
         prot_params={"iteration_count": SCRYPT_COST, "block_size": SCRYPT_BLOCK_SIZE},
     )
     return f"{pem}\n".encode()
+
+
+def _is_too_costly(der: bytes) -> bool:
+    """What the file (EncryptedPrivateKeyInfo, RFC 5958 and 8018) asks of who opens it; libraries bound that late or not at all.
+    What cannot be read is for `_import` to refuse."""
+    from Crypto.Util.asn1 import DerObjectId, DerSequence
+
+    def parts(encoded: Any) -> list[Any]:
+        sequence: Any = DerSequence().decode(encoded)
+        return list(sequence)
+
+    try:
+        scheme, parameters = parts(parts(der)[0])
+        function = b""
+        if DerObjectId().decode(scheme).value == PBES2:
+            function, parameters = parts(parts(parameters)[0])
+        numbers = [number for number in parts(parameters) if isinstance(number, int)]
+        if function and DerObjectId().decode(function).value == SCRYPT:
+            return math.prod(numbers[:3]) > MAX_SCRYPT_COST
+    except (ValueError, IndexError, TypeError):
+        return False
+    return max(numbers, default=0) > MAX_ITERATIONS
 
 
 def _import(der: bytes, passphrase: bytes | None, path: Path, mode: int) -> StoredKey:

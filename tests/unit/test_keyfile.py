@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import threading
 from pathlib import Path
 
 import pytest
 from Crypto.PublicKey import ECC, RSA
+from Crypto.Util.asn1 import DerObjectId, DerOctetString, DerSequence
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from kodectl.errors import EnvironmentFault, LocalMisuse
@@ -166,6 +168,36 @@ def test_every_bad_file_has_its_own_answer(
         load_seed(written(tmp_path, content), passphrase)
     assert raised.value.code == code
     assert "node.key" in raised.value.message
+
+
+def sealed_at(cost: list[int], scheme: str = keyfile.SCRYPT) -> str:
+    """As its cost says, nobody could have made it."""
+    function = DerSequence([DerObjectId(scheme), DerSequence([DerOctetString(bytes(8)), *cost])])
+    cipher = DerSequence([DerObjectId("2.16.840.1.101.3.4.1.42"), DerOctetString(bytes(16))])
+    algorithm = DerSequence([DerObjectId(keyfile.PBES2), DerSequence([function, cipher])])
+    der = DerSequence([algorithm, DerOctetString(bytes(64))]).encode()
+    return f"-----BEGIN {keyfile.ENCRYPTED}-----\n{base64.b64encode(der).decode()}\n-----END {keyfile.ENCRYPTED}-----\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (sealed_at([1 << 30, 8, 1]), "key_too_costly"),
+        (sealed_at([1 << 14, 8, 1 << 20]), "key_too_costly"),
+        (sealed_at([1 << 4, 1 << 29, 1, 32]), "key_too_costly"),
+        (sealed_at([1 << 4000, 8, 1]), "key_too_costly"),
+        (sealed_at([2_000_000_000], "1.2.840.113549.1.5.12"), "key_too_costly"),
+        (sealed_at([1 << 10, 8, 1]), "key_wrong_passphrase"),
+        (sealed_at([-(1 << 30), 8, 1]), "key_wrong_passphrase"),
+        (sealed_at([]), "key_wrong_passphrase"),
+    ],
+)
+def test_what_it_costs_to_open_a_file_is_bounded(tmp_path: Path, content: str, code: str) -> None:
+    path = tmp_path / "node.key"
+    path.write_text(content)
+    with pytest.raises(EnvironmentFault) as caught:
+        load_key(path, b"passphrase")
+    assert caught.value.code == code
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:

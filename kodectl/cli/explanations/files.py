@@ -68,6 +68,12 @@ KEYS = {
         "Give the passphrase in a file that only you can read.",
         "kodectl key show FILE --passphrase-file SECRET",
     ),
+    "key_too_costly": Explanation(
+        "The key file asks for more work, or memory, than this program is willing to spend on opening it.",
+        "The cost that is written in it (scrypt: N * r * p above 4,194,304; PBKDF2: above ten million rounds).",
+        "Do not trust the file. If it is yours, seal the key again with a usual cost.",
+        "openssl pkcs8 -topk8 -scrypt -in node.key -out other.key",
+    ),
     "key_wrong_passphrase": Explanation(
         "The passphrase does not open the key.",
         "Decrypted with it, the file is noise; a damaged file looks the same.",
