@@ -147,6 +147,8 @@ class GreenDatagramSocket:
 
     def _learn(self, address: Address) -> SockAddr:
         target = sockaddr(address, self._family)
+        if target == address:
+            target = address  # one object fewer for each node that is known
         if len(self._targets) >= MAX_TARGETS:
             self._targets.clear()
         self._targets[address] = target
