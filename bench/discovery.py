@@ -34,7 +34,7 @@ def main() -> None:
     server = Discovery(runtime, Identity(RealSuite(), os.urandom(32)))
     kademlia = Kademlia(runtime, server, runtime.scope("bench"))
     for number in range(400):
-        kademlia.table.heard(Contact(os.urandom(32), f"10.0.{number >> 8}.{number & 255}", 1, 1), runtime.now())
+        kademlia.table.heard(Contact(os.urandom(32), f"127.{1 + number % 250}.{number // 250}.1", 1, 1), runtime.now())
     echoed = [0]
     address = server.open(("127.0.0.1", 0))
 
