@@ -233,7 +233,7 @@ def connection(python: str, peer: str, seconds: float) -> Figures:
 
 def hub(python: str, peer: str, seconds: float) -> Figures:
     [found] = script("operated.py", "--seconds", str(OPERATED_S), "--rate", "5000", "--peers", "50")
-    return {"hub_delay": {"value": found["hub_delay_ms"]["p99"], "messages_per_s": found["messages_per_s"]}}
+    return {"hub_delay": {"value": found["hub_delay_ms"]["p99"], "messages_per_s": found["sent_per_s"]}}
 
 
 def simulator(python: str, peer: str, seconds: float) -> Figures:
