@@ -34,8 +34,9 @@ MAX_SPRAYS = 4
 room stays with its relay, from where a spray is tried again."""
 SPRAYS_PER_S, SPRAY_BURST = 0.2, 12.0
 """As many as there is room for, one after the other."""
-NETWORK_SPRAYS_PER_S, NETWORK_SPRAY_BURST = 1 / 120, 3.0
-"""At one /24 or /64, or private address: 18 packets a second, over minutes. One spray in a thousand needs a second one."""
+NETWORK_SPRAYS_PER_S, NETWORK_SPRAY_BURST = 1 / 40, 4.0
+"""At one /24 or /64, or private address: 52 packets a second, over minutes. A link that is lost again and again, and several
+peers behind one carrier's NAT, have use for more than one in a minute."""
 
 Receive = Callable[[SendingBase, bytes, Address], None]
 
