@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kodectl.errors import EnvironmentFault
 from kodectl.store.disk_faults import unwritable
+from kodectl.store.whole_file import sync_directory
 
 LOCK_FILE = "lock"
 """Holds the process id of its last holder, for people; the lock on it is what counts."""
@@ -24,8 +25,11 @@ def hold(datadir: Path) -> Iterator[None]:
 
     Raises EnvironmentFault (path_unwritable, disk_full, datadir_in_use)."""
     lock = datadir / LOCK_FILE
+    is_new = not os.path.isdir(datadir)
     try:
         datadir.mkdir(mode=DATADIR_MODE, parents=True, exist_ok=True)
+        if is_new:
+            sync_directory(datadir.parent)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, LOCK_MODE)
     except FileExistsError as error:
         raise EnvironmentFault(

@@ -1,7 +1,7 @@
 """The store of a node that lives on: one SQLite file in its data directory.
 
-A write is a transaction in a write-ahead log: killed at any instant, the file holds the last whole one. `synchronous =
-NORMAL` syncs at checkpoints only; a power cut may lose the last seconds, and never the file.
+A write is a transaction in a write-ahead log: killed at any instant, the file holds the last whole one. It is synced before it
+counts as done (`synchronous = FULL`): what a node has acknowledged to its operator outlives a power cut too.
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         # Text that is none any more is for `_value_of` and for who uses it to judge, not a reason to read nothing.
         connection.text_factory = lambda raw: raw.decode(errors="replace")
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     except BaseException:
         connection.close()

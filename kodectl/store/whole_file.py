@@ -30,7 +30,7 @@ def write_whole(path: Path, content: bytes, *, replace: bool) -> None:
                 os.replace(beside, path)
             else:
                 _link(beside, path, content)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except FileExistsError as error:
         hint = "choose another name, or replace it with --force"
         raise FileTaken(f"{path} exists and is not overwritten", hint=hint) from error
@@ -74,7 +74,8 @@ def _write_exclusively(path: Path, content: bytes) -> None:
         raise
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """After it the names in it outlive a power cut, as a sync of the files alone does not make them."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -283,6 +283,13 @@ def test_a_file_of_the_first_version_gets_the_mark_of_this_program(tmp_path: Pat
         store.close()
 
 
+def test_every_write_is_synced(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "node.db")
+    assert store._read("PRAGMA synchronous") == [(2,)]  # FULL
+    assert store._read("PRAGMA journal_mode") == [("wal",)]
+    store.close()
+
+
 @pytest.mark.parametrize("suffix", sqlite_store.SUFFIXES)
 @pytest.mark.parametrize("kind", ["directory", "fifo", "device"])
 def test_what_is_in_the_way_is_named(tmp_path: Path, suffix: str, kind: str) -> None:
