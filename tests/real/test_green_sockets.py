@@ -16,12 +16,11 @@ import pytest
 
 from kodectl.errors import EnvironmentFault, NegativeAnswer
 from kodectl.runtime import names
-from kodectl.runtime.base import ConnectFailed, Connection, Stopped, Stream
+from kodectl.runtime.base import ConnectFailed, Stopped, Stream
 from kodectl.runtime.binding import bind_datagram
 from kodectl.runtime.datagrams import DRAIN_LIMIT, NOT_CUT
 from kodectl.runtime.faults import MAX_KINDS, OTHER_KIND, CallbackFaults
 from kodectl.runtime.green import GreenRuntime
-from kodectl.runtime.streams import ACCEPT_LIMIT, ACCEPT_WINDOW_S
 
 HOST = "127.0.0.1"
 LIMIT_S = 20.0
@@ -200,50 +199,6 @@ class TestStreams:
             with pytest.raises(EnvironmentFault, match="cannot look at this machine's addresses") as caught:
                 GreenRuntime().local_network()
         assert caught.value.code == "too_many_open_files"
-
-    def test_a_flood_of_connections_is_taken_in_portions(self, runtime: GreenRuntime) -> None:
-        arrived: list[float] = []
-
-        def take(stream: Connection) -> None:
-            stream.close()
-            arrived.append(runtime.now())
-            if len(arrived) == count:
-                all_there.set()
-
-        count, all_there = 4 * ACCEPT_LIMIT, runtime.event()
-        listener = runtime.listen((HOST, 0), take)
-        clients = [socket.socket() for _ in range(count)]
-        for client in clients:
-            client.setblocking(False)
-            client.connect_ex(listener.local)
-        assert all_there.wait(10.0)
-        assert arrived[-1] - arrived[0] > 2 * ACCEPT_WINDOW_S
-        for closable in (*clients, listener):
-            closable.close()
-
-    def test_a_listener_may_be_closed_with_the_last_of_a_portion(self, runtime: GreenRuntime) -> None:
-        left = ACCEPT_LIMIT
-
-        def take(stream: Connection) -> None:
-            nonlocal left
-            stream.close()
-            left -= 1
-            if not left:
-                listener.close()
-                done.set()
-
-        done = runtime.event()
-        listener = runtime.listen((HOST, 0), take)
-        clients = [socket.socket() for _ in range(ACCEPT_LIMIT + 5)]
-        for client in clients:
-            client.setblocking(False)
-            client.connect_ex(listener.local)
-        assert done.wait(10.0)
-        runtime.scope("pause").sleep(2 * ACCEPT_WINDOW_S)
-        assert left == 0
-        assert runtime.faults.counts == {}
-        for client in clients:
-            client.close()
 
 
 @needs_ipv6
