@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 EVEN_PORT_ATTEMPTS = 16
 """Half of the ports are even, so one of 65,000 clients that ask for one is refused without need."""
 UNUSED_LIMIT_S = 40.0
-"""A connection without an allocation, as in `stun_server`. With one it lasts as long as that does."""
+"""A connection without an allocation, in all. With one it lasts as long as that does."""
 MAX_QUEUED = 512
 MAX_QUEUED_BYTES = 256 * 1024
 """Of a client that does not read: a second of video."""
@@ -324,10 +324,13 @@ class Connection:
         self._stream.close()
 
     def limit(self, is_unused: bool) -> None:
-        """Begins the limit of a connection that is not used for an allocation anew, or lifts it."""
-        if self._limit is not None:
+        """Begins the limit of a connection that is not used for an allocation, or lifts it. Messages do not put it off: one in
+        half a minute would hold a place for good."""
+        if is_unused and self._limit is None:
+            self._limit = self._runtime.call_later(UNUSED_LIMIT_S, self._stream.close)
+        elif not is_unused and self._limit is not None:
             self._limit.cancel()
-        self._limit = self._runtime.call_later(UNUSED_LIMIT_S, self._stream.close) if is_unused else None
+            self._limit = None
 
     def close(self) -> None:
         if self._limit is not None:

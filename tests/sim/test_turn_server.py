@@ -154,6 +154,20 @@ class TestConnections:
     def test_without_an_allocation_have_a_limit(self, scene: Scene) -> None:
         assert round(scene.run(lambda: scene.ends(scene.connect()))) == UNUSED_LIMIT_S
 
+    def test_without_an_allocation_have_the_limit_whatever_they_ask(self, scene: Scene) -> None:
+        def ask_again_and_again() -> float:
+            stream, began = scene.connect(), scene.near.now()
+            request = encode(Message(MessageClass.REQUEST, Method.BINDING, bytes(12)))
+            try:
+                while True:
+                    stream.write(request)
+                    stream.read_exactly(32)
+                    scene.wait(9.0)
+            except StreamClosed:
+                return scene.near.now() - began
+
+        assert UNUSED_LIMIT_S <= scene.run(ask_again_and_again) < UNUSED_LIMIT_S + 10.0
+
     def test_serve_stun_beside_turn(self, scene: Scene) -> None:
         assert scene.run(lambda: ask_over_tcp(scene.near, SERVER, 5.0)).mapped[0] == "20.0.0.7"
 
