@@ -46,6 +46,8 @@ RELAYED_WATCH_S = 1.0
 """How long a pair that is to stay relayed is looked at."""
 PARTED_LIMIT_S = 15.0
 STEP_S = 0.05
+ROUND_S = 42.0
+"""From one connection of a pair to its next: nodes spray the same network once in 40 s (`node.spraying`)."""
 LOG_LINES = 40
 """Of a node that does not answer."""
 NAMES = {
@@ -186,6 +188,7 @@ def measure(kinds: Sequence[Kind], runs: int) -> dict[tuple[Kind, Kind], list[Ou
     found: dict[tuple[Kind, Kind], list[Outcome | str]] = {cell: [] for cell in product(kinds, kinds)}
     with tempfile.TemporaryDirectory() as home, laid(kinds, Path(home)) as (_, machines):
         for run in range(runs):
+            next_round = time.monotonic() + ROUND_S
             for here, there in found:
                 one, other = machines[here][0], machines[there][1]
                 try:
@@ -197,6 +200,8 @@ def measure(kinds: Sequence[Kind], runs: int) -> dict[tuple[Kind, Kind], list[Ou
                     outcome = str(failed)
                 found[here, there].append(outcome)
                 print(f"{run + 1} {here.value} {there.value}: {outcome}", file=sys.stderr, flush=True)
+            if run + 1 < runs:
+                time.sleep(max(0.0, next_round - time.monotonic()))
     return found
 
 
