@@ -1,6 +1,10 @@
 """One iterative lookup (Maymounkov and Mazieres 2002, section 2.3): whom to ask next, and when it is over.
 
 Loose rounds: a question that is slow no longer counts against the alpha under way, so corpses cost messages but not time.
+
+Answers may lie. Where a node is said to be is one of several places until it answers at one of them; no network has more
+than its share of the closest; and before a lookup ends, disjoint paths have had their say (Baumgart and Mies 2007, S/Kademlia,
+section 4.4): what one liar leads to does not count against what others know.
 """
 
 from __future__ import annotations
@@ -10,16 +14,30 @@ from collections import Counter
 from collections.abc import Iterable
 from enum import Enum
 
-from kodectl.core.table import K, subnet_of
+from kodectl.core.sessions import Address
+from kodectl.core.table import MAX_PER_SUBNET_IN_BUCKET, K, subnet_of
 from kodectl.wire.contacts import Contact
 
 ALPHA = 3
 MAX_QUESTIONS = 200
 """An honest network of millions needs a tenth of it; liars who always name somebody closer get no more."""
-MAX_CANDIDATES = 512
+MAX_BEFORE_PATHS = 120
+"""Of these for whoever is closest. The rest is for the paths, so that a farm of ever closer nodes does not use up all."""
+PATHS = 4
+PATH_VIEW = 2
+"""The closest of each path that are asked before the end, wherever they stand among all."""
+MAX_CANDIDATES = 128
+"""Of one path: whoever names ever closer nodes pushes out none that others know."""
+MAX_PLACES = 8
+"""Where one node is said to be. Each answer names one; of the twenty nodes asked, so many may lie."""
+MAX_PER_SUBNET = MAX_PER_SUBNET_IN_BUCKET
+"""Of one /24 or /64 among the closest, while there are others: ids next to a key can be ground, networks have to be rented."""
 MAX_FAILED_OF_SUBNET = 4
 """After so many without an answer in one /24 or /64, no more of it are asked: made-up nodes at somebody's addresses
 are questions to him."""
+
+Place = tuple[bytes, Address]
+"""A node id, and where it is said to be."""
 
 
 class State(Enum):
@@ -31,13 +49,16 @@ class State(Enum):
 
 
 class Candidate:
-    __slots__ = ("contact", "distance", "hop", "state")
+    __slots__ = ("contact", "distance", "hop", "path", "state", "subnet")
 
-    def __init__(self, contact: Contact, distance: int, hop: int) -> None:
+    def __init__(self, contact: Contact, distance: int, hop: int, path: int) -> None:
         self.contact = contact
+        self.subnet = subnet_of(contact.ip)
         self.distance = distance
         self.hop = hop
         """How many questions deep it was found; those known at the start are asked in round 1."""
+        self.path = path
+        """That of whoever named it first."""
         self.state = State.NEW
 
     def __lt__(self, other: Candidate) -> bool:
@@ -45,8 +66,8 @@ class Candidate:
 
 
 class Lookup:
-    """Ends when the `k` closest known, leaving out the failed, have all answered; with `stop_at_target`, as soon as
-    the target itself has answered.
+    """Ends when the `k` closest known, leaving out the failed, have all answered, and the closest of each path; with
+    `stop_at_target`, as soon as the target itself has answered.
 
     Call `questions()` after every report and ask each contact it gives; report each exactly once by `answered` or
     `failed`, after any number of `slow`."""
@@ -69,12 +90,15 @@ class Lookup:
         self._own_id = own_id
         self._stop_at_target = stop_at_target
         self._candidates: list[Candidate] = []
-        self._by_id: dict[bytes, Candidate] = {}
+        self._by_place: dict[Place, Candidate] = {}
+        self._places: Counter[bytes] = Counter()
+        self._of_path: Counter[int] = Counter()
+        self._answered: set[bytes] = set()
         self._failed_of: Counter[str | None] = Counter()
         self._under_way = 0
         self._over = False
-        for seed in seeds:
-            self._learn(seed, 1)
+        for number, seed in enumerate(seeds):
+            self._learn(seed, 1, number % PATHS)
 
     @property
     def over(self) -> bool:
@@ -85,27 +109,57 @@ class Lookup:
         if self._over:
             return []
         asked: list[Contact] = []
+        waiting = self._ask_of(self._view(self.k), MAX_BEFORE_PATHS, asked)
+        if not waiting:
+            for path in range(PATHS):
+                waiting |= self._ask_of(self._view(PATH_VIEW, path), MAX_QUESTIONS, asked)
+        self._over = not waiting
+        return asked
+
+    def _ask_of(self, view: list[Candidate], limit: int, asked: list[Contact]) -> bool:
+        """Asks who is new, and adds it to `asked`; returns whether anything in `view` is still to come."""
         waiting = False
-        in_view = 0
-        for candidate in self._candidates:
-            if candidate.state is State.FAILED:
-                continue
-            in_view += 1
-            if in_view > self.k:
-                break
-            if candidate.state is State.NEW and self._is_suspect(candidate.contact):
-                candidate.state = State.FAILED
-                in_view -= 1
-                continue
+        for candidate in view:
             if candidate.state is State.NEW:
-                if self._under_way >= self._alpha or self.questions_asked >= MAX_QUESTIONS:
+                if self._under_way >= self._alpha or self.questions_asked >= limit:
                     waiting = waiting or self._under_way > 0
                     continue
                 self._ask(candidate)
                 asked.append(candidate.contact)
             waiting = waiting or candidate.state in (State.ASKED, State.SLOW)
-        self._over = not waiting
-        return asked
+        return waiting
+
+    def _view(self, count: int, path: int | None = None) -> list[Candidate]:
+        """The places of the `count` closest nodes (of a path) that have not failed."""
+        return self._spread((c for c in self._candidates if path in (None, c.path) and self._counts(c)), count)
+
+    def _spread(self, candidates: Iterable[Candidate], count: int) -> list[Candidate]:
+        """The first `count` nodes of `candidates`; whoever is one too many of its network comes behind all others."""
+        chosen: list[Candidate] = []
+        surplus: list[Candidate] = []
+        ids: set[bytes] = set()
+        of_subnet: Counter[str] = Counter()
+        for candidate in candidates:
+            node_id, subnet = candidate.contact.node_id, candidate.subnet
+            if node_id not in ids:
+                if len(ids) >= count:
+                    return chosen
+                if subnet is not None and node_id != self.target:
+                    if of_subnet[subnet] >= MAX_PER_SUBNET:
+                        surplus.append(candidate)
+                        continue
+                    of_subnet[subnet] += 1
+                ids.add(node_id)
+            chosen.append(candidate)
+        return chosen + surplus[: count - len(ids)]
+
+    def _counts(self, candidate: Candidate) -> bool:
+        if candidate.state is State.ANSWERED:
+            return True
+        if candidate.state is State.NEW and self._is_suspect(candidate):
+            candidate.state = State.FAILED
+        # Who has answered at one place is not looked for at others.
+        return candidate.state is not State.FAILED and candidate.contact.node_id not in self._answered
 
     def _ask(self, candidate: Candidate) -> None:
         candidate.state = State.ASKED
@@ -113,34 +167,39 @@ class Lookup:
         self.questions_asked += 1
         self.rounds = max(self.rounds, candidate.hop)
 
-    def answered(self, node_id: bytes, contacts: Iterable[Contact]) -> int:
+    def answered(self, asked: Contact, contacts: Iterable[Contact]) -> int:
         """Takes in an answer; returns how many of its contacts are news."""
-        candidate = self._finish(node_id, State.ANSWERED)
+        candidate = self._finish(asked, State.ANSWERED)
         if candidate is None:
             return 0
-        if self._stop_at_target and node_id == self.target:
+        if asked.node_id in self._answered:
+            candidate.state = State.FAILED  # it was there at another of its places, and is not to be counted twice
+        self._answered.add(asked.node_id)
+        if self._stop_at_target and asked.node_id == self.target:
             self._over = True
-        return sum(self._learn(contact, candidate.hop + 1) for contact in contacts)
+        return sum(self._learn(contact, candidate.hop + 1, candidate.path) for contact in contacts)
 
-    def failed(self, node_id: bytes) -> None:
-        candidate = self._finish(node_id, State.FAILED)
+    def failed(self, asked: Contact) -> None:
+        candidate = self._finish(asked, State.FAILED)
         if candidate is not None:
-            self._failed_of[subnet_of(candidate.contact.ip)] += 1
+            self._failed_of[candidate.subnet] += 1
 
-    def _is_suspect(self, contact: Contact) -> bool:
-        if not self._failed_of:
+    def _is_suspect(self, candidate: Candidate) -> bool:
+        """Not the target, nor whom we know ourselves: or corpses made up beside them would hide them."""
+        if not self._failed_of or candidate.subnet is None:
             return False
-        subnet = subnet_of(contact.ip)
-        return subnet is not None and self._failed_of[subnet] >= MAX_FAILED_OF_SUBNET
+        if candidate.hop == 1 or candidate.contact.node_id == self.target:
+            return False
+        return self._failed_of[candidate.subnet] >= MAX_FAILED_OF_SUBNET
 
-    def slow(self, node_id: bytes) -> None:
-        candidate = self._by_id.get(node_id)
+    def slow(self, asked: Contact) -> None:
+        candidate = self._by_place.get((asked.node_id, asked.address))
         if candidate is not None and candidate.state is State.ASKED:
             candidate.state = State.SLOW
             self._under_way -= 1
 
-    def _finish(self, node_id: bytes, state: State) -> Candidate | None:
-        candidate = self._by_id.get(node_id)
+    def _finish(self, asked: Contact, state: State) -> Candidate | None:
+        candidate = self._by_place.get((asked.node_id, asked.address))
         if candidate is None or candidate.state not in (State.ASKED, State.SLOW):
             return None
         if candidate.state is State.ASKED:
@@ -148,30 +207,45 @@ class Lookup:
         candidate.state = state
         return candidate
 
-    def _learn(self, contact: Contact, hop: int) -> bool:
-        if contact.node_id in self._by_id or contact.node_id == self._own_id:
+    def _learn(self, contact: Contact, hop: int, path: int) -> bool:
+        node_id = contact.node_id
+        place = node_id, contact.address
+        if place in self._by_place or node_id == self._own_id or node_id in self._answered:
             return False
-        if len(self._candidates) >= MAX_CANDIDATES and not self._drop_farthest(contact):
+        if self._places[node_id] >= MAX_PLACES:
             return False
-        candidate = Candidate(contact, contact.number ^ self._number, hop)
-        self._by_id[contact.node_id] = candidate
+        candidate = Candidate(contact, contact.number ^ self._number, hop, path)
+        if self._of_path[path] >= MAX_CANDIDATES and not self._drop_farthest(candidate):
+            return False
+        self._of_path[path] += 1
+        self._by_place[place] = candidate
+        self._places[node_id] += 1
         insort(self._candidates, candidate)
         return True
 
-    def _drop_farthest(self, contact: Contact) -> bool:
-        farthest = self._candidates[-1]
-        if farthest.state is not State.NEW or farthest.distance <= contact.number ^ self._number:
+    def _drop_farthest(self, newcomer: Candidate) -> bool:
+        """Makes room on the path of a newcomer that is closer than somebody there who has not been asked yet."""
+        for index in reversed(range(len(self._candidates))):
+            dropped = self._candidates[index]
+            if dropped.distance <= newcomer.distance:
+                return False
+            if dropped.path == newcomer.path and dropped.state is State.NEW:
+                break
+        else:
             return False
-        del self._by_id[self._candidates.pop().contact.node_id]
+        del self._candidates[index]
+        node_id = dropped.contact.node_id
+        del self._by_place[node_id, dropped.contact.address]
+        self._places[node_id] -= 1
+        self._of_path[dropped.path] -= 1
         return True
 
     def closest(self) -> list[Contact]:
-        """The up to `k` closest that answered, closest first."""
-        answered = (c.contact for c in self._candidates if c.state is State.ANSWERED)
-        return [contact for contact, _ in zip(answered, range(self.k), strict=False)]
+        """The up to `k` closest that answered, closest first; no more of a network than its share while there are others."""
+        answered = (candidate for candidate in self._candidates if candidate.state is State.ANSWERED)
+        return [candidate.contact for candidate in sorted(self._spread(answered, self.k))]
 
     @property
     def found(self) -> bool:
         """Whether the target itself has answered."""
-        candidate = self._by_id.get(self.target)
-        return candidate is not None and candidate.state is State.ANSWERED
+        return self.target in self._answered

@@ -261,15 +261,15 @@ class Kademlia:
         take: Callable[[Contact, Any], bool] | None,
     ) -> bool:
         if outcome is Notice.SLOW:
-            lookup.slow(contact.node_id)
+            lookup.slow(contact)
             return False
         if isinstance(outcome, Notice | PeerFault):
-            lookup.failed(contact.node_id)
+            lookup.failed(contact)
             if trace is not None:
                 trace(Hop(lookup.rounds, contact, "timeout" if outcome is Notice.TIMEOUT else "error", None, 0, 0))
             return False
         contacts, answer = outcome
-        news = lookup.answered(contact.node_id, contacts)
+        news = lookup.answered(contact, contacts)
         if trace is not None:
             trace(Hop(lookup.rounds, contact, "answered", rtt_s, len(contacts), news))
         return take is not None and take(contact, answer)

@@ -1,13 +1,15 @@
 """The lookup against worlds of tables: it finds the closest, in loose rounds, and ends."""
 
 import random
+from collections.abc import Callable
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kodectl.core import lookup as lookup_module
 from kodectl.core.distance import distance
-from kodectl.core.lookup import ALPHA, MAX_CANDIDATES, Lookup
+from kodectl.core.lookup import ALPHA, MAX_CANDIDATES, MAX_PLACES, MAX_QUESTIONS, Lookup
 from kodectl.wire.contacts import Contact
 
 OWN = b"\xff" * 32
@@ -41,12 +43,12 @@ def test_ends_with_the_closest_living_of_all_it_heard_of(seed, dead_share):
             break
         contact = under_way.pop(rng.randrange(len(under_way)))
         if contact.node_id in dead:
-            lookup.slow(contact.node_id)
-            lookup.failed(contact.node_id)
+            lookup.slow(contact)
+            lookup.failed(contact)
         else:
             told = closest_of(knows[contact.node_id], target)
             known.update((one.node_id, one) for one in told)
-            lookup.answered(contact.node_id, told)
+            lookup.answered(contact, told)
     alive = [contact for node_id, contact in known.items() if node_id not in dead]
     assert lookup.closest() == closest_of(alive, target)
     assert lookup.questions_asked < 150
@@ -58,7 +60,7 @@ def test_asks_alpha_at_once_and_each_once():
     first = lookup.questions()
     assert first == closest_of(contacts, bytes(32))[:ALPHA]
     assert lookup.questions() == []
-    lookup.answered(first[0].node_id, [])
+    lookup.answered(first[0], [])
     assert len(lookup.questions()) == 1
 
 
@@ -66,10 +68,10 @@ def test_a_slow_answer_frees_its_place_and_still_counts():
     contacts = make_contacts(10, random.Random(2))
     lookup = Lookup(bytes(32), OWN, contacts)
     slow = lookup.questions()[0]
-    lookup.slow(slow.node_id)
-    lookup.slow(slow.node_id)
+    lookup.slow(slow)
+    lookup.slow(slow)
     assert len(lookup.questions()) == 1
-    lookup.answered(slow.node_id, [])
+    lookup.answered(slow, [])
     assert slow in lookup.closest()
 
 
@@ -78,10 +80,10 @@ def test_stops_when_the_target_answers():
     target = contacts[0].node_id
     lookup = Lookup(target, OWN, contacts[1:5], stop_at_target=True)
     asked = lookup.questions()
-    lookup.answered(asked[0].node_id, [contacts[0]])
+    lookup.answered(asked[0], [contacts[0]])
     assert contacts[0] in lookup.questions()
     assert not lookup.found
-    lookup.answered(target, [])
+    lookup.answered(contacts[0], [])
     assert lookup.found
     assert lookup.over
 
@@ -94,6 +96,7 @@ def test_without_seeds_it_is_over_at_once():
 
 
 def test_liars_who_always_know_somebody_closer_are_bounded(monkeypatch):
+    monkeypatch.setattr(lookup_module, "MAX_BEFORE_PATHS", 25)
     monkeypatch.setattr(lookup_module, "MAX_QUESTIONS", 40)
     rng = random.Random(4)
     lookup = Lookup(bytes(32), OWN, make_contacts(3, rng))
@@ -103,7 +106,7 @@ def test_liars_who_always_know_somebody_closer_are_bounded(monkeypatch):
         contact = under_way.pop()
         level -= 1 if level > 20 else 0
         news = [Contact(rng.getrandbits(level).to_bytes(32), "10.9.9.9", 1, 1) for _ in range(16)]
-        lookup.answered(contact.node_id, news)
+        lookup.answered(contact, news)
         under_way += lookup.questions()
     assert lookup.questions_asked == 40
 
@@ -111,9 +114,135 @@ def test_liars_who_always_know_somebody_closer_are_bounded(monkeypatch):
 def test_candidates_are_bounded_and_the_farthest_go():
     rng = random.Random(9)
     crowd = make_contacts(MAX_CANDIDATES + 300, rng)
+    lookup = Lookup(bytes(32), OWN, crowd[:1])
+    (first,) = lookup.questions()
+    lookup.answered(first, crowd[1:])
+    assert len(lookup._candidates) == len(lookup._by_place) == lookup._places.total() == MAX_CANDIDATES
+    kept = [candidate.contact for candidate in lookup._candidates if candidate.contact != first]
+    assert kept[: MAX_CANDIDATES - 1] == closest_of(crowd[1:], bytes(32), MAX_CANDIDATES)[: len(kept)]
+
+
+def ask_everybody(lookup: Lookup, answers: Callable[[Contact], list[Contact] | None]) -> list[Contact]:
+    """Until it is over. `answers`: what somebody says, or None if nobody is there. Returns who was asked."""
+    asked: list[Contact] = []
+    under_way = lookup.questions()
+    while not lookup.over:
+        contact = under_way.pop(0)
+        asked.append(contact)
+        told = answers(contact)
+        if told is None:
+            lookup.failed(contact)
+        else:
+            lookup.answered(contact, told)
+        under_way += lookup.questions()
+    return asked
+
+
+@pytest.mark.parametrize("liars", [1, 5])
+def test_a_lie_about_where_a_node_is_does_not_hide_it(liars):
+    rng = random.Random(10)
+    target, *seeds = make_contacts(9, rng)
+
+    def answers(contact):
+        if contact in seeds[:liars]:
+            return [Contact(target.node_id, f"20.{rng.randrange(250)}.1.1", 1, 1)]
+        return [target] if contact in seeds else [] if contact == target else None
+
+    lookup = Lookup(target.node_id, OWN, seeds, stop_at_target=True)
+    ask_everybody(lookup, answers)
+    assert lookup.found
+    assert lookup.closest()[0] == target
+
+
+def test_places_of_one_node_are_bounded():
+    (seed,) = make_contacts(1, random.Random(11))
+    places = [Contact(bytes(32), f"20.{number}.1.1", 1, 1) for number in range(100)]
+    lookup = Lookup(bytes(32), OWN, [seed], stop_at_target=True)
+    asked = ask_everybody(lookup, lambda contact: places if contact == seed else None)
+    assert len(asked) == 1 + MAX_PLACES
+
+
+def test_another_tcp_port_is_no_other_place():
+    (seed,) = make_contacts(1, random.Random(11))
+    ports = [Contact(bytes(32), "20.1.1.1", 1, number) for number in range(50)]
+    lookup = Lookup(bytes(32), OWN, [seed], stop_at_target=True)
+    assert len(ask_everybody(lookup, lambda contact: ports if contact == seed else None)) == 2
+
+
+def test_two_networks_full_of_ids_next_to_a_key_are_a_quarter_of_the_closest():
+    rng = random.Random(12)
+    honest = [Contact(rng.randbytes(32), f"20.{number}.0.1", 1, 1) for number in range(60)]
+    ground = [Contact(rng.getrandbits(200).to_bytes(32), f"30.0.{n % 2}.{n}", 1, 1) for n in range(60)]
+
+    def answers(contact):
+        return closest_of(ground if contact in ground else [*honest, *ground[:2]], bytes(32))
+
+    lookup = Lookup(bytes(32), OWN, rng.sample(honest, 16))
+    ask_everybody(lookup, answers)
+    closest = lookup.closest()
+    assert len(closest) == 16
+    assert sum(contact in honest for contact in closest) >= 12
+    assert closest == closest_of(closest, bytes(32))
+
+
+def test_where_all_are_of_one_network_nobody_is_one_too_many():
+    crowd = [Contact(random.Random(n).randbytes(32), f"20.0.0.{n}", 1, 1) for n in range(30)]
     lookup = Lookup(bytes(32), OWN, crowd)
-    assert len(lookup._candidates) == len(lookup._by_id) == MAX_CANDIDATES
-    assert [candidate.contact for candidate in lookup._candidates] == closest_of(crowd, bytes(32), MAX_CANDIDATES)
+    ask_everybody(lookup, lambda contact: [])
+    assert len(lookup.closest()) == 16
+
+
+def test_corpses_beside_the_target_do_not_hide_it():
+    rng = random.Random(13)
+    seed, *_ = make_contacts(1, rng)
+    target = Contact(rng.randbytes(32), "20.1.2.9", 1, 1)
+    close = target.number
+    corpses = [Contact((close ^ 1 + n).to_bytes(32), f"20.1.2.{100 + n}", 1, 1) for n in range(16)]
+    nearby = Contact((close ^ 1 << 200).to_bytes(32), "20.9.9.9", 1, 1)
+
+    def answers(contact):
+        return (
+            [*corpses, nearby]
+            if contact == seed
+            else [target]
+            if contact == nearby
+            else []
+            if contact == target
+            else None
+        )
+
+    lookup = Lookup(target.node_id, OWN, [seed], stop_at_target=True)
+    ask_everybody(lookup, answers)
+    assert lookup.found
+
+
+@pytest.mark.parametrize("is_fresh", [False, True], ids=["a circle", "a farm of fresh ids"])
+def test_a_path_that_liars_lead_leaves_the_other_paths_theirs(is_fresh):
+    """They are nearer than anybody honest, from as many networks as they like, and all of them answer."""
+    rng = random.Random(14)
+    target = Contact(bytes(32), "20.0.0.1", 1, 1)
+    seeds = [Contact(rng.randbytes(32), f"20.{number}.0.1", 1, 1) for number in range(1, 17)]
+    seeds.sort(key=lambda contact: contact.number)
+    knows_it = Contact((1 << 250).to_bytes(32), "20.99.0.1", 1, 1)
+
+    def farm(level):
+        return [Contact(rng.getrandbits(level).to_bytes(32), f"30.{rng.randrange(250)}.{n}.1", 1, 1) for n in range(16)]
+
+    circle = farm(200)
+
+    def answers(contact):
+        if contact == target:
+            return []
+        if contact == knows_it:
+            return [target]
+        if contact in seeds and contact != seeds[0]:
+            return [knows_it] if contact == seeds[5] else []
+        return farm(max(8, contact.number.bit_length() - 1)) if is_fresh else circle
+
+    lookup = Lookup(target.node_id, OWN, seeds, stop_at_target=True)
+    asked = ask_everybody(lookup, answers)
+    assert lookup.found
+    assert len(asked) <= MAX_QUESTIONS
 
 
 def test_made_up_nodes_at_one_place_are_soon_left_alone():
@@ -126,9 +255,9 @@ def test_made_up_nodes_at_one_place_are_soon_left_alone():
         contact = under_way.pop(0)
         asked.append(contact)
         if contact in victims:
-            lookup.failed(contact.node_id)
+            lookup.failed(contact)
         else:
-            lookup.answered(contact.node_id, victims[:16])
+            lookup.answered(contact, victims[:16])
             victims = victims[16:] + victims[:16]
         under_way += lookup.questions()
     assert sum(contact in victims for contact in asked) <= 4 + ALPHA
@@ -142,9 +271,9 @@ def test_corpses_on_a_private_network_are_no_reason_to_stop():
     while not lookup.over:
         contact = under_way.pop()
         if contact in alive:
-            lookup.answered(contact.node_id, [])
+            lookup.answered(contact, [])
         else:
-            lookup.failed(contact.node_id)
+            lookup.failed(contact)
         under_way += lookup.questions()
     assert lookup.closest() == closest_of(alive, bytes(32))
 
@@ -157,7 +286,7 @@ def test_own_id_is_never_asked():
 def test_unasked_answers_are_ignored():
     contacts = make_contacts(5, random.Random(5))
     lookup = Lookup(bytes(32), OWN, contacts[:1])
-    assert lookup.answered(contacts[4].node_id, contacts) == 0
+    assert lookup.answered(contacts[4], contacts) == 0
     asked = lookup.questions()[0]
-    assert lookup.answered(asked.node_id, contacts) == 4
-    assert lookup.answered(asked.node_id, contacts) == 0
+    assert lookup.answered(asked, contacts) == 4
+    assert lookup.answered(asked, contacts) == 0
