@@ -15,7 +15,11 @@ class NewPort:
         self.claims: Callable[[Connection], bool] = lambda stream: False
         self._listener = runtime.listen(("0.0.0.0", 0), self._arrived)
         self.number = self._listener.local[1]
-        self.seen = see(self.number)
+        try:
+            self.seen = see(self.number)
+        except BaseException:
+            self._listener.close()
+            raise
 
     def _arrived(self, stream: Connection) -> None:
         if not self.claims(stream):

@@ -10,7 +10,9 @@ from town import SYMMETRIC, Town, town_of
 
 from kodectl.core.port_prediction import all_predicted
 from kodectl.node import port_step
+from kodectl.node.new_port import NewPort
 from kodectl.node.node import Node
+from kodectl.runtime.base import Stopped
 from kodectl.sim.translation import PortRule
 
 SEQUENTIAL = {"mapping": SYMMETRIC, "ports": PortRule.SEQUENTIAL}
@@ -130,3 +132,14 @@ def test_a_new_port_at_another_address_is_none(town: Town, liar: int) -> None:
     town.world.run_for(2 * SECOND_PUNCH_S)
     assert route(one, other).path == "relay"
     assert not met
+
+
+def test_a_new_port_that_nobody_tells_about_is_closed(town: Town) -> None:
+    runtime = town.world.host("25.0.0.1")
+
+    def stopped(port: int) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        NewPort(runtime, stopped)
+    assert not runtime.host.listeners
