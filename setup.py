@@ -70,7 +70,7 @@ setup(
     ],
     install_requires=RUNTIME,
     extras_require={"test": TEST, "fuzz": FUZZ},
-    entry_points={"console_scripts": ["kodectl = kodectl.cli.main:main"]},
+    entry_points={"console_scripts": ["kodectl = kodectl.__main__:main"]},
     classifiers=[
         "Environment :: Console",
         "Operating System :: POSIX :: Linux",

@@ -55,6 +55,7 @@ class Api:
         except EnvironmentFault:
             self._tcp.close()
             raise
+        self._unix_file = file_at(self._unix_path)
         self._servers: list[ApiServer] = []
         self.address = address_text(*self._tcp.getsockname()[:2])
 
@@ -84,13 +85,24 @@ class Api:
 
     def stop(self) -> None:
         """Lets answers under way finish, for a moment. May be called without `start`, and twice."""
-        self._unix_path.unlink(missing_ok=True)
+        # Under this name there may be the socket of another node by now, that was started in a directory made anew.
+        if file_at(self._unix_path) == self._unix_file:
+            self._unix_path.unlink(missing_ok=True)
         for server in self._servers:
             server.stop(STOP_LIMIT_S)
         self._tcp.close()
         self._unix.close()
         self._scope.close()
         self._scope.join(STOP_LIMIT_S)
+
+
+def file_at(path: Path) -> tuple[int, int] | None:
+    """Which file has this name now; None: none has."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def load_token_if_needed(settings: ApiSettings, host: str) -> str | None:
