@@ -31,8 +31,8 @@ class Tally:
         self._sent: dict[tuple[int, int], Sent] = {}
         self.ports: Counter[tuple[int, int]] = Counter()
         """By target and its port."""
-        self.on_datagram: Callable[[int, int, bytes], None] = lambda target, port, data: None
-        """Hears every one, by the number of the station it goes to."""
+        self.on_datagram: Callable[[int, int, int, int, bytes], None] = lambda *datagram: None
+        """Hears every one: from and to which station, by their numbers, each with its port."""
         record = network.trace.record
 
         def counted(
@@ -43,7 +43,7 @@ class Tally:
             self._sent[between] = self._sent.get(between, Sent()).plus(headers + len(data))
             self.ports[target, target_port] += 1
             if kind == Kind.DATAGRAM:
-                self.on_datagram(target, target_port, data)
+                self.on_datagram(source, port, target, target_port, data)
             record(kind, sent, arrival, source, port, target, target_port, data)
 
         network.trace.record = counted  # type: ignore[method-assign]

@@ -420,11 +420,14 @@ class Passage:
             self.session.received(self._shared, data, source)
 
     def knows_source(self, source: Address) -> bool:
-        return self._shared is not None and self.session.agent.has_heard(self._shared, source)
+        """Of whom a connection is awaited."""
+        return self.may_carry and self._shared is not None and self.session.agent.has_heard(self._shared, source)
 
     def _data(self, data: bytes, base: SendingBase, sender: Address) -> None:
-        path = self._around.paths.path(base, sender, is_shared=base is self._shared)
-        self._around.endpoint.received(data, path)
+        # Who has asked opens the connection: what else would begin one may be its own first packet, sent back by somebody.
+        if self.may_carry or self._around.endpoint.knows(data):
+            path = self._around.paths.path(base, sender, is_shared=base is self._shared)
+            self._around.endpoint.received(data, path)
 
     def follow(self, agreed: Plan, offer: Offer) -> None:
         """Tries beside ICE what both have agreed on, in the background."""

@@ -374,7 +374,7 @@ def test_checks_that_are_sent_again_in_somebody_elses_name_get_him_little(scene:
     seen: list[tuple[bytes, int]] = []
     box = scene.tally.number("box1")
 
-    def overhear(target: int, port: int, data: bytes) -> None:
+    def overhear(source: int, source_port: int, target: int, port: int, data: bytes) -> None:
         if target == box and named_ufrag(data) is not None:
             seen.append((data, port))
 
@@ -382,7 +382,7 @@ def test_checks_that_are_sent_again_in_somebody_elses_name_get_him_little(scene:
     peer.peering.dial(Enode(scene.used.identity.node_id, "", 0, 0))
     scene.world.run_for(2.0)
     assert seen
-    scene.tally.on_datagram = lambda target, port, data: None
+    scene.tally.on_datagram = lambda *datagram: None
     forger = scene.town.open[0].runtime.host
     sent = Sent()
     began = scene.world.now

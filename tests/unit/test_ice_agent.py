@@ -278,9 +278,12 @@ def test_a_mapped_address_of_nobodys_is_a_peer_reflexive_candidate() -> None:
     assert seen.priority == priority_of(CandidateType.PEER_REFLEXIVE, 65_535)
 
 
-def test_an_answer_from_elsewhere_fails_the_pair() -> None:
+def test_an_answer_from_elsewhere_is_none_and_the_pair_fails_in_the_end() -> None:
     made, effects = begun()
     made.receive(BASE, success(only(effects)), ELSEWHERE, 0.1)
+    assert made.pairs[0].state is PairState.IN_PROGRESS
+    while (deadline := made.next_deadline()) is not None and deadline < FAILURE_PATIENCE_S + 1.0:
+        made.tick(deadline)
     assert made.pairs[0].state is PairState.FAILED
 
 

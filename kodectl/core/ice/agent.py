@@ -389,11 +389,12 @@ class Agent:
         check = self._checks.find(message.transaction_id)
         if check is None or not verifies(data, check.key):
             return
-        self._checks.end(check)
         if base is not check.base or sender != check.address:
-            # Section 7.2.5.2.1: what is asked there must answer from there.
-            self._failed(check)
-        elif message.kind is MessageClass.SUCCESS:
+            # Section 7.2.5.2.1: what is asked there must answer from there. The check fails by the clock and not at once, since
+            # anybody who sees an answer could send a copy of it from elsewhere, and sooner.
+            return
+        self._checks.end(check)
+        if message.kind is MessageClass.SUCCESS:
             self._succeeded(check, message, now)
         else:
             self._refused(check, message, now)
