@@ -10,7 +10,6 @@ give the same files.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,10 +38,9 @@ def draw_lookups(found: list[Line], where: Path) -> None:
             panel.plot(sizes, [one[name][which] for one in found], mark, label=which)
         panel.set(xscale="log", xlabel="nodes", title=title)
         panel.set_ylim(bottom=0)
-    panels[1].plot(sizes, [math.log2(size) / 4 for size in sizes], ":", color="grey", label="log₂ n / 4")
     for panel in panels:
         panel.legend()
-    figure.suptitle("One lookup for an exact id - simulation, 100 ms round trip, 2 % loss")
+    figure.suptitle("One lookup for an exact id - simulation, round trips of 40 to 160 ms, 2 % loss")
     save(figure, where / "growth-lookups.svg")
 
 
