@@ -25,6 +25,8 @@ MAX_PER_PUBLISHER = MAX_RECORDS // 20
 MAX_PER_SUBNET = MAX_RECORDS // 20
 """One flooder, by identity or by network, fills 5 % of a store."""
 MAX_PER_KEY = 32
+MAX_PER_KEY_OF_SUBNET = MAX_PER_KEY // 4
+"""Ids cost nothing: thirty-two of one network would keep all others from a key for two days."""
 MAX_EXPIRY_S = 48 * 3600
 TOKEN_ROTATION_S = 600.0
 TOKEN_SIZE = 16
@@ -117,10 +119,15 @@ class ValueStore:
     def _within_quotas(self, record: Record, subnet: str | None) -> bool:
         share = max(1, self._capacity // 20)
         return (
-            (len(self._by_key.get(record.key, ())) < MAX_PER_KEY or _is_owners(record))
+            (self._key_has_room(record.key, subnet) or _is_owners(record))
             and self._publishers[record.publisher] < min(MAX_PER_PUBLISHER, share)
             and (subnet is None or self._subnets[subnet] < min(MAX_PER_SUBNET, share))
         )
+
+    def _key_has_room(self, key: bytes, subnet: str | None) -> bool:
+        kept = self._by_key.get(key, {}).values()
+        of_subnet = sum(subnet is not None and one.subnet == subnet for one in kept)
+        return len(kept) < MAX_PER_KEY and of_subnet < MAX_PER_KEY_OF_SUBNET
 
     def _make_room(self, key: bytes) -> bool:
         """Gives up the key farthest from our id, if the new one is closer: that is whose neighbours we are."""

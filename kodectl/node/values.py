@@ -9,7 +9,7 @@ from typing import Any
 from kodectl.core.distance import distance
 from kodectl.core.requests import Notice
 from kodectl.core.sessions import Session
-from kodectl.core.table import K
+from kodectl.core.table import K, subnet_of
 from kodectl.core.values import MAX_EXPIRY_S, MAX_PER_KEY, Tokens, ValueStore
 from kodectl.errors import LocalMisuse, NegativeAnswer, PeerFault
 from kodectl.node.discovery import ANSWER_LIMIT_S, Discovery, read_answer
@@ -25,7 +25,8 @@ from kodectl.wire.rpc import StoreStatus
 log = logging.getLogger(__name__)
 
 ENOUGH_HOLDERS = 3
-"""Answers with records that a get waits for: one holder may have missed the newest sequence, three hardly."""
+"""Answers alike, from different networks, that a get waits for: one holder may have missed the newest sequence, three hardly;
+and what one network holds out beside a key, old or its own, does not end the search."""
 ROOM = MAX_PACKET - 80
 """Of a `values` answer: what headers, tag, token and counts leave."""
 UPKEEP_EVERY_S = 60.0
@@ -191,15 +192,13 @@ class Values:
     def get(self, key: bytes) -> list[Record]:
         """The records of a key, newest sequence first; the best of several holders. Waits. Empty: none found."""
         found: dict[bytes, Record] = {record.publisher: record for record in self.held(key)}
-        holders: list[tuple[Contact, rpc.Values]] = []
+        agreement = Agreement()
 
         def take(contact: Contact, answer: rpc.Values) -> bool:
-            if self.merge(found, key, answer.records):
-                holders.append((contact, answer))
-            return len(holders) >= ENOUGH_HOLDERS
+            return bool(self.merge(found, key, answer.records)) and agreement.reached(contact, answer)
 
         self._kademlia.iterate(key, rpc.FindValue(key, 0, True), take=take)
-        for contact, answer in holders:
+        for contact, answer in agreement.holders():
             self._read_on(found, key, contact, answer)
         return sorted(found.values(), key=lambda record: (-record.sequence, record.publisher))
 
@@ -280,6 +279,23 @@ class Values:
         asked = rpc.FindValue(key, _SKIP_ALL, False)
         token = self._discovery.ask(newcomer.node_id, newcomer.address, asked).body.token
         return sum(self._store_at([newcomer], record.packed, {newcomer.node_id: token}) for record in self.held(key))
+
+
+class Agreement:
+    """Whether enough networks have given one answer. Where addresses are not scarce, each counts."""
+
+    def __init__(self) -> None:
+        self._given: dict[tuple[bytes, ...], dict[str, tuple[Contact, rpc.Values]]] = {}
+
+    def reached(self, holder: Contact, answer: rpc.Values) -> bool:
+        alike = self._given.setdefault((*sorted(answer.records),), {})
+        alike.setdefault(subnet_of(holder.ip) or f"{holder.address}", (holder, answer))
+        return len(alike) >= ENOUGH_HOLDERS
+
+    def holders(self) -> list[tuple[Contact, rpc.Values]]:
+        """So many as are needed, of those that most agree with first."""
+        alike = sorted(self._given.values(), key=len, reverse=True)
+        return [holder for of_answer in alike for holder in of_answer.values()][:ENOUGH_HOLDERS]
 
 
 def _stored(kind: int, packed: bytes) -> bool:

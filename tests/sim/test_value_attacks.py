@@ -1,0 +1,93 @@
+"""Values among nodes that lie: whoever stands next to a key hides no record and puts no old one in its place."""
+
+import hashlib
+
+import pytest
+
+from kodectl.core.identity import Identity
+from kodectl.core.values import MAX_PER_KEY, ValueStore
+from kodectl.node.values import Agreement
+from kodectl.sim.dht import DhtNetwork
+from kodectl.sim.network import PathModel
+from kodectl.sim.suite import SimSuite
+from kodectl.wire import rpc
+from kodectl.wire.contacts import Contact
+from kodectl.wire.record import pack_record, record_statement
+from kodectl.wire.rpc import StoreStatus
+
+SUITE = SimSuite()
+KEY = hashlib.sha256(b"key").digest()
+HOUR_S = 3600.0
+
+
+@pytest.fixture
+def dht():
+    network = DhtNetwork(24, seed=4, model=PathModel(loss=0.01))
+    with network.world:
+        network.build(settle_s=40.0)
+        yield network
+
+
+def put(dht, node, value):
+    return dht.world.call(node.runtime, node.values.put, KEY, value, HOUR_S)
+
+
+def get(dht, node):
+    return [record.value for record in dht.world.call(node.runtime, node.values.get, KEY)]
+
+
+def signed(identity, sequence, expiry, value):
+    statement = record_statement(identity.public_key, KEY, sequence, int(expiry), value)
+    return pack_record(statement, identity.sign(statement))
+
+
+def by_distance(dht):
+    number = int.from_bytes(KEY)
+    return sorted(dht.nodes, key=lambda node: int.from_bytes(node.identity.node_id) ^ number)
+
+
+def give(liar, records):
+    """Whatever is asked for, these are what there is."""
+    handler = liar.discovery.handlers[rpc.Kind.FIND_VALUE]
+
+    def lie(session, question):
+        answer = handler(session, rpc.FindValue(question.key, 2**32 - 1, question.contacts_wanted))
+        return rpc.Values(len(records), answer.token, records, answer.contacts)
+
+    liar.discovery.handlers[rpc.Kind.FIND_VALUE] = lie
+
+
+@pytest.mark.parametrize("lie", ["nothing", "an old record", "a record of its own"])
+def test_the_closest_to_a_key_do_not_hide_what_others_hold(dht, lie):
+    writer = dht.nodes[3]
+    put(dht, writer, b"old")
+    old = by_distance(dht)[0].values.store.get(KEY)[0].packed
+    put(dht, writer, b"new")
+    expiry = writer.runtime.unix_time() + HOUR_S
+    for number, liar in enumerate(by_distance(dht)[:4]):
+        own = signed(Identity(SUITE, bytes([number]) * 32), 2**64 - 1, expiry, b"lie")
+        # Only two say the same: three from three networks are believed.
+        told = {"nothing": [], "an old record": [old] if number < 2 else [], "a record of its own": [own]}
+        give(liar, told[lie])
+    for reader in by_distance(dht)[16:]:
+        values = get(dht, reader)
+        assert b"new" in values
+        assert b"old" not in values
+
+
+@pytest.mark.parametrize(("networks", "is_enough"), [(2, False), (3, True)])
+def test_one_answer_of_few_networks_does_not_end_a_search(networks, is_enough):
+    agreement = Agreement()
+    answer = rpc.Values(1, b"", [b"record"], b"")
+    reached = [agreement.reached(Contact(bytes([n]) * 32, f"20.0.{n % networks}.{n}", 1, 1), answer) for n in range(9)]
+    assert any(reached) == is_enough
+    assert len(agreement.holders()) == networks
+
+
+def test_one_network_with_many_ids_leaves_a_key_to_others():
+    store = ValueStore(bytes(32), SUITE)
+    for number in range(MAX_PER_KEY + 8):
+        packed = signed(Identity(SUITE, number.to_bytes(32)), 2**63, 2000.0, b"flood")
+        store.put(packed, f"20.0.0.{number}", 0.0, 1000.0)
+    assert len(store) <= MAX_PER_KEY // 4
+    assert store.put(signed(Identity(SUITE, b"h" * 32), 1, 2000.0, b"v"), "20.0.1.1", 0.0, 1000.0) is StoreStatus.STORED
