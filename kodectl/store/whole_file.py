@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from kodectl.errors import EnvironmentFault
@@ -25,17 +25,43 @@ def write_whole(path: Path, content: bytes, *, replace: bool) -> None:
     Raises FileTaken (unless `replace`), also when somebody else takes the name meanwhile, and EnvironmentFault
     (path_unwritable, disk_full)."""
     try:
-        with _written_beside(path, content) as beside:
-            if replace:
-                os.replace(beside, path)
-            else:
-                _link(beside, path, content)
+        if replace or not _written_without_a_name(path, content):
+            with _written_beside(path, content) as beside:
+                if replace:
+                    os.replace(beside, path)
+                else:
+                    _link(beside, path, content)
         sync_directory(path.parent)
     except FileExistsError as error:
         hint = "choose another name, or replace it with --force"
         raise FileTaken(f"{path} exists and is not overwritten", hint=hint) from error
     except OSError as error:
         raise unwritable(f"cannot write {path}", error) from error
+
+
+def _written_without_a_name(path: Path, content: bytes) -> bool:
+    """The file has no name until it is whole: whoever is killed before leaves nothing behind. False where that cannot be done.
+
+    Raises FileExistsError."""
+    with ExitStack() as opened:
+        try:
+            directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, directory)
+            descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            opened.callback(os.close, descriptor)
+            os.fchmod(descriptor, 0o600)
+            with os.fdopen(descriptor, "wb", closefd=False) as stream:
+                stream.write(content)
+            os.fsync(descriptor)
+            # With a directory it is linkat(2), which follows this link; link(2) does not.
+            os.link(f"/proc/self/fd/{descriptor}", path.name, src_dir_fd=directory, dst_dir_fd=directory)
+        except FileExistsError:
+            raise
+        except (
+            OSError
+        ):  # a file system that has no such files, no /proc; what else it may be, the usual way says as well
+            return False
+    return True
 
 
 @contextmanager

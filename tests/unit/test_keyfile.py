@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -105,8 +108,20 @@ def test_the_name_is_taken_exclusively_even_after_the_first_look(tmp_path: Path)
     assert path.read_bytes() == b"somebody was faster"
 
 
+def test_who_is_killed_before_the_file_is_whole_leaves_nothing_behind(tmp_path: Path) -> None:
+    try:
+        os.close(os.open(tmp_path, os.O_TMPFILE | os.O_WRONLY))
+    except OSError:
+        pytest.skip("this file system has no files without a name")
+    killed = "import os, sys; os.fsync = lambda _: os.kill(os.getpid(), 9); from pathlib import Path; "
+    killed += "from kodectl.store.keyfile import create_key; create_key(Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", killed, tmp_path / "node.key"], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert os.listdir(tmp_path) == []
+
+
 def test_without_hard_links_it_is_still_exclusive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_links(source: str, target: Path) -> None:
+    def no_links(source: str, target: Path, **directories: int) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_links)
