@@ -74,6 +74,7 @@ def test_a_clock_that_is_set_costs_no_peer_and_is_noticed(jump_s: float) -> None
         assert {node_id: peer.link for node_id, peer in node.peering.links.items()} == links
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_set_all_the_time_costs_no_peer() -> None:
     with town_of(6) as town:
         node = town.open[2]
