@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -35,8 +36,16 @@ def session(document: str) -> list[str]:
     return lines
 
 
-def run_session(lines: list[str], directory: Path) -> str:
-    """Everything that came out. A line that fails, a traceback and a shell that hangs are assertion errors."""
+def run_session(lines: list[str]) -> str:
+    """Everything that came out. A line that fails, a traceback and a shell that hangs are assertion errors.
+
+    In a directory of its own with a short name: curl takes no path of a unix socket that is longer than 107 bytes.
+    """
+    with tempfile.TemporaryDirectory(prefix="kodectl-", ignore_cleanup_errors=True) as directory:
+        return _run_session(lines, Path(directory))
+
+
+def _run_session(lines: list[str], directory: Path) -> str:
     home, programs = directory / "home", directory / "bin"
     for made in (home / ".config" / "kodectl", programs):
         made.mkdir(parents=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 from command_lines import options_asked
@@ -21,10 +20,10 @@ NOT_HERE = [tool for tool in TOOLS if shutil.which(tool) is None]
 @pytest.mark.parametrize(
     "name", ["docs/api-guide.md", "docs/configuration.md", "docs/cookbook.md", "docs/nat-guide.md", "docs/operating.md"]
 )
-def test_the_console_blocks_work_as_they_are_written(tmp_path: Path, name: str) -> None:
+def test_the_console_blocks_work_as_they_are_written(name: str) -> None:
     lines = session((ROOT / name).read_text(encoding="utf-8"))
     assert len(lines) > 2
-    print(run_session(lines, tmp_path))
+    print(run_session(lines))
 
 
 def shown() -> list[tuple[str, str]]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from console_sessions import ROOT, blocks, run_session, session
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_session_works_as_it_is_written(tmp_path: Path) -> None:
-    assert "hello, world" in run_session(session(README), tmp_path)
+def test_the_session_works_as_it_is_written() -> None:
+    assert "hello, world" in run_session(session(README))
 
 
 def test_the_session_shows_what_there_is() -> None:
