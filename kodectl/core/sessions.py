@@ -28,7 +28,7 @@ ANY_ID = bytes(32)
 """Recipient id that means "whoever answers there"."""
 
 MAX_SESSIONS = 4096
-"""A full table (320), as many replacements, clients and lookups of an hour; about 6 MB."""
+"""A full table (320), as many replacements, clients and lookups of an hour; about 4 MB."""
 MAX_PENDING = 1024
 """Handshakes that this node has begun and that are not answered yet."""
 MAX_QUEUED = 16
@@ -38,8 +38,6 @@ UNCONFIRMED_LIMIT_S = 30.0
 CROSSING_S = 10.0
 """Two nodes may begin at once and then hold two sessions; a session this young is not thrown away for another."""
 HAIL_GAP_S = 0.2
-RECENT_TAGS = 4
-"""Packets of a session that a RESET may still name."""
 PENDING_LIMIT_S = 10.0
 COOKIE_LIMIT_S = 20.0
 HANDSHAKES_PER_S = 500.0
@@ -50,6 +48,8 @@ SUBNET_HANDSHAKE_BURST = 100.0
 """Of one /24 or /64: who floods from a rented network leaves nine tenths to all others."""
 MAX_SESSIONS_PER_PEER = 4
 """With one identity at one address: two after crossed handshakes, and their successors."""
+MAX_SESSIONS_PER_ADDRESS = 16
+"""With whoever shows up at one address and port: one node, and what it was called before."""
 MAX_SESSIONS_PER_SUBNET = MAX_SESSIONS // 16
 """More than a crowded /24 of honest nodes needs; with it, nobody drives out the sessions of others from one network."""
 
@@ -101,8 +101,8 @@ class Sessions:
         self._suite = identity.suite
         self._cookie_key = random_bytes(32)
         self._by_sid: dict[bytes, Session] = {}
-        self._by_peer: dict[tuple[bytes, Address], Session] = {}
-        self._by_address: dict[Address, list[Session]] = {}
+        self._by_address: dict[Address, tuple[Session, ...]] = {}
+        """The newest first."""
         self._pending: dict[bytes, Pending] = {}
         self._pending_by_peer: dict[tuple[bytes, Address], bytes] = {}
         self._used_nonces: dict[bytes, float] = {}
@@ -118,14 +118,18 @@ class Sessions:
 
         With `retry`, a session that was never confirmed is given up for a new handshake: the HANDSHAKE may have been
         lost. `node_id` may be ANY_ID."""
-        session = self._by_peer.get((node_id, address))
+        session = self.session_with(node_id, address)
         if session is not None and (session.confirmed or not retry):
             session.last_used = now
-            return self._seal_message(session, message)
+            return session.seal_next(message)
         return self._queue(node_id, address, message, now)
 
     def session_with(self, node_id: bytes, address: Address) -> Session | None:
-        return self._by_peer.get((node_id, address))
+        """The newest; with ANY_ID, of those that were begun for whoever answers there."""
+        for session in self._by_address.get(address, ()):
+            if session.node_id == node_id or (node_id == ANY_ID and session.by_any_id):
+                return session
+        return None
 
     def is_heard(self, node_id: bytes) -> bool:
         """Whether there is a session with this node, wherever it is. Looks at all of them."""
@@ -138,18 +142,7 @@ class Sessions:
     def reply(self, session: Session, message: bytes, now: float) -> bytes:
         """Seals over exactly this session: an answer goes back the way that the question came."""
         session.last_used = now
-        return self._seal_message(session, message)
-
-    def _seal_message(self, session: Session, message: bytes) -> bytes:
-        counter = session.counter
-        session.counter = counter + 1
-        head = packets.pack_message_head(session.sid_out, counter)
-        packet = head + session.seal(head[9:], message, head)
-        tags = session.recent_tags
-        tags.append(packet[-16:])
-        if len(tags) > RECENT_TAGS:
-            del tags[0]
-        return packet
+        return session.seal_next(message)
 
     def _queue(self, node_id: bytes, address: Address, message: bytes, now: float) -> bytes | None:
         key = (node_id, address)
@@ -265,8 +258,9 @@ class Sessions:
             first, others = b"", pending.queue
         sealed = session.seal(bytes(8), first, head)
         session.counter = 1
-        self._add(session, pending.node_id, now)
-        return Received((head + sealed, *[self._seal_message(session, message) for message in others]))
+        session.by_any_id = pending.node_id == ANY_ID
+        self._add(session, now)
+        return Received((head + sealed, *[session.seal_next(message) for message in others]))
 
     def _check_challenge(self, challenge: Challenge, pending: Pending, unix_time: float) -> bytes:
         node_id = node_id_of(challenge.public_key)
@@ -308,7 +302,7 @@ class Sessions:
         except AeadFailure:
             return self._drop("not authentic")
         session.note(0)
-        self._add(session, node_id, now)
+        self._add(session, now)
         self._confirm(session, now)
         return Received((), session, message)
 
@@ -316,8 +310,7 @@ class Sessions:
         """Taken as a hint only: it must name one of the last packets sent there."""
         tag = packets.unpack_reset(data)
         for session in self._by_address.get(address, ()):
-            if tag in session.recent_tags:
-                session.recent_tags.clear()
+            if session.is_named_by(tag):
                 return Received(lost=session)
         return self._drop("unsolicited reset")
 
@@ -339,18 +332,15 @@ class Sessions:
         # Bounded by the handshake budget: at most COOKIE_LIMIT_S * HANDSHAKES_PER_S + HANDSHAKE_BURST live entries.
         self._used_nonces[nonce] = now + COOKIE_LIMIT_S + 1
 
-    def _add(self, session: Session, asked_id: bytes, now: float) -> None:
+    def _add(self, session: Session, now: float) -> None:
         subnet = subnet_of(session.address[0])
         self._make_room(session, subnet)
         if subnet is not None:
             self._subnets[subnet] += 1
         session.made = session.last_used = now
-        session.supersedes = self._by_peer.get((session.node_id, session.address))
+        session.supersedes = self.session_with(session.node_id, session.address)
         self._by_sid[session.sid_in] = session
-        self._by_address.setdefault(session.address, []).append(session)
-        self._by_peer[(session.node_id, session.address)] = session
-        if asked_id == ANY_ID:
-            self._by_peer[(ANY_ID, session.address)] = session
+        self._by_address[session.address] = (session, *self._by_address.get(session.address, ()))
 
     def _make_room(self, newcomer: Session, subnet: str | None) -> None:
         """Whoever has too many gives up his own; in a full table those unused for longest go."""
@@ -358,6 +348,8 @@ class Sessions:
         same = [known for known in here if known.node_id == newcomer.node_id]
         if len(same) >= MAX_SESSIONS_PER_PEER:
             self._remove(min(same, key=_last_used))
+        elif len(here) >= MAX_SESSIONS_PER_ADDRESS:
+            self._remove(min(here, key=_last_used))
         if subnet is not None and self._subnets[subnet] >= MAX_SESSIONS_PER_SUBNET:
             near = [known for known in self._by_sid.values() if subnet_of(known.address[0]) == subnet]
             self._remove_unused(near, MAX_SESSIONS_PER_SUBNET // 16)
@@ -384,13 +376,11 @@ class Sessions:
             self._subnets[subnet] -= 1
             if not self._subnets[subnet]:
                 del self._subnets[subnet]
-        there = self._by_address[session.address]
-        there.remove(session)
-        if not there:
+        rest = tuple(other for other in self._by_address[session.address] if other is not session)
+        if rest:
+            self._by_address[session.address] = rest
+        else:
             del self._by_address[session.address]
-        for node_id in (session.node_id, ANY_ID):
-            if self._by_peer.get((node_id, session.address)) is session:
-                del self._by_peer[(node_id, session.address)]
 
     def _forget_pending(self, nonce: bytes) -> None:
         pending = self._pending.pop(nonce)

@@ -178,7 +178,6 @@ def errand(runtime: Runtime, terms: Terms, seed: bytes | None = None) -> Iterato
         timer.cancel()
         this.scope.close()
         this.hang_up()
-        this.values.stop()
         this.discovery.close()
         this.scope.join(GOODBYE_LIMIT_S)
 

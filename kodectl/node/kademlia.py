@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
+from math import inf
 from typing import Any, NamedTuple
 
 from kodectl.core.exchange import is_worth_telling, reach_of
@@ -16,6 +17,7 @@ from kodectl.core.table import Change, K, RoutingTable
 from kodectl.errors import PeerFault, WireError
 from kodectl.node.discovery import ANSWER_LIMIT_S, Discovery, read_answer
 from kodectl.runtime.base import Address, Runtime, Scope, TimedOut
+from kodectl.runtime.rounds import Rounds
 from kodectl.wire import rpc
 from kodectl.wire.contacts import Contact, is_unicast, pack_contacts, pack_ip, unpack_contacts, unpack_ip
 
@@ -80,13 +82,17 @@ class Kademlia:
         self.heard_at: float | None = None
         """When anybody was last heard over UDP."""
         self._checking: set[Contact] = set()
+        self._self_lookup_pause_s = SELF_LOOKUP_FIRST_S
+        self._next_self_lookup = self._next_refresh = inf
         discovery.handlers[rpc.Kind.PING] = self._serve_ping
         discovery.handlers[rpc.Kind.FIND_NODE] = self._serve_find_node
         discovery.on_heard = self._heard
         discovery.on_failed = self._failed
 
     def start(self) -> None:
-        self._scope.spawn("table upkeep", self._upkeep)
+        now = self._runtime.now()
+        self._next_self_lookup, self._next_refresh = now + self._self_lookup_pause_s, now + REFRESH_EVERY_S
+        Rounds(self._runtime, self._scope, "table upkeep", self._until_upkeep, self._upkeep)
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
@@ -288,23 +294,21 @@ class Kademlia:
         target = self.table.random_id_in(index, self._runtime.rng)
         self.iterate(target, rpc.FindNode(target), k=REFRESH_K)
 
+    def _until_upkeep(self) -> float:
+        return REVALIDATE_EVERY_S * self._runtime.rng.uniform(0.8, 1.2)
+
     def _upkeep(self) -> None:
-        refreshed = self._runtime.now()
-        pause_s = SELF_LOOKUP_FIRST_S
-        look_for_self = refreshed + pause_s
-        while True:
-            self._scope.sleep(REVALIDATE_EVERY_S * self._runtime.rng.uniform(0.8, 1.2))
-            now = self._runtime.now()
-            for contact in self.table.to_revalidate(now, REVALIDATE_AFTER_S, REVALIDATE_AT_ONCE):
-                self.check(contact)
-            if now >= look_for_self and len(self.table):
-                pause_s = min(pause_s * 3, REFRESH_AFTER_S)
-                look_for_self = now + pause_s
-                self.find(self.table.own_id, stop_at_target=False)
-            elif now - refreshed > REFRESH_EVERY_S:
-                refreshed = now
-                for index in self.table.stale_buckets(now, REFRESH_AFTER_S):
-                    self._look_into(index)
+        now = self._runtime.now()
+        for contact in self.table.to_revalidate(now, REVALIDATE_AFTER_S, REVALIDATE_AT_ONCE):
+            self.check(contact)
+        if now >= self._next_self_lookup and len(self.table):
+            self._self_lookup_pause_s = min(self._self_lookup_pause_s * 3, REFRESH_AFTER_S)
+            self._next_self_lookup = now + self._self_lookup_pause_s
+            self.find(self.table.own_id, stop_at_target=False)
+        elif now > self._next_refresh:
+            self._next_refresh = now + REFRESH_EVERY_S
+            for index in self.table.stale_buckets(now, REFRESH_AFTER_S):
+                self._look_into(index)
 
 
 ANSWERS_WAITING = 256

@@ -209,7 +209,6 @@ class Node:
         self.broadcasting.stop()
         self._saving.save()
         self.scope.close()
-        self.values.stop()
         self.bootstrapping.stop()
         self.discovery.close()
         for name in self.scope.join(STOP_LIMIT_S):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from typing import Any
 
 from kodectl.core.distance import distance
@@ -15,6 +16,7 @@ from kodectl.errors import LocalMisuse, NegativeAnswer, PeerFault
 from kodectl.node.discovery import ANSWER_LIMIT_S, Discovery, read_answer
 from kodectl.node.kademlia import Kademlia
 from kodectl.runtime.base import Runtime, Scope, TimedOut
+from kodectl.runtime.rounds import Rounds
 from kodectl.wire import record as records
 from kodectl.wire import rpc
 from kodectl.wire.contacts import CONTACT_SIZE_V4, Contact
@@ -52,17 +54,14 @@ class Values:
         self._tokens = Tokens(runtime.random_bytes)
         self._last_sequence = 0
         self.store = ValueStore(self._identity.node_id, self._identity.suite)
-        self._newcomers = runtime.mailbox(HANDOVERS_WAITING)
+        self._newcomers: deque[Contact] = deque()
+        self._hands_over = False
         discovery.handlers[rpc.Kind.STORE] = self._serve_store
         discovery.handlers[rpc.Kind.FIND_VALUE] = self._serve_find_value
-        kademlia.on_new.append(self._newcomers.put)
+        kademlia.on_new.append(self._welcome)
 
     def start(self) -> None:
-        self._scope.spawn("value upkeep", self._upkeep)
-        self._scope.spawn("value handover", self._hand_over)
-
-    def stop(self) -> None:
-        self._newcomers.close()
+        Rounds(self._runtime, self._scope, "value upkeep", self._until_upkeep, self._upkeep)
 
     @property
     def own_id(self) -> bytes:
@@ -237,20 +236,33 @@ class Values:
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
 
+    def _until_upkeep(self) -> float:
+        return UPKEEP_EVERY_S * self._runtime.rng.uniform(0.8, 1.2)
+
     def _upkeep(self) -> None:
-        while True:
-            self._scope.sleep(UPKEEP_EVERY_S * self._runtime.rng.uniform(0.8, 1.2))
-            self.store.expire(self._runtime.unix_time())
-            # Holders republish at different times; the first one refreshes the others, which then keep still.
-            due_before = self._runtime.now() - REPUBLISH_AFTER_S
-            for record in self.store.not_written_since(due_before, REPUBLISH_AT_ONCE):
-                self.store.republished(record, self._runtime.now())
-                self.place(record.key, record.packed)
+        self.store.expire(self._runtime.unix_time())
+        # Holders republish at different times; the first one refreshes the others, which then keep still.
+        due_before = self._runtime.now() - REPUBLISH_AFTER_S
+        for record in self.store.not_written_since(due_before, REPUBLISH_AT_ONCE):
+            self.store.republished(record, self._runtime.now())
+            self.place(record.key, record.packed)
+
+    def _welcome(self, newcomer: Contact) -> None:
+        """Somebody new is in the table."""
+        if not len(self.store) or len(self._newcomers) >= HANDOVERS_WAITING:
+            return
+        self._newcomers.append(newcomer)
+        if not self._hands_over and not self._scope.closed:
+            self._hands_over = True
+            self._scope.spawn("value handover", self._hand_over)
 
     def _hand_over(self) -> None:
         """Gives each newcomer to the table the records that it is now among the closest to."""
-        while True:
-            self._hand_over_to(self._newcomers.get())
+        try:
+            while self._newcomers:
+                self._hand_over_to(self._newcomers.popleft())
+        finally:
+            self._hands_over = False
 
     def _hand_over_to(self, newcomer: Contact) -> None:
         given = 0

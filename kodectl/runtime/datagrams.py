@@ -6,12 +6,13 @@ import errno
 import sys
 from _socket import socket as KernelSocket
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from socket import AF_INET6, IPPROTO_UDP, SO_RCVBUF, SOL_SOCKET
 
 from gevent.hub import Hub
 
 from kodectl.runtime.base import Address
-from kodectl.runtime.binding import SockAddr, bind_datagram, shown, sockaddr
+from kodectl.runtime.binding import bind_datagram, shown, sockaddr
 from kodectl.runtime.faults import CallbackFaults
 
 DRAIN_LIMIT = 32
@@ -25,7 +26,7 @@ RECEIVE_BUFFER = 4 * 1024 * 1024
 """Asked of the kernel, which gives what net.core.rmem_max allows: seconds of bursts while the hub is busy."""
 
 MAX_TARGETS = 4_096
-"""Peers' addresses kept in the kernel's form; forgotten all at once when full, since they are cheap to make again."""
+"""Addresses of peers kept in the kernel's form, for all sockets of the process: those used last."""
 
 UDP_SEGMENT = 103
 """linux/udp.h: the kernel cuts one large send into datagrams of this size (since Linux 4.18)."""
@@ -97,6 +98,9 @@ class Inbox:
         self._sock.close()
 
 
+kept_sockaddr = lru_cache(maxsize=MAX_TARGETS)(sockaddr)
+
+
 def _can_cut(sock: KernelSocket) -> bool:
     try:
         sock.getsockopt(IPPROTO_UDP, UDP_SEGMENT)
@@ -114,7 +118,6 @@ class GreenDatagramSocket:
         self._sock = bind_datagram(local)
         self._sendto = self._sock.sendto
         self._family = self._sock.family
-        self._targets: dict[Address, SockAddr] = {}
         self._cuts = _can_cut(self._sock)
         self.lost = 0
         self.local: Address = shown(self._sock.getsockname())
@@ -122,7 +125,7 @@ class GreenDatagramSocket:
 
     def send(self, data: bytes, address: Address) -> None:
         try:
-            self._sendto(data, self._targets.get(address) or self._learn(address))
+            self._sendto(data, kept_sockaddr(address, self._family))
         except OSError:
             self.lost += 1
 
@@ -136,7 +139,7 @@ class GreenDatagramSocket:
         """False where the row did not go out as one; then it is to be tried one by one."""
         size = len(row[0]).to_bytes(2, sys.byteorder)
         try:
-            target = self._targets.get(address) or self._learn(address)
+            target = kept_sockaddr(address, self._family)
             self._sock.sendmsg(row, [(IPPROTO_UDP, UDP_SEGMENT, size)], 0, target)
         except BlockingIOError:
             self.lost += len(row)
@@ -144,15 +147,6 @@ class GreenDatagramSocket:
             self._cuts = error.errno not in NOT_CUT
             return False
         return True
-
-    def _learn(self, address: Address) -> SockAddr:
-        target = sockaddr(address, self._family)
-        if target == address:
-            target = address  # one object fewer for each node that is known
-        if len(self._targets) >= MAX_TARGETS:
-            self._targets.clear()
-        self._targets[address] = target
-        return target
 
     def close(self) -> None:
         self._inbox.close()

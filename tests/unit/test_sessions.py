@@ -220,7 +220,6 @@ def test_a_session_that_was_never_confirmed_goes_soon_and_a_confirmed_one_late(p
     b.expire(late + 2)
     assert len(b) == 0
     assert not b._by_address
-    assert not b._by_peer
 
 
 def test_a_session_whose_ciphers_were_let_go_still_works(pair):
@@ -302,6 +301,32 @@ def test_oldest_sessions_make_room(monkeypatch):
     for seed in range(1, 40):
         shake(make(seed), b, now=float(seed))
     assert len(b) <= 32
+
+
+def test_one_address_has_few_identities():
+    b = make(0)
+    for seed in range(1, sessions_module.MAX_SESSIONS_PER_ADDRESS + 5):
+        shake(make(seed), b, now=float(seed))
+    assert len(b) == sessions_module.MAX_SESSIONS_PER_ADDRESS
+    assert b.session_with(make(seed).identity.node_id, A_ADDRESS) is not None
+
+
+def test_the_newest_session_of_a_peer_is_used_and_an_older_one_when_it_is_gone(pair):
+    a, b = pair
+    older, _ = shake(a, b)
+    newer, _ = begun_again(a, b)
+    assert a.session_with(b.identity.node_id, B_ADDRESS) is newer
+    newer.last_used -= sessions_module.IDLE_LIMIT_S
+    a.expire(6.0)
+    assert a.session_with(b.identity.node_id, B_ADDRESS) is older
+
+
+def begun_again(a, b):
+    hail = a.restart(b.identity.node_id, B_ADDRESS, b"again", 5.0)
+    (challenge,) = b.receive(hail, A_ADDRESS, 5.0, UNIX).replies
+    (handshake,) = a.receive(challenge, B_ADDRESS, 5.0, UNIX).replies
+    session = b.receive(handshake, A_ADDRESS, 5.0, UNIX).session
+    return a.session_with(b.identity.node_id, B_ADDRESS), session
 
 
 def test_accepted_handshakes_are_rated(monkeypatch):
