@@ -18,7 +18,6 @@ only: messages are remembered for ten minutes, and what that takes is in docs/op
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import resource
@@ -46,13 +45,12 @@ def say(**figures: object) -> None:
 
 def lookups(size: int, count: int, seed: int) -> None:
     from kodectl.sim.dht import DhtNetwork
+    from kodectl.sim.garbage import seldom_collected
     from kodectl.sim.network import PathModel
 
-    # So many objects stay that looking for garbage among them would be a third of the time.
-    gc.set_threshold(50_000, 20, 1000)
     began, cpu_began = time.monotonic(), time.process_time()
     network = DhtNetwork(size, seed, PathModel(latency_s=LATENCY_S, spread_s=SPREAD_S, loss=LOSS))
-    with network.world:
+    with seldom_collected(), network.world:
         network.build()
         built_s, cpu_built_s = time.monotonic() - began, time.process_time() - cpu_began
         found = network.lookups(count, network.nodes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import random
@@ -32,8 +31,6 @@ FEWER = 15
 """Times fewer messages, for a peer whose queues drop what comes at once."""
 MESSAGES = {200: 3000, 10_000: 1500}
 OPERATED_S = 20
-SELDOM = (20_000, 20, 50)
-"""Garbage collections, as the node itself has it: a thousand nodes are many objects to look at."""
 Figures = dict[str, dict[str, float]]
 """By the name of the figure: `value`, and what else belongs to it."""
 
@@ -239,12 +236,12 @@ def hub(python: str, peer: str, seconds: float) -> Figures:
 def simulator(python: str, peer: str, seconds: float) -> Figures:
     """A thousand nodes that join one after the other, and a thousand lookups."""
     from kodectl.sim.dht import DhtNetwork
+    from kodectl.sim.garbage import seldom_collected
     from kodectl.sim.network import PathModel
 
-    gc.set_threshold(*SELDOM)
     began = time.perf_counter()
     dht = DhtNetwork(1000, seed=1, model=PathModel(loss=0.02))
-    with dht.world:
+    with seldom_collected(), dht.world:
         dht.build()
         built = time.perf_counter()
         found = dht.lookups(1000, dht.nodes)

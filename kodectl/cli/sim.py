@@ -94,6 +94,7 @@ def sim(
     import logging
 
     from kodectl.sim.course import Course
+    from kodectl.sim.garbage import seldom_collected
     from kodectl.sim.scenario import DEFAULT_MIX, Scenario
 
     began = time.monotonic()
@@ -103,7 +104,7 @@ def sim(
         # A hundred nodes tell of what befalls them, which is the scenario.
         logging.getLogger("kodectl").addHandler(logging.NullHandler())
     scenario = Scenario(mix=mix or DEFAULT_MIX, latency_s=latency_ms / 1_000.0, **given)  # type: ignore[arg-type]
-    with Course(scenario) as course:
+    with seldom_collected(), Course(scenario) as course:
         try:
             while not course.is_over:
                 course.advance(STEP_S)

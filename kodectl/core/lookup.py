@@ -49,10 +49,11 @@ class State(Enum):
 
 
 class Candidate:
-    __slots__ = ("contact", "distance", "hop", "path", "state", "subnet")
+    __slots__ = ("contact", "distance", "hop", "node_id", "path", "state", "subnet")
 
     def __init__(self, contact: Contact, distance: int, hop: int, path: int) -> None:
         self.contact = contact
+        self.node_id = contact.node_id
         self.subnet = subnet_of(contact.ip)
         self.distance = distance
         self.hop = hop
@@ -69,6 +70,8 @@ class Lookup:
     """Ends when the `k` closest known, leaving out the failed, have all answered, and the closest of each path; with
     `stop_at_target`, as soon as the target itself has answered.
 
+    `paths`: 1 for a look around, whose end nothing depends on.
+
     Call `questions()` after every report and ask each contact it gives; report each exactly once by `answered` or
     `failed`, after any number of `slow`."""
 
@@ -80,16 +83,21 @@ class Lookup:
         k: int = K,
         alpha: int = ALPHA,
         stop_at_target: bool = False,
+        paths: int = PATHS,
     ) -> None:
         self.target = target
         self.k = k
         self.questions_asked = 0
         self.rounds = 0
         self._alpha = alpha
+        self._paths = paths
         self._number = int.from_bytes(target)
         self._own_id = own_id
         self._stop_at_target = stop_at_target
         self._candidates: list[Candidate] = []
+        """Closest first, without those that have failed or have answered at another place."""
+        self._known: set[bytes] = set()
+        """Packed contacts: what most answers name has been named before."""
         self._by_place: dict[Place, Candidate] = {}
         self._places: Counter[bytes] = Counter()
         self._of_path: Counter[int] = Counter()
@@ -98,7 +106,7 @@ class Lookup:
         self._under_way = 0
         self._over = False
         for number, seed in enumerate(seeds):
-            self._learn(seed, 1, number % PATHS)
+            self._learn(seed, 1, number % paths)
 
     @property
     def over(self) -> bool:
@@ -110,8 +118,8 @@ class Lookup:
             return []
         asked: list[Contact] = []
         waiting = self._ask_of(self._view(self.k), MAX_BEFORE_PATHS, asked)
-        if not waiting:
-            for path in range(PATHS):
+        if not waiting and self._paths > 1:
+            for path in range(self._paths):
                 waiting |= self._ask_of(self._view(PATH_VIEW, path), MAX_QUESTIONS, asked)
         self._over = not waiting
         return asked
@@ -131,35 +139,30 @@ class Lookup:
 
     def _view(self, count: int, path: int | None = None) -> list[Candidate]:
         """The places of the `count` closest nodes (of a path) that have not failed."""
-        return self._spread((c for c in self._candidates if path in (None, c.path) and self._counts(c)), count)
+        if path is None:
+            return self._spread(self._candidates, count)
+        return self._spread([candidate for candidate in self._candidates if candidate.path == path], count)
 
     def _spread(self, candidates: Iterable[Candidate], count: int) -> list[Candidate]:
         """The first `count` nodes of `candidates`; whoever is one too many of its network comes behind all others."""
         chosen: list[Candidate] = []
         surplus: list[Candidate] = []
         ids: set[bytes] = set()
-        of_subnet: Counter[str] = Counter()
+        of_subnet: dict[str, int] = {}
         for candidate in candidates:
-            node_id, subnet = candidate.contact.node_id, candidate.subnet
+            node_id, subnet = candidate.node_id, candidate.subnet
             if node_id not in ids:
                 if len(ids) >= count:
                     return chosen
                 if subnet is not None and node_id != self.target:
-                    if of_subnet[subnet] >= MAX_PER_SUBNET:
+                    so_far = of_subnet.get(subnet, 0)
+                    if so_far >= MAX_PER_SUBNET:
                         surplus.append(candidate)
                         continue
-                    of_subnet[subnet] += 1
+                    of_subnet[subnet] = so_far + 1
                 ids.add(node_id)
             chosen.append(candidate)
         return chosen + surplus[: count - len(ids)]
-
-    def _counts(self, candidate: Candidate) -> bool:
-        if candidate.state is State.ANSWERED:
-            return True
-        if candidate.state is State.NEW and self._is_suspect(candidate):
-            candidate.state = State.FAILED
-        # Who has answered at one place is not looked for at others.
-        return candidate.state is not State.FAILED and candidate.contact.node_id not in self._answered
 
     def _ask(self, candidate: Candidate) -> None:
         candidate.state = State.ASKED
@@ -174,21 +177,34 @@ class Lookup:
             return 0
         if asked.node_id in self._answered:
             candidate.state = State.FAILED  # it was there at another of its places, and is not to be counted twice
-        self._answered.add(asked.node_id)
+        else:
+            self._answered.add(asked.node_id)
+            self._leave_out_other_places(candidate)
         if self._stop_at_target and asked.node_id == self.target:
             self._over = True
-        return sum(self._learn(contact, candidate.hop + 1, candidate.path) for contact in contacts)
+        hop, path, known = candidate.hop + 1, candidate.path, self._known
+        return sum(self._learn(contact, hop, path) for contact in contacts if contact.packed not in known)
+
+    def _leave_out_other_places(self, found: Candidate) -> None:
+        """Who has answered at one place is not looked for at others."""
+        if self._places[found.node_id] > 1:
+            self._candidates = [c for c in self._candidates if c is found or c.node_id != found.node_id]
 
     def failed(self, asked: Contact) -> None:
         candidate = self._finish(asked, State.FAILED)
-        if candidate is not None:
-            self._failed_of[candidate.subnet] += 1
+        if candidate is None:
+            return
+        if candidate in self._candidates:
+            self._candidates.remove(candidate)
+        self._failed_of[candidate.subnet] += 1
+        if self._failed_of[candidate.subnet] >= MAX_FAILED_OF_SUBNET:
+            self._candidates = [c for c in self._candidates if c.state is not State.NEW or not self._is_suspect(c)]
 
     def _is_suspect(self, candidate: Candidate) -> bool:
         """Not the target, nor whom we know ourselves: or corpses made up beside them would hide them."""
         if not self._failed_of or candidate.subnet is None:
             return False
-        if candidate.hop == 1 or candidate.contact.node_id == self.target:
+        if candidate.hop == 1 or candidate.node_id == self.target:
             return False
         return self._failed_of[candidate.subnet] >= MAX_FAILED_OF_SUBNET
 
@@ -215,10 +231,13 @@ class Lookup:
         if self._places[node_id] >= MAX_PLACES:
             return False
         candidate = Candidate(contact, contact.number ^ self._number, hop, path)
+        if self._is_suspect(candidate):
+            return False
         if self._of_path[path] >= MAX_CANDIDATES and not self._drop_farthest(candidate):
             return False
         self._of_path[path] += 1
         self._by_place[place] = candidate
+        self._known.add(contact.packed)
         self._places[node_id] += 1
         insort(self._candidates, candidate)
         return True
@@ -234,9 +253,9 @@ class Lookup:
         else:
             return False
         del self._candidates[index]
-        node_id = dropped.contact.node_id
-        del self._by_place[node_id, dropped.contact.address]
-        self._places[node_id] -= 1
+        del self._by_place[dropped.node_id, dropped.contact.address]
+        self._known.discard(dropped.contact.packed)
+        self._places[dropped.node_id] -= 1
         self._of_path[dropped.path] -= 1
         return True
 

@@ -12,7 +12,8 @@ Address = tuple[str, int]
 WINDOW = 64
 """Counters below the highest that are still told apart: what a network reorders."""
 _CONTEXT = b"kodechain discovery session v1"
-_KEY_MATERIAL = 72
+_KEY_MATERIAL = 56
+"""Of the 72 bytes that the protocol names: two keys, two ivs, two session ids; nothing is made of the rest."""
 
 RECENT_TAGS = 4
 """Packets of a session that a RESET may still name."""

@@ -6,6 +6,7 @@ that it came from there. So a stranger counts from its handshake on, if its hail
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 from kodectl.wire.addresses import scope_of
 
@@ -62,6 +63,7 @@ class Strangers:
 Site = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+@lru_cache(maxsize=1024)  # asked for every handshake
 def site_of(ip: str) -> Site:
     address = ipaddress.ip_address(ip)
     return ipaddress.ip_network((address, SITE_BITS[address.version]), strict=False)

@@ -57,13 +57,24 @@ class Entry:
 
 
 class Bucket:
-    __slots__ = ("entries", "replacements", "updated")
+    __slots__ = ("_live", "entries", "replacements", "updated")
 
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
         self.replacements: dict[bytes, Entry] = {}
         """Oldest first."""
         self.updated: float | None = None
+        self._live: list[Contact] | None = []
+
+    def live(self) -> list[Contact]:
+        """Whoever answered when last asked; not to be changed."""
+        if self._live is None:
+            self._live = [entry.contact for entry in self.entries.values() if not entry.failures]
+        return self._live
+
+    def changed(self) -> None:
+        """To be called when other entries, or others of them, are alive."""
+        self._live = None
 
 
 class BucketState(NamedTuple):
@@ -119,6 +130,7 @@ class RoutingTable:
         if entry is not None and entry.contact.address == contact.address:
             entry.contact = contact  # the TCP port may be another
             entry.alive(now)
+            bucket.changed()
             bucket.updated = now
             return Change.REFRESHED
         if node_id == self.own_id:
@@ -145,6 +157,8 @@ class RoutingTable:
         entry = bucket.entries.get(node_id)
         if entry is None or entry.contact.address != address or entry.contact.tcp_port != tcp_port:
             return False
+        if entry.failures:
+            bucket.changed()
         entry.alive(now)
         bucket.updated = now
         return True
@@ -160,6 +174,7 @@ class RoutingTable:
         if entry is None or entry.contact.address != address:
             return None
         entry.failures += 1
+        bucket.changed()
         heirs = [Entry(entry.elsewhere, entry.heard)] if entry.elsewhere is not None else []
         # With nobody to take the place, a node that may be back in a minute is worth more than a hole.
         if entry.failures < FAILURES_TO_EVICT and not heirs and not bucket.replacements:
@@ -190,6 +205,7 @@ class RoutingTable:
 
     def _insert(self, bucket: Bucket, entry: Entry) -> None:
         bucket.entries[entry.contact.node_id] = entry
+        bucket.changed()
         bucket.replacements.pop(entry.contact.node_id, None)
         self._size += 1
         if entry.subnet is not None:
@@ -197,6 +213,7 @@ class RoutingTable:
 
     def _remove(self, bucket: Bucket, entry: Entry) -> None:
         del bucket.entries[entry.contact.node_id]
+        bucket.changed()
         self._size -= 1
         if entry.subnet is not None:
             self._subnets[entry.subnet] -= 1
@@ -219,19 +236,17 @@ class RoutingTable:
         exactly i."""
         number = int.from_bytes(target)
         shared = self._index(number)
-        found = self._live(shared)
+        buckets = self._buckets
+        found = [*buckets[shared].live()]
         if len(found) < count:
-            for index in range(shared + 1, BUCKETS):
-                found += self._live(index)
+            for bucket in buckets[shared + 1 :]:
+                found += bucket.live()
         index = shared - 1
         while len(found) < count and index >= 0:
-            found += self._live(index)
+            found += buckets[index].live()
             index -= 1
         found.sort(key=lambda contact: contact.number ^ number)
         return found[:count]
-
-    def _live(self, index: int) -> list[Contact]:
-        return [entry.contact for entry in self._buckets[index].entries.values() if not entry.failures]
 
     def contact(self, node_id: bytes) -> Contact | None:
         entry = self._bucket_of(node_id).entries.get(node_id)

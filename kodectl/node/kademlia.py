@@ -9,7 +9,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from kodectl.core.exchange import is_worth_telling, reach_of
-from kodectl.core.lookup import Lookup
+from kodectl.core.lookup import PATHS, Lookup
 from kodectl.core.peer_clocks import PeerClocks
 from kodectl.core.requests import Notice
 from kodectl.core.sessions import Session
@@ -228,13 +228,14 @@ class Kademlia:
         trace: Callable[[Hop], None] | None = None,
         take: Callable[[Contact, Any], bool] | None = None,
         k: int = K,
+        paths: int = PATHS,
     ) -> Found:
         """Asks ever closer nodes `question`. Each answer has `contacts`; `take(contact, answer)` sees it too and ends
         the lookup by returning true."""
         started = self._runtime.now()
         self.lookups += 1
         seeds = [*self.table.closest(target), *seeds]
-        lookup = Lookup(target, self._discovery.identity.node_id, seeds, k, stop_at_target=stop_at_target)
+        lookup = Lookup(target, self._discovery.identity.node_id, seeds, k, stop_at_target=stop_at_target, paths=paths)
         reports = self._runtime.mailbox(2 * ANSWERS_WAITING)
         named: dict[bytes, Contact] = {}
         while True:
@@ -292,7 +293,7 @@ class Kademlia:
     def _look_into(self, index: int) -> None:
         self.table.refreshed(index, self._runtime.now())
         target = self.table.random_id_in(index, self._runtime.rng)
-        self.iterate(target, rpc.FindNode(target), k=REFRESH_K)
+        self.iterate(target, rpc.FindNode(target), k=REFRESH_K, paths=1)
 
     def _until_upkeep(self) -> float:
         return REVALIDATE_EVERY_S * self._runtime.rng.uniform(0.8, 1.2)
@@ -335,10 +336,16 @@ def _report(
     except PeerFault as error:
         put((contact, error, None))
         return
-    named.update((one.packed, one) for one in contacts)
     # Whoever is far away cannot know this machine's loopback, and must not make it dial into its own network.
     reach = reach_of(session.address[0])
-    put((contact, ([one for one in contacts if is_worth_telling(one.ip, reach)], answer), rtt_s))
+    told: list[Contact] = []
+    for one in contacts:
+        if one.packed not in named:
+            if not is_worth_telling(one.ip, reach):
+                continue
+            named[one.packed] = one
+        told.append(one)
+    put((contact, (told, answer), rtt_s))
 
 
 def _report_notice(put: Callable[[Any], bool], contact: Contact, notice: Notice | PeerFault) -> None:

@@ -93,9 +93,21 @@ def unpack_contacts(data: bytes, limit: int, known: dict[bytes, Contact] | None 
     `known`: contacts by their packed form, to be taken instead of made: most of what an answer names was named before."""
     known = known if known is not None else {}
     contacts: list[Contact] = []
+    for entry in _entries(data, limit):
+        contact = known.get(entry) or _unpack(entry)
+        if contact is not None:
+            contacts.append(contact)
+    return contacts
+
+
+def _entries(data: bytes, limit: int) -> list[bytes]:
+    count, rest = divmod(len(data), CONTACT_SIZE_V4)
+    if not rest and count <= limit and data[::CONTACT_SIZE_V4] == b"\x04" * count:
+        return [data[start : start + CONTACT_SIZE_V4] for start in range(0, len(data), CONTACT_SIZE_V4)]
+    entries: list[bytes] = []
     offset, end = 0, len(data)
     while offset < end:
-        if len(contacts) >= limit:
+        if len(entries) >= limit:
             raise WireError(f"more than {limit} contacts")
         size = _SIZES.get(data[offset])
         if size is None:
@@ -104,14 +116,13 @@ def unpack_contacts(data: bytes, limit: int, known: dict[bytes, Contact] | None 
         if len(entry) < size:
             raise WireError("contact cut short")
         offset += size
-        contact = known.get(entry)
-        if contact is None:
-            udp_port, tcp_port = entry[-36] << 8 | entry[-35], entry[-34] << 8 | entry[-33]
-            if not udp_port:
-                continue
-            ip = unpack_ip(entry[1:-_TAIL])
-            if not is_unicast(ip):
-                continue
-            contact = Contact(entry[-ID_SIZE:], ip, udp_port, tcp_port, entry)
-        contacts.append(contact)
-    return contacts
+        entries.append(entry)
+    return entries
+
+
+def _unpack(entry: bytes) -> Contact | None:
+    udp_port, tcp_port = entry[-36] << 8 | entry[-35], entry[-34] << 8 | entry[-33]
+    ip = unpack_ip(entry[1:-_TAIL])
+    if not udp_port or not is_unicast(ip):
+        return None
+    return Contact(entry[-ID_SIZE:], ip, udp_port, tcp_port, entry)

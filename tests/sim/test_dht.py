@@ -1,6 +1,5 @@
 """The DHT on virtual time: a thousand nodes, loss, corpses, churn. Figures here are simulation."""
 
-import gc
 import hashlib
 import statistics
 import subprocess
@@ -12,18 +11,16 @@ import pytest
 from kodectl.core.distance import ID_BITS, distance
 from kodectl.core.table import K, RoutingTable
 from kodectl.sim.dht import DhtNetwork
+from kodectl.sim.garbage import seldom_collected
 from kodectl.sim.network import PathModel
 
 LOSSY = PathModel(loss=0.02)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def seldom_collected():
-    """A thousand nodes are so many objects that looking for garbage among them takes a third of the time."""
-    before = gc.get_threshold()
-    gc.set_threshold(20_000, 20, 50)
-    yield
-    gc.set_threshold(*before)
+def collected():
+    with seldom_collected():
+        yield
 
 
 @pytest.fixture
@@ -91,7 +88,7 @@ def mutate(monkeypatch) -> None:
 
     def closest(table, target, count=K):
         number = int.from_bytes(target)
-        everybody = [contact for slice_ in range(SLICES) for contact in table._live(slice_)]
+        everybody = [contact for slice_ in range(SLICES) for contact in table._buckets[slice_].live()]
         return nsmallest(count, everybody, key=lambda contact: contact.number ^ number)
 
     thin_buckets = RoutingTable.thin_buckets
