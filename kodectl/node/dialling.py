@@ -12,7 +12,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 from kodectl.core.exchange import usable_enodes
 from kodectl.core.peerbook import PeerBook
@@ -22,7 +21,8 @@ from kodectl.node.link import Link
 from kodectl.node.link import dial as open_link
 from kodectl.node.peer import Peer
 from kodectl.node.roster import NO_SENSE_S, PAUSE_AFTER_S, Roster
-from kodectl.runtime.base import ConnectFailed, Event, Runtime, Scope, Stopped, Stream, TimedOut
+from kodectl.node.stream_race import NoWay, Reached, first_of
+from kodectl.runtime.base import ConnectFailed, Runtime, Scope, Stopped, Stream, TimedOut
 from kodectl.wire.enode import Enode
 from kodectl.wire.messages import DisconnectReason, Hello
 
@@ -36,6 +36,8 @@ MAX_ADDRESSES = 4
 MAX_RECENT = 256
 """Outcomes kept for who asks again."""
 
+Place = tuple[str, int]
+
 CONNECTED = "connected"
 STOPPED = "stopped"
 """This node stops: says nothing about the other one."""
@@ -44,15 +46,9 @@ NOT_TO_BLAME = {"too_many_peers", "duplicate_connection", "subnet_limit", "banne
 """Outcomes that tell nothing bad about the peer that was dialled."""
 
 
-class Reached(NamedTuple):
-    """A stream to a node that was looked for by its id. `enode`: where it was found; `tcp` 0 if by traversing its NAT."""
-
-    stream: Stream
-    enode: Enode
-
-
-Reach = Callable[[bytes, Callable[[str], None]], Reached]
-"""Finds a node by its id and opens a stream to it; tells each stage as it begins. Waits; raises ConnectFailed, or Stopped."""
+Reach = Callable[[bytes, Callable[[str], None], Place | None], Reached]
+"""Finds a node by its id and opens a stream to it; tells each stage as it begins. The place, if any, is being tried already.
+Waits; raises ConnectFailed, or Stopped."""
 
 
 class Dial:
@@ -61,6 +57,7 @@ class Dial:
     is a link that the other side has dialled."""
 
     __slots__ = (
+        "changed",
         "detail",
         "done",
         "enode",
@@ -73,14 +70,18 @@ class Dial:
         "static",
         "stream",
         "target",
+        "tried",
     )
 
-    def __init__(self, target: Enode, done: Event, *, static: bool, feeler: bool) -> None:
+    def __init__(self, target: Enode, runtime: Runtime, *, static: bool, feeler: bool) -> None:
         self.target = self.enode = target
         self.stage = "resolve" if target.tcp else "locate"
         self.static = static
         self.feeler = feeler
-        self.done = done
+        self.done = runtime.event()
+        self.changed = runtime.event()
+        """It has become `static`, or its port has been `tried`."""
+        self.tried = False
         self.node_id = target.node_id if target.id_known else None
         self.stream: Stream | None = None
         self.outcome: str | None = None
@@ -88,9 +89,6 @@ class Dial:
         self.settled_at = 0.0
         self.referred: list[Enode] = []
         """Others that the peer named when it had no room."""
-
-
-Place = tuple[str, int]
 
 
 def place_of(enode: Enode) -> Place:
@@ -136,8 +134,11 @@ class Dialler:
             raise Stopped
         place = place_of(target)
         dial = self.pending.get(place)
+        if dial is not None and static:
+            dial.static = True
+            dial.changed.set()
         if dial is None:
-            dial = Dial(target, self._runtime.event(), static=static, feeler=feeler)
+            dial = Dial(target, self._runtime, static=static, feeler=feeler)
             self.pending[place] = dial
             try:
                 self._scope.spawn(f"dial {place[0]}:{place[1]}", self._run, dial)
@@ -177,21 +178,51 @@ class Dialler:
             self._enter(dial, link)
 
     def _open(self, dial: Dial) -> Link:
-        if dial.target.tcp:
-            dial.stream = self._open_tcp(dial)
-        else:
-            dial.stream, dial.enode = self.reach(dial.target.node_id, partial(setattr, dial, "stage"))
+        dial.stream, dial.enode = self._stream_to(dial)
         dial.stage = "handshake"
         link = open_link(self._runtime, self._local, dial.stream, dial.node_id, self._hello_of())
         dial.node_id = link.node_id
         dial.stage = "admission"
         return link
 
-    def _open_tcp(self, dial: Dial) -> Stream:
+    def _stream_to(self, dial: Dial) -> Reached:
+        target = dial.target
+        if not target.tcp:
+            return self.reach(target.node_id, partial(setattr, dial, "stage"), None)
+        if not target.id_known:
+            return self._open_tcp(dial)
+        ways = partial(self._open_tcp, dial), partial(self._open_by_id, dial)
+        try:
+            return first_of(self._runtime, self._scope, f"dial {target.host}:{target.tcp} or else", ways)
+        except NoWay as none:
+            # A second one that has not even found the node leaves it to the first to say what is wrong.
+            raise none.failures[0 if dial.stage in ("resolve", "tcp") else 1] from none
+
+    def _open_by_id(self, dial: Dial) -> Reached:
+        """What else is tried for an operator, who may come while the port is tried for the node itself."""
+
+        def at(stage: str) -> None:
+            if stage != "locate":  # while the port is tried still
+                dial.stage = stage
+
+        while not (dial.static or dial.tried):
+            dial.changed.wait()
+        if not dial.static:
+            raise ConnectFailed("unreachable", "nobody asked for another way")
+        return self.reach(dial.target.node_id, at, place_of(dial.target))
+
+    def _open_tcp(self, dial: Dial) -> Reached:
+        try:
+            return self._try_port(dial)
+        finally:
+            dial.tried = True
+            dial.changed.set()
+
+    def _try_port(self, dial: Dial) -> Reached:
         target = dial.target
         ips = self._runtime.resolve(target.host, RESOLVE_LIMIT_S, self._scope)[:MAX_ADDRESSES]
         dial.stage = "tcp"
-        return self._connect(ips, target.tcp)
+        return Reached(self._connect(ips, target.tcp), target)
 
     def _connect(self, ips: list[str], port: int) -> Stream:
         """To the first that answers. Raises ConnectFailed."""
@@ -234,7 +265,7 @@ class Dialler:
             del self.recent[next(iter(self.recent))]
         self.outcomes[outcome] += 1
         log.debug("dial %s: %s at %s %s", dial.target, outcome, dial.stage, detail)
-        if outcome != CONNECTED and outcome != STOPPED and dial.target.id_known:
+        if outcome not in (CONNECTED, STOPPED) and dial.target.id_known:
             self._note_failure(dial.target.node_id, outcome, now)
         dial.done.set()
         self.on_settled(dial)
@@ -248,7 +279,7 @@ class Dialler:
             self._book.pause(node_id, now, PAUSE_AFTER_S[reason] if reason is not None else NO_SENSE_S)
 
 
-def _reach_nobody(node_id: bytes, at: Callable[[str], None]) -> Reached:
+def _reach_nobody(node_id: bytes, at: Callable[[str], None], tried: Place | None) -> Reached:
     raise ConnectFailed("unreachable", "it does not listen for connections")
 
 

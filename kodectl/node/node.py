@@ -65,9 +65,6 @@ CAPABILITIES = ("gossip", "sync")
 RELOADABLE = ("bootstrap", "max_peers", "stun", "turn", "relay", "validators")
 """Settings that a running node takes over; the others are bound into sockets and tasks at the start."""
 STOP_LIMIT_S = 5.0
-NOT_THERE = ("timeout", "refused", "no_route")
-MIN_LEFT_S = 1.0
-"""Of a connect, for a second way to make sense."""
 
 
 class Node:
@@ -313,15 +310,7 @@ class Node:
         enode = parse_target(target)
         if enode.node_id == self.identity.node_id:
             return ConnectView("self", enode.node_id.hex(), None, "that is this node itself")
-        begun = self.runtime.now()
-        place = enode if enode.host else self._as_known(enode.node_id)
-        view = self.peering.connect(place, timeout_s)
-        left_s = timeout_s - (self.runtime.now() - begun)
-        if not place.host or not enode.id_known or view.outcome not in NOT_THERE or left_s < MIN_LEFT_S:
-            return view
-        # What it was said to be at may be the outside of its NAT.
-        by_id = self.peering.connect(Enode(enode.node_id, "", 0, 0), left_s)
-        return view if by_id.stage == "locate" else by_id
+        return self.peering.connect(enode if enode.host else self._as_known(enode.node_id), timeout_s)
 
     def _as_known(self, node_id: bytes) -> Enode:
         """Where the table has it; else the id alone, for which a way is looked for."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NoReturn, Protocol
 
 from kodectl.core.exchange import Reach, is_worth_telling, reach_of
@@ -20,7 +21,7 @@ from kodectl.core.limits import SharedBudget, TokenBucket
 from kodectl.core.quic_paths import Path
 from kodectl.core.traversal_plan import Side, plan
 from kodectl.errors import NegativeAnswer, WireError
-from kodectl.node.dialling import Reached
+from kodectl.node.dialling import Place
 from kodectl.node.discovery import Discovery
 from kodectl.node.events import Events
 from kodectl.node.ice import Allocate, IceTerms, new_credentials
@@ -36,6 +37,7 @@ from kodectl.node.routes import Route
 from kodectl.node.signalling import Conversation, Located, Signalling
 from kodectl.node.situation import Situation
 from kodectl.node.spraying import SprayRoom
+from kodectl.node.stream_race import NoWay, Reached, first_of
 from kodectl.runtime.base import Address, ConnectFailed, Connection, Runtime, Scope, Stopped, Stream
 from kodectl.wire.addresses import address_text, scope_of
 from kodectl.wire.contacts import Contact
@@ -125,7 +127,7 @@ class Traversal:
 
     # -- this side asks --------------------------------------------------------------------------------------------
 
-    def reach(self, node_id: bytes, at: Callable[[str], None]) -> Reached:
+    def reach(self, node_id: bytes, at: Callable[[str], None], tried: Place | None = None) -> Reached:
         """Waits. Raises ConnectFailed, or Stopped. See `dialling.Reach`."""
 
         def now_at(stage: str) -> None:
@@ -134,21 +136,23 @@ class Traversal:
 
         now_at("locate")
         located = self._locate(node_id)
-        refused: ConnectFailed | None = None
-        if located.contact is not None and located.contact.tcp_port:
-            try:
-                return self._reach_over_tcp(located.contact, now_at)
-            except ConnectFailed as error:
-                refused = error
-        now_at("signal")
+        contact = located.contact
+        if contact is None or not contact.tcp_port or (contact.ip, contact.tcp_port) == tried:
+            return self._reach_by_signals(node_id, located, now_at)
+        ways = partial(self._reach_over_tcp, contact, now_at), partial(self._reach_by_signals, node_id, located, now_at)
         try:
-            return self._reach_through(self._signalling.open(node_id, located), now_at)
-        except ConnectFailed:
-            if refused is None or located.rendezvous:
-                raise
-        # What the table has of a node that has just learnt that it is behind a NAT may be of before; this one was just away.
-        at("tcp")
-        raise refused
+            return first_of(self.runtime, self.scope, f"reach {node_id.hex()[:8]}", ways)
+        except NoWay as none:
+            over_tcp, by_signals = none.failures
+            if located.rendezvous:
+                raise by_signals from none
+            # What the table has of a node that has just learnt that it is behind a NAT may be of before; this one was just away.
+            at("tcp")
+            raise over_tcp from none
+
+    def _reach_by_signals(self, node_id: bytes, located: Located, at: Callable[[str], None]) -> Reached:
+        at("signal")
+        return self._reach_through(self._signalling.open(node_id, located), at)
 
     def _reach_through(self, conversation: Conversation, at: Callable[[str], None]) -> Reached:
         passage = self._passage(conversation, self._needs_relay, is_controlling=True)

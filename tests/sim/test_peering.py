@@ -12,12 +12,13 @@ import pytest
 from kodectl.core.arrivals import NETWORK_HANDSHAKE_BURST, NETWORK_HANDSHAKES_PER_S
 from kodectl.core.identity import Identity
 from kodectl.errors import EnvironmentFault
-from kodectl.node.dialling import Reached
+from kodectl.node.dialling import Place
 from kodectl.node.events import Events
 from kodectl.node.handshake import LocalEnd
 from kodectl.node.link import accept, dial
 from kodectl.node.peering import Peering
 from kodectl.node.persistence import MemoryStore, StoredPeer
+from kodectl.node.stream_race import Reached
 from kodectl.node.views import ConnectView
 from kodectl.runtime.base import ConnectFailed, StreamClosed
 from kodectl.settings import NodeSettings
@@ -163,7 +164,7 @@ class TestConnecting:
     def test_only_an_id_is_enough_where_somebody_knows_the_way(self, town: Town) -> None:
         one, other = town.settle_many(2)
 
-        def reach(node_id: bytes, at: Callable[[str], None]) -> Reached:
+        def reach(node_id: bytes, at: Callable[[str], None], tried: Place | None) -> Reached:
             assert node_id == other.node_id
             at("path")
             stream = one.runtime.connect((other.runtime.ip, PORT), 4.0)
@@ -184,8 +185,11 @@ class TestConnecting:
         ("reason", "outcome"), [("unreachable", "no_route"), ("timeout", "timeout"), ("refused", "refused")]
     )
     def test_how_far_it_got_is_told(self, town: Town, reason: str, outcome: str) -> None:
-        def reach(node_id: bytes, at: Callable[[str], None]) -> Reached:
-            at("signal")
+        stages = ["locate", "signal"]
+
+        def reach(node_id: bytes, at: Callable[[str], None], tried: Place | None) -> Reached:
+            for stage in stages:
+                at(stage)
             raise ConnectFailed(reason, "what is wrong")
 
         one = town.settle("10.0.0.1")
@@ -193,7 +197,11 @@ class TestConnecting:
         view = town.connect(one, Enode(b"x" * 32, "", 0, 0))
         assert (view.outcome, view.stage, view.detail) == (outcome, "signal", "what is wrong")
         town.world.run_for(2.0)
-        assert town.connect(one, Enode(b"y" * 32, "10.9.9.9", PORT, 0)).stage == "tcp"
+        # Two ways: the one that has led further tells what is wrong.
+        assert town.connect(one, Enode(b"y" * 32, "10.9.9.9", PORT, 0)).detail == "what is wrong"
+        del stages[1:]
+        view = town.connect(one, Enode(b"z" * 32, "10.9.9.8", PORT, 0))
+        assert (view.outcome, view.stage) == ("timeout", "tcp")
 
     def test_who_is_told_to_come_is_waited_for(self, town: Town) -> None:
         one, other = town.settle_many(2)

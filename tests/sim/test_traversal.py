@@ -11,8 +11,10 @@ from itertools import product
 import pytest
 from town import KINDS, Town, town_of
 
+from kodectl.node.lookups import enode_of
 from kodectl.node.node import Node
 from kodectl.node.signalling import Located
+from kodectl.sim.network import PathModel
 from kodectl.wire.contacts import Contact
 
 USABLE_S = 2.0
@@ -87,6 +89,24 @@ def test_who_was_punched_at_too_often_stays_on_the_relay(town: Town, pairs: dict
     part(town, one, other)
 
 
+@pytest.mark.parametrize("is_named", [False, True], ids=["by id", "by enode"])
+def test_a_port_that_nobody_gets_to_is_not_waited_for(
+    town: Town, pairs: dict[str, tuple[Node, Node]], is_named: bool
+) -> None:
+    """The table has it from before the node knew its NAT; an operator's note may be as old."""
+    one, other = pairs["restricted"][0], pairs["full_cone"][1]
+    stale = Contact(other.identity.node_id, other.nat_traversal.address(), other.udp_port, 9)
+    target = str(enode_of(stale)) if is_named else other.identity.node_id.hex()
+    one.kademlia.table.heard(stale, town.world.now)
+    began = town.world.now
+    view = town.world.call(one.runtime, one.connect, target, 20.0)
+    assert view.outcome == "connected", view
+    assert town.world.now - began <= USABLE_S
+    town.world.run_for(10.0)
+    assert other.identity.node_id in one.peering.links
+    part(town, one, other)
+
+
 def test_a_port_that_the_table_still_has_is_not_the_end(town: Town, pairs: dict[str, tuple[Node, Node]]) -> None:
     """A node that has just found out that nobody gets to its TCP port is told over UDP, record or not."""
     one, other = pairs["restricted"][0], pairs["full_cone"][1]
@@ -96,3 +116,21 @@ def test_a_port_that_the_table_still_has_is_not_the_end(town: Town, pairs: dict[
     view = town.world.call(one.runtime, one.connect, other.identity.node_id.hex(), 20.0)
     assert view.outcome == "connected", view
     part(town, one, other)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_long_way_is_gone_once(seed: int) -> None:
+    """The connection takes longer than the head start that a known port has: both ways get through, and one link stays."""
+    with town_of(4, seed) as far:
+        one, other = far.open[1], far.open[2]
+        if other.identity.node_id in one.peering.links:
+            part(far, one, other)
+        far.world.set_path(one.runtime.name, other.runtime.name, PathModel(latency_s=0.4, spread_s=0.0))
+        connected: list[object] = []
+        one.peering.on_connected.append(connected.append)
+        view = far.world.call(one.runtime, one.connect, other.enode, 20.0)
+        assert view.outcome == "connected", view
+        far.world.run_for(30.0)
+        assert other.identity.node_id in one.peering.links
+        assert one.identity.node_id in other.peering.links
+        assert len(connected) == 1

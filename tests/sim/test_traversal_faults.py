@@ -22,8 +22,8 @@ DIRECT_AGAIN_LIMIT_S = 90.0
 """Pairs that have failed are tried again every 30 s, by each side in its own time."""
 REPLACED_LIMIT_S = 60.0
 """For another rendezvous node to be chosen, and the record that names it to be published."""
-PARTED_LIMIT_S = 2.0
-"""Some round trips."""
+PARTED_LIMIT_S = 5.0
+"""Some round trips, and repetitions of what was lost."""
 CRASHES = 3
 SYMMETRIC_BOX = {"mapping": SYMMETRIC, "ports": PortRule.RANDOM}
 BOXES: list[tuple[dict[str, Any], dict[str, Any]]] = [
