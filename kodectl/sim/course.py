@@ -55,8 +55,9 @@ class Life(NamedTuple):
 class Published:
     """One message. `audience`: who was linked when it was published."""
 
-    def __init__(self, at_s: float, audience: set[Life]) -> None:
+    def __init__(self, at_s: float, publisher: Life, audience: set[Life]) -> None:
         self.at_s = at_s
+        self.publisher = publisher
         self.audience = audience
         self.delays_s: dict[Life, float] = {}
 
@@ -203,7 +204,7 @@ class Course:
         if node is None:
             return
         audience = {Life(one.number, one.lives) for one in self.population.linked if one is not publisher}
-        published = Published(self.world.now, audience)
+        published = Published(self.world.now, Life(publisher.number, publisher.lives), audience)
         try:
             view = node.broadcast("transaction", payload, "gossip")
         except (KodectlError, Stopped):

@@ -23,14 +23,16 @@ NETWORK = "simulated"
 class Member:
     """One node through all its lives. `node` is the one of now, or None while it is away."""
 
-    def __init__(self, number: int, kind: str, runtime: SimRuntime, identity: Identity) -> None:
+    def __init__(
+        self, number: int, kind: str, runtime: SimRuntime, identity: Identity, store: MemoryStore | None = None
+    ) -> None:
         self.number = number
         self.kind = kind
         self.runtime = runtime
         self.identity = identity
         self.node: Node | None = None
         self.lives = 0
-        self._store = MemoryStore()
+        self._store = store if store is not None else MemoryStore()
 
     @property
     def id(self) -> bytes:
@@ -71,7 +73,7 @@ class Population:
     def linked(self) -> list[Member]:
         return [member for member in self.members if member.is_linked]
 
-    def add(self) -> Member:
+    def add(self, store: MemoryStore | None = None) -> Member:
         number = len(self.members)
         kind = OPEN if number < FIRST else self._drawn_kind()
         outer_ip = public_ip(number)
@@ -80,7 +82,7 @@ class Population:
         else:
             box = self._world.nat(f"box{number}", outer_ip, **BOXES[kind])
             runtime = self._world.host(INNER_IP, behind=box)
-        member = Member(number, kind, runtime, Identity(self._suite, self._rng.randbytes(32)))
+        member = Member(number, kind, runtime, Identity(self._suite, self._rng.randbytes(32)), store)
         self.members.append(member)
         self._begin(member, runtime)
         return member

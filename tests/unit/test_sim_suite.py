@@ -40,6 +40,26 @@ def test_a_signature_holds_for_its_message_and_key_alone(suite: Suite) -> None:
     assert not suite.verify(suite.public_key(OTHER_SEED), MESSAGE, signature)
 
 
+def test_signatures_are_those_of_rfc_8032() -> None:
+    """Section 7.1, TEST 3."""
+    suite = RealSuite()
+    seed = bytes.fromhex("c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7")
+    public = bytes.fromhex("fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025")
+    signature = bytes.fromhex(
+        "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac"
+        "18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a"
+    )
+    assert suite.public_key(seed) == public
+    assert suite.sign(seed, b"\xaf\x82") == signature
+    assert suite.verify(public, b"\xaf\x82", signature)
+
+
+def test_nobody_signs_under_a_key_of_small_order() -> None:
+    """The neutral element: S = 0 and R = itself satisfy the equation for every message."""
+    neutral = bytes([1]) + bytes(31)
+    assert not RealSuite().verify(neutral, MESSAGE, neutral + bytes(32))
+
+
 @pytest.mark.parametrize("size", [0, 31, 33, 100])
 def test_wrong_sizes_do_not_verify(suite: Suite, size: int) -> None:
     assert not suite.verify(bytes(size), MESSAGE, suite.sign(SEED, MESSAGE))
