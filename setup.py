@@ -24,6 +24,7 @@ RUNTIME = [
     "prometheus-client>=0.20",
     "psutil>=5.9.8",
     "pycryptodome>=3.20",
+    "pynacl>=1.5",
     "pystun3>=1.0",
     "qh3>=2.1",
     "rich>=13.7",
