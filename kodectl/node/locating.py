@@ -16,7 +16,7 @@ from kodectl.errors import KodectlError, NegativeAnswer, PeerFault
 from kodectl.node.kademlia import Kademlia
 from kodectl.node.link_requests import LinkRequests
 from kodectl.node.peer import Peer
-from kodectl.node.values import Values
+from kodectl.node.values import Agreement, Values
 from kodectl.runtime.base import Runtime, Scope, TimedOut
 from kodectl.wire import rpc
 from kodectl.wire.contacts import Contact, unpack_contacts
@@ -25,8 +25,6 @@ from kodectl.wire.record import Record
 
 log = logging.getLogger(__name__)
 
-ENOUGH_HOLDERS = 2
-"""Answers with records that are waited for: one may have missed the newest, and a third costs time."""
 MAX_DELEGATES = 3
 """Linked peers that are asked to look something up: one of them may lie."""
 DELEGATED_LIMIT_S = 8.0
@@ -59,14 +57,15 @@ def seek(kademlia: Kademlia, values: Values, key: bytes) -> Sought:
     """Waits."""
     found: dict[bytes, Record] = {record.publisher: record for record in values.held(key)}
     answered: list[Contact] = []
-    holders = 0
+    agreement = Agreement()
 
     def take(contact: Contact, answer: rpc.Values) -> bool:
-        nonlocal holders
-        holders += values.merge(found, key, answer.records) > 0
+        values.merge(found, key, answer.records)
         if contact.node_id == key:
             answered.append(contact)
-        return bool(answered) or holders >= ENOUGH_HOLDERS
+        # Anybody can leave a record under the id of another: only what the node says of itself ends the search.
+        newest = [one.packed for one in found.values() if is_presence_of(key, one) and one.packed in answer.records]
+        return bool(answered) or (bool(newest) and agreement.reached(contact, newest))
 
     kademlia.iterate(key, rpc.FindValue(key, 0, True), take=take, stop_at_target=True)
     return Sought(answered[0] if answered else None, list(found.values()))

@@ -192,13 +192,17 @@ class Values:
         """The records of a key, newest sequence first; the best of several holders. Waits. Empty: none found."""
         found: dict[bytes, Record] = {record.publisher: record for record in self.held(key)}
         agreement = Agreement()
+        answers: dict[Contact, rpc.Values] = {}
 
         def take(contact: Contact, answer: rpc.Values) -> bool:
-            return bool(self.merge(found, key, answer.records)) and agreement.reached(contact, answer)
+            if not self.merge(found, key, answer.records):
+                return False
+            answers[contact] = answer
+            return agreement.reached(contact, answer.records)
 
         self._kademlia.iterate(key, rpc.FindValue(key, 0, True), take=take)
-        for contact, answer in agreement.holders():
-            self._read_on(found, key, contact, answer)
+        for contact in agreement.holders():
+            self._read_on(found, key, contact, answers[contact])
         return sorted(found.values(), key=lambda record: (-record.sequence, record.publisher))
 
     def _read_on(self, found: dict[bytes, Record], key: bytes, holder: Contact, answer: rpc.Values) -> None:
@@ -297,14 +301,14 @@ class Agreement:
     """Whether enough networks have given one answer. Where addresses are not scarce, each counts."""
 
     def __init__(self) -> None:
-        self._given: dict[tuple[bytes, ...], dict[str, tuple[Contact, rpc.Values]]] = {}
+        self._given: dict[tuple[bytes, ...], dict[str, Contact]] = {}
 
-    def reached(self, holder: Contact, answer: rpc.Values) -> bool:
-        alike = self._given.setdefault((*sorted(answer.records),), {})
-        alike.setdefault(subnet_of(holder.ip) or f"{holder.address}", (holder, answer))
+    def reached(self, holder: Contact, records: list[bytes]) -> bool:
+        alike = self._given.setdefault((*sorted(records),), {})
+        alike.setdefault(subnet_of(holder.ip) or f"{holder.address}", holder)
         return len(alike) >= ENOUGH_HOLDERS
 
-    def holders(self) -> list[tuple[Contact, rpc.Values]]:
+    def holders(self) -> list[Contact]:
         """So many as are needed, of those that most agree with first."""
         alike = sorted(self._given.values(), key=len, reverse=True)
         return [holder for of_answer in alike for holder in of_answer.values()][:ENOUGH_HOLDERS]

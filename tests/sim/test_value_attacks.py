@@ -6,6 +6,7 @@ import pytest
 
 from kodectl.core.identity import Identity
 from kodectl.core.values import MAX_PER_KEY, ValueStore
+from kodectl.node.locating import seek
 from kodectl.node.values import Agreement
 from kodectl.sim.dht import DhtNetwork
 from kodectl.sim.network import PathModel
@@ -36,13 +37,13 @@ def get(dht, node):
     return [record.value for record in dht.world.call(node.runtime, node.values.get, KEY)]
 
 
-def signed(identity, sequence, expiry, value):
-    statement = record_statement(identity.public_key, KEY, sequence, int(expiry), value)
+def signed(identity, sequence, expiry, value, key=KEY):
+    statement = record_statement(identity.public_key, key, sequence, int(expiry), value)
     return pack_record(statement, identity.sign(statement))
 
 
-def by_distance(dht):
-    number = int.from_bytes(KEY)
+def by_distance(dht, key=KEY):
+    number = int.from_bytes(key)
     return sorted(dht.nodes, key=lambda node: int.from_bytes(node.identity.node_id) ^ number)
 
 
@@ -75,11 +76,26 @@ def test_the_closest_to_a_key_do_not_hide_what_others_hold(dht, lie):
         assert b"old" not in values
 
 
+@pytest.mark.parametrize("lie", ["an old record", "a record of its own"])
+def test_the_closest_to_a_node_do_not_hide_what_it_says_of_itself(dht, lie):
+    sought = Identity(SUITE, b"s" * 32)
+    key = sought.node_id
+    expiry = dht.nodes[3].runtime.unix_time() + HOUR_S
+    old, new = (signed(sought, sequence, expiry, value, key) for sequence, value in ((1, b"old"), (2, b"new")))
+    dht.world.call(dht.nodes[3].runtime, dht.nodes[3].values.place, key, new)
+    for number, liar in enumerate(by_distance(dht, key)[:4]):
+        own = signed(Identity(SUITE, bytes([number]) * 32), 2**64 - 1, expiry, b"lie", key)
+        give(liar, [own] if lie == "a record of its own" else [old] if number < 2 else [])
+    for reader in by_distance(dht, key)[16:]:
+        found = dht.world.call(reader.runtime, seek, reader.kademlia, reader.values, key)
+        assert new in [record.packed for record in found.records]
+
+
 @pytest.mark.parametrize(("networks", "is_enough"), [(2, False), (3, True)])
 def test_one_answer_of_few_networks_does_not_end_a_search(networks, is_enough):
     agreement = Agreement()
-    answer = rpc.Values(1, b"", [b"record"], b"")
-    reached = [agreement.reached(Contact(bytes([n]) * 32, f"20.0.{n % networks}.{n}", 1, 1), answer) for n in range(9)]
+    holders = [Contact(bytes([n]) * 32, f"20.0.{n % networks}.{n}", 1, 1) for n in range(9)]
+    reached = [agreement.reached(holder, [b"record"]) for holder in holders]
     assert any(reached) == is_enough
     assert len(agreement.holders()) == networks
 
