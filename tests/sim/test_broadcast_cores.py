@@ -295,6 +295,31 @@ def test_a_liar_holds_up_nobody_and_is_told_on():
     assert told_on == {liar.node_id}
 
 
+@pytest.mark.parametrize(
+    ("size", "seed"), [(50, 1), *(pytest.param(1000, seed, marks=pytest.mark.slow) for seed in (1, 2, 3))]
+)
+def test_those_who_announce_everything_and_hand_on_nothing_hold_up_nobody(size, seed):
+    """Three in ten take what comes, tell of it at once, and are asked in vain."""
+    net = Net(size, degree=8, seed=seed, loss=0.05)
+    holes = set(net.rng.sample(net.members, size * 3 // 10))
+    honest_perform = net.perform
+
+    def perform(member, effects):
+        if member in holes:
+            effects = [effect for effect in effects if not isinstance(effect, Relay)]
+        honest_perform(member, effects)
+
+    net.perform = perform
+    honest = [member for member in net.members if member not in holes]
+    published = {}
+    for _ in range(20):
+        published[net.publish(net.rng.choice(honest))] = net.now
+        net.run(0.1)
+    net.run(60)
+    delays = [member.delivered[which] - at for member in honest for which, at in published.items()]
+    assert max(delays) < 15.0
+
+
 @pytest.mark.parametrize("jump_s", [3600.0, -3600.0, 90 * 24 * 3600.0])
 def test_clocks_that_are_set_lose_nothing_and_repeat_nothing(jump_s):
     net = Net(20, degree=6, seed=9)
