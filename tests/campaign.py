@@ -102,6 +102,7 @@ class Storm(Course):
         self._weather = random.Random(f"{scenario.seed} weather")
         self.troubles: Counter[str] = Counter()
         self.found: list[str] = []
+        self.stale = 0
         self._moved = 0
         self._disks: dict[int, Disk] = {}
         super().__init__(scenario)
@@ -254,7 +255,8 @@ class Storm(Course):
                 yield f"{where}: {view.outcome} at {view.stage}, {view.detail}"
 
     def _values(self) -> Iterator[str]:
-        """Whoever asks gets the newest of what anybody who is there holds."""
+        """Whoever asks gets what anybody who is there holds. Where it was written in two islands, that may be the older of
+        the two, until the holders republish it within the hour: counted in `stale`."""
         held: dict[bytes, int] = {}
         for member in self.population.present:
             values = node_of(member).values
@@ -265,8 +267,9 @@ class Storm(Course):
             asker = self._weather.choice(askers)
             records = self.world.call(asker.runtime, node_of(asker).values.get, key)
             newest = max((record.sequence for record in records), default=0)
-            if newest < held[key]:
-                yield f"{asker.number} {asker.kind} finds {newest} under {key.hex()[:8]}, and {held[key]} is there"
+            self.stale += 0 < newest < held[key]
+            if not newest:
+                yield f"{asker.number} {asker.kind} finds nothing under {key.hex()[:8]}, and {held[key]} is there"
 
     def _farewell(self) -> Iterator[str]:
         """Who stops leaves nothing behind."""
@@ -306,6 +309,7 @@ def run(seed: int) -> dict[str, Any]:
             "virtual_s": round(storm.world.now),
             "wall_s": round(time.monotonic() - began, 1),
             "troubles": dict(sorted(storm.troubles.items())),
+            "stale": storm.stale,
             "found": storm.found,
             "trace": storm.world.trace_hash(),
         }
