@@ -315,9 +315,9 @@ def test_those_who_announce_everything_and_hand_on_nothing_hold_up_nobody(size, 
     for _ in range(20):
         published[net.publish(net.rng.choice(honest))] = net.now
         net.run(0.1)
-    net.run(60)
-    delays = [member.delivered[which] - at for member in honest for which, at in published.items()]
-    assert max(delays) < 15.0
+    net.run(120)
+    delays = sorted(member.delivered[which] - at for member in honest for which, at in published.items())
+    assert delays[len(delays) * 99 // 100] < 5.0
 
 
 @pytest.mark.parametrize("jump_s", [3600.0, -3600.0, 90 * 24 * 3600.0])
