@@ -114,7 +114,8 @@ class Traversal:
         self._signalling = signalling
         self._relays = relays
         self._links = links
-        self._passages: set[Passage] = set()
+        self._passages: dict[Passage, None] = {}
+        """In the order that they were begun in, so that the same seed gives the same run."""
         self._offers = TokenBucket(OFFERS_PER_S, OFFER_BURST)
         self._interfaces = InterfaceWatch(runtime, scope)
         signalling.on_offer = self._offered
@@ -332,7 +333,7 @@ class Traversal:
             may_check=(self._own_checks if is_controlling else self._asked_checks).may_check,
         )
         passage = Passage(self, conversation, terms, shared)
-        self._passages.add(passage)
+        self._passages[passage] = None
         return passage
 
     def _own_side(self) -> Side:
@@ -351,7 +352,7 @@ class Traversal:
         self._events.emit("path_changed", id=passage.peer_id.hex(), **described(route))
 
     def ended(self, passage: Passage) -> None:
-        self._passages.discard(passage)
+        self._passages.pop(passage, None)
 
 
 def side_of(offer: Offer, reach: Reach = Reach.PRIVATE) -> Side:
