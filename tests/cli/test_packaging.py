@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 import kodectl
 
 ROOT = Path(__file__).parents[2]
-NAME_OF_IMPORT = {"Crypto": "pycryptodome", "stun": "pystun3"}
+NAME_OF_IMPORT = {"nacl": "pynacl", "Crypto": "pycryptodome", "stun": "pystun3"}
 USED_LATER = {"pystun3", "miniupnpc"}
 """Settled for NAT traversal; an entry leaves this list with the code that uses it."""
 
