@@ -59,9 +59,11 @@ def test_a_node_that_runs_ends_first():
 def test_a_node_that_runs_is_to_run_as_it_does(tmp_path):
     """Whatever stands before `node run`, and after."""
     enode = f"enode://{'ab' * 32}@192.0.2.1:1?discport=2"
-    before = ("-c", "input()", "--config", "my.toml", "node", "run", "--json")
+    before = ("-c", "print(flush=True); input()", "--config", "my.toml", "node", "run", "--json")
     own = ("--max-peers", "7", "--bootstrap", enode, "--passphrase-file", "p", "--datadir", "here")
-    with Popen([sys.executable, *before, *own], stdin=PIPE, cwd=tmp_path) as process:
+    with Popen([sys.executable, *before, *own], stdin=PIPE, stdout=PIPE, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # a process has no command line in the first moment of its program
         given, config_path = given_to(process.pid)
         process.communicate(b"\n")
     assert given == {"max_peers": 7, "bootstrap": (enode,), "datadir": tmp_path / "here"}
