@@ -147,7 +147,8 @@ class Gossip:
         """How long to wait before peers accept a message of `size` from this node; infinity when so much was seen in
         the last minute that no more can be remembered."""
         self._window.observe(now, unix_time)
-        return self._own.wait_s(now, size + MESSAGE_COST) if self._seen.has_room() else float("inf")
+        has_room = self._seen.has_room(int(unix_time * 1000), self._window, now)
+        return self._own.wait_s(now, size + MESSAGE_COST) if has_room else float("inf")
 
     def publish(self, message_id: bytes, time_ms: int, message: bytes, now: float, *, flood: bool) -> Relay | None:
         """A message of this node."""
@@ -237,10 +238,12 @@ class Gossip:
         lateness = self._window.lateness(time_ms / 1000, now)
         if lateness < 0:
             return Verdict.AHEAD
-        if lateness > 0 or not self._seen.is_open(time_ms):
+        if lateness > 0:
             return Verdict.TOO_OLD
-        if not self._seen.has_room():
+        if not self._seen.has_room(time_ms, self._window, now):
             return Verdict.FULL
+        if not self._seen.is_open(time_ms):
+            return Verdict.TOO_OLD
         if self._origin(origin).wait_s(now, size + MESSAGE_COST) > 0:
             return Verdict.OVER_RATE
         return Verdict.NEW

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from kodectl.core.time_window import TimeWindow
 from kodectl.wire.messages import ID_SIZE, MAX_DIGEST_SLOTS, DigestSlot
 
 SLOT_MS = 10_000
 """Message time per slot (docs/protocol.md, sync)."""
 MAX_SEEN = 1_000_000
 """About 170 MB, 1,500 messages a second over the whole window. At higher rates the oldest slots are forgotten earlier."""
-LEAST_SLOTS = 6
-"""The window never shrinks below a minute; past that, new messages are refused instead."""
+LEAST_S = 60.0
+"""The window never shrinks below that; past it, new messages are refused instead."""
+EARLY_S = 10.0
+"""A slot that begins later than that is filled by wrong clocks, or by somebody who wants the memory full of a time to come, so
+that the present is the oldest to be forgotten, and nobody's messages of it are taken any more."""
+EARLY_SHARE = 8
+"""One id in so many of the memory may be early."""
 MAX_CLOSED = 8640
 """Forgotten slots that are remembered one by one: a day, for clocks that are set back by less."""
 
@@ -53,12 +59,16 @@ class Seen:
         number = time_ms // SLOT_MS
         return number > self._floor and number not in self._closed
 
-    def has_room(self) -> bool:
-        """Makes room by forgetting the oldest slots; false when only the last minute is left."""
+    def has_room(self, time_ms: int, window: TimeWindow, now: float) -> bool:
+        """Whether one id more, of a message of that time, can be remembered. Makes room by forgetting the oldest slots, but
+        none of the last minute; so ask `is_open` afterwards."""
+        if _is_early(time_ms // SLOT_MS, window, now) and self._early(window, now) >= self._limit // EARLY_SHARE:
+            return False
         while len(self.ids) >= self._limit:
-            if len(self._slots) <= LEAST_SLOTS:
+            oldest = min(self._slots)
+            if window.age((oldest + 1) * SLOT_MS / 1000, now) < LEAST_S:
                 return False
-            self._close(min(self._slots))
+            self._close(oldest)
         return True
 
     def add(self, message_id: bytes, time_ms: int) -> None:
@@ -90,6 +100,9 @@ class Seen:
         slot = self._slots.get(number)
         return slot.ids if slot else ()
 
+    def _early(self, window: TimeWindow, now: float) -> int:
+        return sum(len(slot.ids) for slot in self._slots.values() if _is_early(slot.number, window, now))
+
     def _differs(self, number: int, other: DigestSlot | None) -> bool:
         mine = self._slots.get(number)
         return (mine.digest() if mine else None) != other
@@ -101,3 +114,7 @@ class Seen:
         if len(self._closed) > MAX_CLOSED:
             self._floor = max(self._floor, min(self._closed))
             self._closed.discard(self._floor)
+
+
+def _is_early(number: int, window: TimeWindow, now: float) -> bool:
+    return window.age(number * SLOT_MS / 1000, now) < -EARLY_S

@@ -42,6 +42,13 @@ class TimeWindow:
             nearest = min(nearest, _outside(self._age(offset, time_s, now)), key=abs)
         return nearest
 
+    def age(self, time_s: float, now: float) -> float:
+        """Seconds since `time_s` (Unix), negative for a time to come, by the clock by which it is nearest."""
+        nearest = self._age(self._offset, time_s, now)
+        for offset, _until in self._former:
+            nearest = min(nearest, self._age(offset, time_s, now), key=abs)
+        return nearest
+
     def oldest(self, now: float) -> float:
         """Messages from before this Unix time are too old by every clock."""
         offsets = [offset for offset, _until in self._former]

@@ -341,6 +341,41 @@ def test_when_nothing_more_can_be_remembered_new_messages_are_refused():
     assert receive(core, b"\0", an_id(1)) is Verdict.DUPLICATE
 
 
+@pytest.mark.parametrize("ahead_s", [20, 60, 119])
+@pytest.mark.parametrize("slots", [1, 3, 6, 9])
+def test_many_messages_from_ahead_do_not_close_the_present(ahead_s, slots):
+    """A spammer with as many keys as he likes signs messages of the next two minutes until the memory is full."""
+    core = a_core(2)
+    core._seen = seen.Seen(limit=600)
+    for number in range(900):
+        time_ms = TIME_MS + max(20_000, ahead_s * 1000 - number % slots * SLOT_MS)
+        receive(core, b"\0", an_id(("spam", number)), time_ms=time_ms, origin=number.to_bytes(32, "big"))
+    for age_s in (0, 1, 20, 49):
+        assert isinstance(receive(core, b"\1", an_id(age_s), time_ms=TIME_MS - age_s * 1000), Relay | None)
+    # And when that time has come, it is open as well.
+    for later in range(1, 120):
+        message_id, time_ms = an_id(("later", later)), TIME_MS + later * 1000
+        assert isinstance(receive(core, b"\1", message_id, time_ms=time_ms, now=NOW + later), Relay | None)
+
+
+def test_what_is_older_than_a_minute_makes_room_for_what_is_new():
+    core = a_core(1)
+    core._seen = seen.Seen(limit=30)
+    for slot in range(30):
+        receive(core, b"\0", an_id(slot), time_ms=TIME_MS - slot * SLOT_MS)
+    assert core.publish_wait_s(1, NOW, UNIX) == 0
+    core.publish(an_id("own"), TIME_MS, b"own", NOW, flood=False)
+    assert receive(core, b"\0", an_id("oldest"), time_ms=TIME_MS - 29 * SLOT_MS) is Verdict.TOO_OLD
+    assert isinstance(receive(core, b"\0", an_id("in between"), time_ms=TIME_MS - 15 * SLOT_MS), Relay | None)
+
+
+def test_a_message_whose_slot_had_to_be_forgotten_for_it_is_refused():
+    core = a_core(1)
+    core._seen = seen.Seen(limit=1)
+    receive(core, b"\0", an_id(1), time_ms=TIME_MS - 9 * SLOT_MS)
+    assert receive(core, b"\0", an_id(2), time_ms=TIME_MS - 9 * SLOT_MS) is Verdict.TOO_OLD
+
+
 def test_slots_about_to_be_too_old_are_not_compared():
     core = a_core(1)
     receive(core, b"\0", an_id(1), time_ms=int((UNIX - 570) * 1000))

@@ -73,30 +73,41 @@ def test_forgotten_slots_stay_closed_when_there_are_too_many_to_list(monkeypatch
     assert not any(memory.is_open(NOON_MS + number * SLOT_MS) for number in range(10))
 
 
+def a_window():
+    """Now is 0, and noon."""
+    window = TimeWindow()
+    window.observe(0.0, NOON_MS / 1000)
+    return window
+
+
 def test_memory_is_bounded_by_forgetting_the_oldest_and_then_by_refusing():
-    memory = Seen(limit=100)
+    window, memory = a_window(), Seen(limit=100)
     for number in range(200):
-        assert memory.has_room()
-        memory.add(an_id(number), NOON_MS + number // 10 * SLOT_MS)
+        time_ms = NOON_MS + number // 10 * SLOT_MS
+        assert memory.has_room(time_ms, window, (time_ms - NOON_MS) / 1000)
+        memory.add(an_id(number), time_ms)
     assert len(memory.ids) == 100
     assert not memory.is_open(NOON_MS)
     crowded = Seen(limit=100)
     for number in range(100):
         crowded.add(an_id(number), NOON_MS)
-    assert not crowded.has_room(), "one slot alone is not forgotten: its messages could come again"
+    assert not crowded.has_room(NOON_MS, window, 69.0), (
+        "the last minute is not forgotten: its messages could come again"
+    )
+    assert crowded.has_room(NOON_MS, window, 70.0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 12), st.booleans()), max_size=60))
 def test_nothing_is_taken_twice(steps):
     """Ids come in any order, again and again, while slots are forgotten."""
-    memory, taken = Seen(limit=20), []
+    window, memory, taken = a_window(), Seen(limit=20), []
     for number, slot, forget in steps:
         time_ms = NOON_MS + slot * SLOT_MS
         # An id covers the message's time, so each id has one.
         message_id = an_id((number, slot))
         if forget:
             memory.forget_before(time_ms / 1000)
-        elif message_id not in memory.ids and memory.is_open(time_ms) and memory.has_room() and memory.is_open(time_ms):
+        elif message_id not in memory.ids and memory.has_room(time_ms, window, 100.0) and memory.is_open(time_ms):
             memory.add(message_id, time_ms)
             taken.append(message_id)
     assert len(taken) == len(set(taken))
@@ -110,6 +121,14 @@ def test_the_window_is_ten_minutes_back_and_two_ahead():
     assert window.lateness(1000.0 + MAX_AHEAD_S, 50.0) == 0
     assert window.lateness(1000.0 + MAX_AHEAD_S + 3, 50.0) == -3
     assert window.oldest(50.0) == 1000.0 - MAX_AGE_S
+
+
+def test_an_age_is_by_the_clock_by_which_it_is_least():
+    window = TimeWindow()
+    window.observe(50.0, 1000.0)
+    assert (window.age(990.0, 50.0), window.age(1030.0, 50.0)) == (10, -30)
+    window.observe(60.0, 4010.0)
+    assert (window.age(1030.0, 60.0), window.age(4000.0, 60.0)) == (-20, 10)
 
 
 @pytest.mark.parametrize("jump_s", [-86_400.0, -700.0, 700.0, 86_400.0])
