@@ -3,7 +3,8 @@
     python bench/flood.py [--rate 10000] [--load 1000] [--pairs 3] [--seconds 2] [--kinds hail,tcp] [--sources 20000]
 
 One node, as the command runs it, on loopback, with nine peers that publish signed transactions, `load` a second (0: as many as
-it takes, 64 under way), and count them at the ninth. Each kind of flood runs in slices, by turns: aimed at the node, and
+it takes, 64 under way), and count them at the ninth. Floods come from strangers, or over the link of one more peer
+(bench/peer_floods.py). Each kind of flood runs in slices, by turns: aimed at the node, and
 aimed at a port where nobody works (so that the flooder's own CPU falls on both). `kept` is the median of the ratios of the two
 slices of a pair. `--rate 0` floods as fast as one process can. Datagrams come from `sources` addresses of 127.0.0.0/8 by turns.
 
@@ -30,6 +31,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from peer_floods import PEER_FLOODS, Spammer
 
 NETWORK = "bench"
 PEERS = 8
@@ -71,12 +74,13 @@ def measure(options: argparse.Namespace, directory: str) -> None:
         peers = start("peers", ready["enode"], str(options.load))
         helpers.append(peers)
         line_of(peers)
-        flooder = start("flooder", ready["enode"])
-        helpers.append(flooder)
+        flooder, spammer = start("flooder", ready["enode"]), start("spammer", ready["enode"])
+        helpers += [flooder, spammer]
         victim = Victim(node.pid, int(ready["enode"].rpartition("=")[2]), ready["listeners"]["api"][0])
         time.sleep(2.0)
         for kind in options.kinds.split(","):
-            pairs = [pair(options, kind, victim, peers, flooder) for _ in range(options.pairs)]
+            attacker = spammer if kind in PEER_FLOODS else flooder
+            pairs = [pair(options, kind, victim, peers, attacker) for _ in range(options.pairs)]
             print(json.dumps({"bench": "flood", "kind": kind} | summary(options, pairs)), flush=True)
     finally:
         for process in [*helpers, node]:
@@ -141,18 +145,22 @@ def pair(
     flooder: subprocess.Popen[str],
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The flood beside the node, and on it; by chance the one or the other first."""
-    found = {}
+    found: dict[bool, dict[str, float]] = {}
     for hits in random.sample([False, True], 2):
+        order = {"kind": kind, "hits": hits, "rate": options.rate, "seconds": options.seconds}
+        if kind in PEER_FLOODS:
+            asked(flooder, prepare=True, **order)
         asked(peers, what="begin")
         cpu_s, dropped, resident_kib = victim.cpu_s(), victim.drops(), victim.resident_kib()
         connections = victim.connections()
-        sent = asked(flooder, kind=kind, hits=hits, rate=options.rate, seconds=options.seconds, sources=options.sources)
+        sent = asked(flooder, sources=options.sources, **order)
         seen = asked(peers, what="end")
         arrived = victim.connections() - connections
         found[hits] = {
             **seen,
             "sent": sent["sent"],
             "elapsed_s": sent["elapsed_s"],
+            "links_ended": sent.get("links_ended", 0),
             "taken": arrived if kind in CONNECTIONS else sent["sent"] - victim.drops() + dropped,
             "cpu_s": victim.cpu_s() - cpu_s,
             "grown_kib": victim.resident_kib() - resident_kib,
@@ -187,6 +195,7 @@ def summary(options: argparse.Namespace, pairs: list[tuple[dict[str, float], dic
         "node_cpu": [round(median(lambda calm, _: share(calm)), 3), round(median(lambda _, hit: share(hit)), 3)],
         "cpu_us": None if options.load == 0 else round(median(cost_us), 1),
         "links_lost": max(hit["links_lost"] for _, hit in pairs),
+        "flooder_dropped": sum(hit["links_ended"] for _, hit in pairs),
         "grown_mib": round(sum(hit["grown_kib"] for _, hit in pairs) / 1024, 2),
     }
 
@@ -500,7 +509,7 @@ def flood_connections(target: Target, hits: bool, paced: Paced, sources: int, sa
 FIRST_MESSAGE = b"\0\x20" + bytes(range(32))
 
 CONNECTIONS = ("tcp", "tcp_silent")
-KINDS = [*DATAGRAMS, "proved", *CONNECTIONS]
+KINDS = [*DATAGRAMS, "proved", *CONNECTIONS, *PEER_FLOODS]
 
 
 def run_flooder(enode_text: str) -> None:
@@ -517,7 +526,16 @@ def run_flooder(enode_text: str) -> None:
         print(json.dumps(paced.report()), flush=True)
 
 
-ROLES: dict[str, Callable[..., None]] = {"node": run_node, "peers": run_peers, "flooder": run_flooder}
+def run_spammer(enode_text: str) -> None:
+    Spammer(enode_text, NETWORK).answer()
+
+
+ROLES: dict[str, Callable[..., None]] = {
+    "node": run_node,
+    "peers": run_peers,
+    "flooder": run_flooder,
+    "spammer": run_spammer,
+}
 
 if __name__ == "__main__":
     main()

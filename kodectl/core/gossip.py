@@ -10,8 +10,10 @@ Nothing here waits or calls anybody: methods take what happened, and give back w
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from itertools import chain, islice
 
 from kodectl.core.gossip_effects import Distrust, Effect, Offence, Relay, SendDigest, SendWant, Verdict, in_parts
 from kodectl.core.limits import TokenBucket
@@ -190,10 +192,9 @@ class Gossip:
             return []
         self._window.observe(now, unix_time)
         differing = self._comparable(self._seen.differing(slots), neighbour, now, unix_time)
-        for number in differing:
-            for message_id in self._seen.ids_of(number):
-                if message_id in self._cache:
-                    self._spreading.announce_later(neighbour, message_id, now)
+        for message_id in chain.from_iterable(self._held_of(number) for number in differing):
+            if not self._spreading.announce_later(neighbour, message_id, now):
+                break
         if differing and now - neighbour.compared_at >= DIGEST_AGAIN_S:
             # It may hold what we lack, and learns from our digest where.
             return [self._send_digest(neighbour, now)]
@@ -284,6 +285,12 @@ class Gossip:
         oldest = (self._window.oldest(now) + EDGE_S) * 1000 // SLOT_MS
         newest = float("inf") if fresh else (unix_time - SETTLE_S) * 1000 // SLOT_MS
         return [number for number in slots if oldest <= number < newest]
+
+    def _held_of(self, number: int) -> Iterable[bytes]:
+        """The ids of a slot that can still be handed out. Slot and cache have them in the order of their arrival, and what
+        came first leaves the cache first: it is the rest of the slot from some place on."""
+        ids = self._seen.ids_of(number)
+        return islice(ids, bisect_left(ids, True, key=self._cache.__contains__), None)
 
     def _may_have_more(self, neighbour: Neighbour, now: float) -> bool:
         """Much of what the peer announced has come, and its announcements may not have held all."""

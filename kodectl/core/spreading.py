@@ -71,14 +71,16 @@ class Spreading:
             others = [neighbour for neighbour in others if neighbour.announcer not in holders]
         return self._gossip(others, _share(len(self._neighbours)), message_id, message, now)
 
-    def announce_later(self, neighbour: Neighbour, message_id: bytes, now: float) -> None:
+    def announce_later(self, neighbour: Neighbour, message_id: bytes, now: float) -> bool:
+        """False: as many wait already as may."""
         waiting = neighbour.to_announce
         if len(waiting) >= MAX_TO_ANNOUNCE:
             self.counts["not_announced"] += 1
-            return
+            return False
         waiting[message_id] = None
         if self._have_at == float("inf"):
             self._have_at = now + HAVE_DELAY_S
+        return True
 
     def shown(self, neighbour: Neighbour, message_id: bytes) -> None:
         """The peer has the message, or gets it: it needs neither its id nor another copy."""

@@ -8,6 +8,7 @@ import pytest
 from kodectl.core import gossip, neighbour, seen, serving, spreading
 from kodectl.core.gossip import Gossip
 from kodectl.core.gossip_effects import Distrust, Offence, Relay, SendDigest, SendHave, SendWant, Verdict
+from kodectl.core.message_cache import MessageCache
 from kodectl.core.pulls import WANT_DELAY_S
 from kodectl.core.seen import SLOT_MS
 from kodectl.errors import PeerFault
@@ -374,6 +375,29 @@ def test_a_message_whose_slot_had_to_be_forgotten_for_it_is_refused():
     core._seen = seen.Seen(limit=1)
     receive(core, b"\0", an_id(1), time_ms=TIME_MS - 9 * SLOT_MS)
     assert receive(core, b"\0", an_id(2), time_ms=TIME_MS - 9 * SLOT_MS) is Verdict.TOO_OLD
+
+
+@pytest.mark.parametrize(("held", "announced"), [(0, 0), (1, 1), (13, 13), (60, 20), (200, 20)])
+def test_a_digest_that_differs_everywhere_costs_no_more_than_can_be_announced(monkeypatch, held, announced):
+    monkeypatch.setattr(spreading, "MAX_TO_ANNOUNCE", 20)
+
+    class Cache(MessageCache):
+        asked = 0
+
+        def __contains__(self, message_id):
+            Cache.asked += 1
+            return super().__contains__(message_id)
+
+    core = a_core(0)
+    core._cache = Cache(max_messages=held)
+    for number in range(200):
+        core.publish(an_id(number), TIME_MS - number % 5 * SLOT_MS, b"message", NOW, flood=False)
+    core.connected(b"\0", NOW)
+    core.on_digest(b"\0", [], NOW, UNIX)
+    told = [message_id for effect in tick(core, NOW + 0.1) if isinstance(effect, SendHave) for message_id in effect.ids]
+    assert len(told) == announced
+    assert {*told} <= {an_id(number) for number in range(200 - held, 200)}
+    assert Cache.asked <= 5 * 7, "five slots of forty ids, halved six times"
 
 
 def test_slots_about_to_be_too_old_are_not_compared():
