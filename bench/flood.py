@@ -1,6 +1,6 @@
 """What peers of a node notice while strangers flood it: throughput and delays beside, and the CPU of each hostile packet.
 
-    python bench/flood.py [--rate 10000] [--load 1000] [--pairs 3] [--seconds 2] [--kinds hail,tcp] [--sources 20000]
+    python bench/flood.py [--rate 10000] [--load 1000] [--pairs 3] [--seconds 2] [--kinds hail,tcp] [--sources 20000] [--links 1]
 
 One node, as the command runs it, on loopback, with nine peers that publish signed transactions, `load` a second (0: as many as
 it takes, 64 under way), and count them at the ninth. Floods come from strangers, or over the link of one more peer
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--sources", type=int, default=20_000)
+    parser.add_argument("--links", type=int, default=1, help="of the peer that floods; they share the rate")
     parser.add_argument("--kinds", default=",".join(KINDS))
     if len(sys.argv) > 1 and sys.argv[1] in ROLES:
         ROLES[sys.argv[1]](*sys.argv[2:])
@@ -147,8 +148,9 @@ def pair(
     """The flood beside the node, and on it; by chance the one or the other first."""
     found: dict[bool, dict[str, float]] = {}
     for hits in random.sample([False, True], 2):
-        order = {"kind": kind, "hits": hits, "rate": options.rate, "seconds": options.seconds}
+        order: dict[str, Any] = {"kind": kind, "hits": hits, "rate": options.rate, "seconds": options.seconds}
         if kind in PEER_FLOODS:
+            order["links"] = options.links
             asked(flooder, prepare=True, **order)
         asked(peers, what="begin")
         cpu_s, dropped, resident_kib = victim.cpu_s(), victim.drops(), victim.resident_kib()

@@ -136,21 +136,21 @@ class Spammer:
 
     def _flood(self, order: dict[str, Any], rate: int, made: list[bytes]) -> dict[str, float]:
         """Where the node is not hit, nothing is sent."""
-        link = self._dialled() if order["hits"] else None
+        links = [self._dialled() for _ in range(order["links"])] if order["hits"] else []
         began, sent = self._runtime.now(), 0
         while (elapsed_s := self._runtime.now() - began) < order["seconds"]:
-            due = min(int(elapsed_s * rate), len(made), sent + AT_ONCE)
-            for message in made[sent:due]:
-                if link is not None and (link.close_reason is not None or link.queued_bytes > QUEUED_BYTES):
+            for message in made[sent : min(int(elapsed_s * rate), sent + AT_ONCE)]:
+                link = links[sent % len(links)] if links else None
+                if link is not None and link.queued_bytes > QUEUED_BYTES:
                     break
                 sent += 1
-                if link is not None:
+                if link is not None and not link.closed:
                     link.send_encoded(message)
             self._scope.sleep(PACING_S)
-        reason = link.close_reason if link is not None else None
-        if link is not None and reason is None:
+        ended = [link for link in links if link.closed]
+        for link in links:
             link.disconnect(DisconnectReason.REQUESTED)
-        return {"sent": sent, "elapsed_s": elapsed_s, "links_ended": int(reason is not None)}
+        return {"sent": sent, "elapsed_s": elapsed_s, "links_ended": len(ended)}
 
     def _dialled(self) -> Link:
         stream = self._runtime.connect((str(self._enode.host), self._enode.tcp), 5.0)
