@@ -17,10 +17,10 @@ MAX_PATIENCE_S = 5.0
 LONGEST_WAIT_S = 15.0
 """For a peer that delivers other things meanwhile; a full queue of blocks on a slow line takes that long."""
 MAX_MISSING = 65_536
-"""Announced ids waited for, about 400 bytes each. What is announced past that is announced again after the next digest."""
+"""Announced ids waited for, about 500 bytes each. What is announced past that is announced again after the next digest."""
 MAX_MISSING_PER_PEER = 8192
 """An eighth of all: no peer's inventions push out what the others announce."""
-MAX_ANNOUNCERS = 8
+MAX_ANNOUNCERS = 16
 """Remembered per id. Each is asked at most once, so this is also the number of attempts."""
 FIRST_ASKED, LEAST_ASKED, MAX_ASKED = 64, 4, 512
 """Ids asked of one peer at a time. One more after each answer, half after a wait in vain: small messages come at 5,000 a
@@ -99,6 +99,10 @@ class Announcer:
         regained = (now - self._credit_time) / CREDIT_REGAIN_S if self._credit < CREDIT else 0.0
         return min(CREDIT, self._credit + regained)
 
+    def load(self) -> int:
+        """Ids that it is asked for, or will be."""
+        return len(self.asked) + len(self.backlog)
+
     def trusted(self, now: float) -> bool:
         """A peer without credit is neither listened to nor asked."""
         return self._credit >= 1 or self.credit(now) >= 1
@@ -113,12 +117,28 @@ class Missing:
         self.first = first
         self.announcers = [first]
         self.next = 0
-        """Index of the announcer to ask next."""
+        """How many of the announcers have been asked: the first ones."""
         self.asked: Announcer | None = None
         self.asked_at = 0.0
         self.deadline = 0.0
         self.queued: Announcer | None = None
         """In whose backlog the id is."""
+
+    def take_best(self, now: float) -> Announcer | None:
+        """Whom to ask next, of those who were not yet: who has kept its promises, and of equals who is asked for least. So liars
+        are found out with a part of the ids, and do not have each id in turn."""
+        announcers, first = self.announcers, self.next
+        best, best_rank = -1, (0, 0)
+        for index in range(first, len(announcers)):
+            announcer = announcers[index]
+            rank = int(announcer.credit(now)), -announcer.load()
+            if rank[0] >= 1 and not announcer.gone and (best < 0 or rank > best_rank):
+                best, best_rank = index, rank
+        if best < 0:
+            return None
+        announcers[first], announcers[best] = announcers[best], announcers[first]
+        self.next += 1
+        return announcers[first]
 
 
 class Pulls:
@@ -226,27 +246,27 @@ class Pulls:
         self._ask_next(message_id, entry, now)
 
     def _ask_next(self, message_id: bytes, entry: Missing, now: float) -> None:
-        while entry.next < len(entry.announcers):
-            announcer = entry.announcers[entry.next]
-            entry.next += 1
-            if announcer.gone or not announcer.trusted(now):
-                continue
-            if len(announcer.asked) < announcer.may_ask:
-                self._ask(announcer, message_id, entry, now)
-            else:
-                entry.queued = announcer
-                announcer.backlog[message_id] = None
-            return
-        self.counts["given_up"] += 1
-        self._forget(message_id, entry)
+        announcer = entry.take_best(now)
+        if announcer is None:
+            self.counts["given_up"] += 1
+            self._forget(message_id, entry)
+        elif len(announcer.asked) < announcer.may_ask:
+            self._ask(announcer, message_id, entry, now)
+        else:
+            entry.queued = announcer
+            announcer.backlog[message_id] = None
 
     def _ask_from_backlog(self, announcer: Announcer, now: float) -> None:
+        is_trusted = announcer.trusted(now)
         room = max(0, announcer.may_ask - len(announcer.asked))
-        for message_id in list(islice(announcer.backlog, room)):
+        for message_id in list(islice(announcer.backlog, room if is_trusted else None)):
             del announcer.backlog[message_id]
             entry = self._missing[message_id]
             entry.queued = None
-            self._ask(announcer, message_id, entry, now)
+            if is_trusted:
+                self._ask(announcer, message_id, entry, now)
+            else:
+                self._ask_next(message_id, entry, now)
 
     def _ask(self, announcer: Announcer, message_id: bytes, entry: Missing, now: float) -> None:
         entry.asked = announcer

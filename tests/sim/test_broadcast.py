@@ -315,6 +315,37 @@ def test_who_announces_and_never_delivers_loses_trust():
     assert set(victim.roster.distrusted) == {liar.identity.node_id}
 
 
+def test_a_forged_copy_that_comes_first_does_not_keep_the_genuine_one_away():
+    """The id does not cover the signature: both have one id."""
+    mesh = Mesh(3, [(0, 1), (1, 2), (0, 2)])
+    forger, victim, honest = mesh.members
+    genuine = forged(honest)
+    copy = bytearray(genuine)
+    copy[60] ^= 1
+    forger.links[victim.identity.node_id].send(TRANSACTION, bytes(copy))
+    mesh.world.run_for(1)
+    assert victim.ends == [DisconnectReason.PROTOCOL_ERROR]
+    honest.links[victim.identity.node_id].send(TRANSACTION, genuine)
+    mesh.world.run_for(1)
+    assert victim.delivered.total() == 1
+
+
+def test_a_peer_that_takes_an_hour_for_a_block_holds_up_nobody():
+    """It hands it on at once, but at 300 bytes a second: most of it never comes."""
+    mesh = Mesh(3, [(0, 1), (1, 2), (0, 2)])
+    slow, victim = mesh.members[0], mesh.members[1]
+    mesh.world.set_path(slow.ip, victim.ip, PathModel(bandwidth=300.0))
+    mesh.cut(0, 1)
+    mesh.world.run_for(1)
+    mesh.join(0, 1)
+    mesh.world.run_for(5)
+    ids = {mesh.publish(0, a_block(number, 1 << 19), BLOCK) for number in range(5)}
+    mesh.world.run_for(2)
+    assert len(victim.links) == 2
+    assert mesh.lacking(ids) == 0
+    assert victim.roster.distrusted == []
+
+
 def test_a_peer_that_reads_nothing_is_dropped_and_costs_bounded_memory():
     mesh = Mesh(4, [(0, 1), (0, 2), (2, 3)])
     publisher, stuck = mesh.members[0], mesh.members[1]

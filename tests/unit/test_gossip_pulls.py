@@ -42,10 +42,10 @@ def test_what_does_not_come_is_asked_of_one_announcer_after_the_other():
 
 def test_a_peer_that_is_busy_delivering_is_given_time():
     pulls, peer, other = Pulls(), Announcer(b"peer"), Announcer(b"other")
-    for number in range(40):
-        pulls.announced(peer, [an_id(number)], now=0.0)
-        pulls.announced(other, [an_id(number)], now=0.0)
+    ids = [an_id(number) for number in range(40)]
+    pulls.announced(peer, ids, now=0.0)
     assert len(asked(pulls, 1.0)[b"peer"]) == 40
+    pulls.announced(other, ids, now=1.0)
     for number in range(20):
         now = 1.0 + 0.5 * (number + 1)
         assert asked(pulls, now) == {}
@@ -53,6 +53,42 @@ def test_a_peer_that_is_busy_delivering_is_given_time():
     assert peer.broken == 0
     # But not for ever.
     assert asked(pulls, 1.0 + limits.LONGEST_WAIT_S + limits.MAX_PATIENCE_S).keys() == {b"other"}
+
+
+def test_ids_that_many_announce_are_asked_of_all_of_them():
+    pulls, peers = Pulls(), [Announcer(bytes([number])) for number in range(8)]
+    for peer in peers:
+        pulls.announced(peer, [an_id(number) for number in range(80)], now=0.0)
+    assert {peer: len(ids) for peer, ids in asked(pulls, 1.0).items()} == {peer.peer_id: 10 for peer in peers}
+
+
+def test_one_honest_peer_among_liars_is_soon_the_one_that_is_asked():
+    """Liars announce all that it announces, and sooner."""
+    pulls, liars = Pulls(), [Announcer(bytes([number])) for number in range(limits.MAX_ANNOUNCERS - 1)]
+    honest = Announcer(b"honest")
+    ids = [an_id(number) for number in range(300)]
+    for peer in [*liars, honest]:
+        pulls.announced(peer, ids, now=0.0)
+    now, came = 0.0, 0
+    while len(pulls):
+        now = max(now, pulls.next_deadline())
+        for message_id in asked(pulls, now).get(b"honest", ()):
+            pulls.arrived(message_id, b"honest", now + 0.05)
+            came += 1
+    assert came == len(ids)
+    assert now < 2 * limits.FIRST_PATIENCE_S + 1
+
+
+def test_what_waits_for_a_peer_that_is_trusted_no_longer_is_asked_of_others():
+    pulls, liar, honest = Pulls(), Announcer(b"liar"), Announcer(b"honest")
+    ids = [an_id(number) for number in range(200)]
+    pulls.announced(liar, ids, now=0.0)
+    assert len(asked(pulls, 1.0)[b"liar"]) == limits.FIRST_ASKED < liar.load()
+    pulls.announced(honest, ids, now=1.0)
+    questions = asked(pulls, 1.0 + limits.FIRST_PATIENCE_S)
+    assert questions.keys() == {b"honest"}
+    assert liar.load() == 0
+    assert honest.load() == 200
 
 
 def test_patience_follows_the_answers():
