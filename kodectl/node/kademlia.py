@@ -9,7 +9,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from kodectl.core.exchange import is_worth_telling, reach_of
-from kodectl.core.lookup import PATHS, Lookup
+from kodectl.core.lookup import ALPHA, PATHS, Lookup
 from kodectl.core.peer_clocks import PeerClocks
 from kodectl.core.requests import Notice
 from kodectl.core.sessions import Session
@@ -229,13 +229,15 @@ class Kademlia:
         take: Callable[[Contact, Any], bool] | None = None,
         k: int = K,
         paths: int = PATHS,
+        alpha: int = ALPHA,
     ) -> Found:
         """Asks ever closer nodes `question`. Each answer has `contacts`; `take(contact, answer)` sees it too and ends
         the lookup by returning true."""
         started = self._runtime.now()
         self.lookups += 1
         seeds = [*self.table.closest(target), *seeds]
-        lookup = Lookup(target, self._discovery.identity.node_id, seeds, k, stop_at_target=stop_at_target, paths=paths)
+        own_id = self._discovery.identity.node_id
+        lookup = Lookup(target, own_id, seeds, k, alpha, stop_at_target=stop_at_target, paths=paths)
         reports = self._runtime.mailbox(2 * ANSWERS_WAITING)
         named: dict[bytes, Contact] = {}
         while True:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from kodectl.core.distance import distance
@@ -29,6 +31,13 @@ log = logging.getLogger(__name__)
 ENOUGH_HOLDERS = 3
 """Answers alike, from different networks, that a get waits for: one holder may have missed the newest sequence, three hardly;
 and what one network holds out beside a key, old or its own, does not end the search."""
+ENOUGH_ANSWERS = 6
+"""With records, alike or not, that a get waits for as well: where a network was cut in two and both sides have written, half of
+the holders have the older record until somebody tells them."""
+READ_ALPHA = 6
+"""So many are asked at once: the holders' answers come together, and reading more of them takes no longer."""
+MENDED_AT_ONCE = 32
+"""Older records that one get replaces where it met them."""
 ROOM = MAX_PACKET - 80
 """Of a `values` answer: what headers, tag, token and counts leave."""
 UPKEEP_EVERY_S = 60.0
@@ -189,21 +198,40 @@ class Values:
             return 0
 
     def get(self, key: bytes) -> list[Record]:
-        """The records of a key, newest sequence first; the best of several holders. Waits. Empty: none found."""
+        """The records of a key, newest sequence first; the best of several holders, who hear of what is newer than theirs. Waits.
+        Empty: none found."""
         found: dict[bytes, Record] = {record.publisher: record for record in self.held(key)}
         agreement = Agreement()
+        told: dict[Contact, rpc.Values] = {}
         answers: dict[Contact, rpc.Values] = {}
 
         def take(contact: Contact, answer: rpc.Values) -> bool:
+            told[contact] = answer
             if not self.merge(found, key, answer.records):
                 return False
             answers[contact] = answer
-            return agreement.reached(contact, answer.records)
+            return agreement.reached(contact, answer.records) and len(answers) >= ENOUGH_ANSWERS
 
-        self._kademlia.iterate(key, rpc.FindValue(key, 0, True), take=take)
+        self._kademlia.iterate(key, rpc.FindValue(key, 0, True), take=take, alpha=READ_ALPHA)
         for contact in agreement.holders():
             self._read_on(found, key, contact, answers[contact])
+        self._mend(found, key, told)
         return sorted(found.values(), key=lambda record: (-record.sequence, record.publisher))
+
+    def _mend(self, found: dict[bytes, Record], key: bytes, told: dict[Contact, rpc.Values]) -> None:
+        """Gives what was found to those who have said something older, ourselves among them. Does not wait."""
+        for record in self.store.get(key):
+            if found[record.publisher].sequence > record.sequence:
+                self.store.put(found[record.publisher].packed, None, self._runtime.now(), self._runtime.unix_time())
+        older = (
+            (contact, answer.token, found[record.publisher])
+            for contact, answer in told.items()
+            for record in _readable(answer.records)
+            if record.publisher in found and found[record.publisher].sequence > record.sequence
+        )
+        for contact, token, newer in islice(older, MENDED_AT_ONCE):
+            question = rpc.Store(token, newer.packed)
+            self._discovery.request(contact.node_id, contact.address, question, _ignore, _ignore)
 
     def _read_on(self, found: dict[bytes, Record], key: bytes, holder: Contact, answer: rpc.Values) -> None:
         """Asks for what did not fit into the first answer: large records of one publisher must not hide another's."""
@@ -222,11 +250,7 @@ class Values:
     def merge(self, found: dict[bytes, Record], key: bytes, packed_records: list[bytes]) -> int:
         """Takes in the records that hold: right key, in time, signed."""
         taken = 0
-        for packed in packed_records:
-            try:
-                record = unpack_record(packed)
-            except PeerFault:
-                continue
+        for record in _readable(packed_records):
             if record.key != key or record.expiry <= self._runtime.unix_time():
                 continue
             known = found.get(record.publisher)
@@ -312,6 +336,18 @@ class Agreement:
         """So many as are needed, of those that most agree with first."""
         alike = sorted(self._given.values(), key=len, reverse=True)
         return [holder for of_answer in alike for holder in of_answer.values()][:ENOUGH_HOLDERS]
+
+
+def _readable(packed_records: list[bytes]) -> Iterator[Record]:
+    for packed in packed_records:
+        try:
+            yield unpack_record(packed)
+        except PeerFault:
+            continue
+
+
+def _ignore(*_: object) -> None:
+    pass
 
 
 def _stored(kind: int, packed: bytes) -> bool:

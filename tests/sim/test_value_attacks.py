@@ -1,13 +1,14 @@
 """Values among nodes that lie: whoever stands next to a key hides no record and puts no old one in its place."""
 
 import hashlib
+import random
 
 import pytest
 
 from kodectl.core.identity import Identity
 from kodectl.core.values import MAX_PER_KEY, ValueStore
 from kodectl.node.locating import seek
-from kodectl.node.values import Agreement
+from kodectl.node.values import Agreement, Values
 from kodectl.sim.dht import DhtNetwork
 from kodectl.sim.network import PathModel
 from kodectl.sim.suite import SimSuite
@@ -74,6 +75,35 @@ def test_the_closest_to_a_key_do_not_hide_what_others_hold(dht, lie):
         values = get(dht, reader)
         assert b"new" in values
         assert b"old" not in values
+
+
+def write_twice(dht, seed):
+    """As after a network was cut in two, and both sides have written: all holders, and those who have the newer record."""
+    writer = dht.nodes[3]
+    put(dht, writer, b"old")
+    _, newer = writer.values.signed(KEY, b"new", HOUR_S)
+    holders = [node for node in dht.nodes if node.values.store.get(KEY)]
+    now, unix_time = writer.runtime.now(), writer.runtime.unix_time()
+    told = random.Random(seed).sample(holders, len(holders) // 2)
+    for node in told:
+        assert node.values.store.put(newer, None, now, unix_time) is StoreStatus.STORED
+    return holders, told
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_three_who_agree_on_an_older_record_are_not_enough(dht, seed, monkeypatch):
+    monkeypatch.setattr(Values, "_mend", lambda *_: None)
+    write_twice(dht, seed)
+    assert [get(dht, reader) for reader in dht.nodes] == [[b"new"]] * len(dht.nodes)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_half_of_the_holders_have_an_older_record_everybody_reads_the_newer_one_and_tells_them(dht, seed):
+    holders, told = write_twice(dht, seed)
+    for reader in sorted(dht.nodes, key=lambda node: node in told):
+        assert get(dht, reader) == [b"new"]
+    dht.world.run_for(5)
+    assert [value.value for node in holders for value in node.values.store.get(KEY)] == [b"new"] * len(holders)
 
 
 @pytest.mark.parametrize("lie", ["an old record", "a record of its own"])
