@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from enum import Enum
 
 from kodectl.core.sessions import Address
-from kodectl.core.table import MAX_PER_SUBNET_IN_BUCKET, K, subnet_of
+from kodectl.core.table import MAX_PER_SUBNET_AMONG_CLOSEST, K, subnet_of
 from kodectl.wire.contacts import Contact
 
 ALPHA = 3
@@ -30,8 +30,6 @@ MAX_CANDIDATES = 128
 """Of one path: whoever names ever closer nodes pushes out none that others know."""
 MAX_PLACES = 8
 """Where one node is said to be. Each answer names one; of the twenty nodes asked, so many may lie."""
-MAX_PER_SUBNET = MAX_PER_SUBNET_IN_BUCKET
-"""Of one /24 or /64 among the closest, while there are others: ids next to a key can be ground, networks have to be rented."""
 MAX_FAILED_OF_SUBNET = 4
 """After so many without an answer in one /24 or /64, no more of it are asked: made-up nodes at somebody's addresses
 are questions to him."""
@@ -156,7 +154,7 @@ class Lookup:
                     return chosen
                 if subnet is not None and node_id != self.target:
                     so_far = of_subnet.get(subnet, 0)
-                    if so_far >= MAX_PER_SUBNET:
+                    if so_far >= MAX_PER_SUBNET_AMONG_CLOSEST:
                         surplus.append(candidate)
                         continue
                     of_subnet[subnet] = so_far + 1

@@ -23,6 +23,9 @@ BUCKETS = 20
 K = 16
 REPLACEMENTS = 10
 MAX_PER_SUBNET_IN_BUCKET = 2
+MAX_PER_SUBNET_AMONG_CLOSEST = 2
+"""Of one network among the closest to anything, while there are others: ids next to a key can be ground, networks have to be
+rented."""
 MAX_PER_SUBNET = 10
 """Of one /24 (IPv6: /64) in the whole table: two rented networks hold at most 20 of up to 320 places."""
 FAILURES_TO_EVICT = 2
@@ -72,6 +75,21 @@ class Bucket:
             self._live = [entry.contact for entry in self.entries.values() if not entry.failures]
         return self._live
 
+    def wait(self, newcomer: Entry) -> None:
+        """Among the replacements, in the place of the oldest; of a network that has its share there, of the oldest of it."""
+        waiting = self.replacements
+        waiting.pop(newcomer.contact.node_id, None)
+        alike = [
+            node_id
+            for node_id, entry in waiting.items()
+            if entry.subnet is not None and entry.subnet == newcomer.subnet
+        ]
+        if len(alike) >= MAX_PER_SUBNET_IN_BUCKET:
+            del waiting[alike[0]]
+        elif len(waiting) >= REPLACEMENTS:
+            del waiting[next(iter(waiting))]
+        waiting[newcomer.contact.node_id] = newcomer
+
     def changed(self) -> None:
         """To be called when other entries, or others of them, are alive."""
         self._live = None
@@ -103,6 +121,8 @@ class RoutingTable:
         self._own_number = int.from_bytes(own_id)
         self._buckets = [Bucket() for _ in range(BUCKETS)]
         self._subnets: Counter[str] = Counter()
+        self._crowded = 0
+        """Networks with more nodes than may be among the closest."""
         self._size = 0
 
     def __len__(self) -> int:
@@ -145,10 +165,7 @@ class RoutingTable:
             self._insert(bucket, newcomer)
             bucket.updated = now
             return Change.ADDED
-        bucket.replacements.pop(node_id, None)
-        if len(bucket.replacements) >= REPLACEMENTS:
-            del bucket.replacements[next(iter(bucket.replacements))]
-        bucket.replacements[node_id] = newcomer
+        bucket.wait(newcomer)
         return Change.WAITING
 
     def refresh(self, node_id: bytes, address: tuple[str, int], tcp_port: int, now: float) -> bool:
@@ -210,12 +227,14 @@ class RoutingTable:
         self._size += 1
         if entry.subnet is not None:
             self._subnets[entry.subnet] += 1
+            self._crowded += self._subnets[entry.subnet] == MAX_PER_SUBNET_AMONG_CLOSEST + 1
 
     def _remove(self, bucket: Bucket, entry: Entry) -> None:
         del bucket.entries[entry.contact.node_id]
         bucket.changed()
         self._size -= 1
         if entry.subnet is not None:
+            self._crowded -= self._subnets[entry.subnet] == MAX_PER_SUBNET_AMONG_CLOSEST + 1
             self._subnets[entry.subnet] -= 1
             if not self._subnets[entry.subnet]:
                 del self._subnets[entry.subnet]
@@ -229,12 +248,15 @@ class RoutingTable:
     # -- questions -------------------------------------------------------------------------------------------------
 
     def closest(self, target: bytes, count: int = K) -> list[Contact]:
-        """Up to `count` nodes of the whole table, the closest to `target` first; only such as answered when last asked.
+        """Up to `count` nodes of the whole table, the closest to `target` first; only such as answered when last asked, and two
+        of a network while there are others.
 
         Buckets are taken in the order of their distance from the target, so that few ids are compared: with s bits shared
         by us and the target, bucket s shares more than s bits with it, the deeper buckets exactly s, and bucket i < s
         exactly i."""
         number = int.from_bytes(target)
+        if self._crowded:
+            return self._closest_of_networks(number, count)
         shared = self._index(number)
         buckets = self._buckets
         found = [*buckets[shared].live()]
@@ -247,6 +269,26 @@ class RoutingTable:
             index -= 1
         found.sort(key=lambda contact: contact.number ^ number)
         return found[:count]
+
+    def _closest_of_networks(self, number: int, count: int) -> list[Contact]:
+        """`closest` where somebody has many ids in one network: with all his places in each answer, nobody would hear of those
+        who are next in distance."""
+        entries = [entry for bucket in self._buckets for entry in bucket.entries.values() if not entry.failures]
+        entries.sort(key=lambda entry: entry.contact.number ^ number)
+        found: list[Contact] = []
+        surplus: list[Contact] = []
+        of_subnet: Counter[str] = Counter()
+        for entry in entries:
+            if len(found) >= count:
+                return found
+            if entry.subnet is not None:
+                of_subnet[entry.subnet] += 1
+                if of_subnet[entry.subnet] > MAX_PER_SUBNET_AMONG_CLOSEST:
+                    surplus.append(entry.contact)
+                    continue
+            found.append(entry.contact)
+        found += surplus[: count - len(found)]
+        return sorted(found, key=lambda contact: contact.number ^ number)
 
     def contact(self, node_id: bytes) -> Contact | None:
         entry = self._bucket_of(node_id).entries.get(node_id)

@@ -726,15 +726,16 @@ class TestRestart:
         town.world.run_for(20.0)
         assert again.peering.dials["refused"] == 1
 
-    def test_surrounded_at_its_restart_it_still_finds_the_honest(self, town: Town) -> None:
-        """A hundred strangers of as many networks press in; what it dials itself they cannot take."""
+    @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+    def test_surrounded_at_its_restart_it_still_finds_the_honest(self, town: Town, count: int) -> None:
+        """Strangers of as many networks press in; what it dials itself they cannot take."""
         honest = [town.settle(f"11.{number}.0.1") for number in range(20)]
         victim = town.settle("193.0.14.129")
         victim.knows(*honest)
         town.world.run(lambda: len(victim.linked) >= 16, 20.0)
         town.world.run_for(6.0)
         town.world.crash(victim.runtime.ip)
-        attackers = [town.settle(f"12.{number}.0.1") for number in range(100)]
+        attackers = [town.settle(f"{12 + number // 250}.{number % 250}.0.1") for number in range(count)]
         again = Resident(town.world.restart(victim.runtime.ip), 21, victim.store)
         town.residents[20] = again
         for attacker in attackers:

@@ -1,6 +1,7 @@
 """The routing table: buckets by shared bits, who enters, who leaves, who is told."""
 
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -64,6 +65,40 @@ def test_closest_agrees_with_sorting_everything(seed, size, count):
     target = rng.choice([rng.randbytes(32), table.own_id])
     expected = sorted(table.contacts(), key=lambda one: distance(one.node_id, target))[:count]
     assert table.closest(target, count) == expected
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 2**32), networks=st.integers(1, 30), count=st.integers(1, 20))
+def test_two_of_a_network_are_among_the_closest_while_there_are_others(seed, networks, count):
+    rng = random.Random(seed)
+    table = RoutingTable(rng.randbytes(32))
+    for number in range(120):
+        node_id = (int.from_bytes(table.own_id) ^ rng.getrandbits(256) >> rng.randrange(256)).to_bytes(32)
+        table.heard(Contact(node_id, f"20.0.{rng.randrange(networks)}.{number}", 1, 1), 0.0)
+    for gone in rng.sample(table.contacts(), len(table) // 3):
+        table.remove(gone.node_id)
+    for one in table.contacts():
+        table.heard(one, 1.0)
+    target = rng.randbytes(32)
+    allowed, surplus, of_network = [], [], Counter()
+    for one in sorted(table.contacts(), key=lambda one: distance(one.node_id, target)):
+        of_network[subnet_of(one.ip)] += 1
+        (allowed if of_network[subnet_of(one.ip)] <= 2 else surplus).append(one)
+    expected = [*allowed[:count], *surplus[: max(0, count - len(allowed))]]
+    assert table.closest(target, count) == sorted(expected, key=lambda one: distance(one.node_id, target))
+
+
+def test_one_network_does_not_take_all_places_of_those_who_wait():
+    table = RoutingTable(OWN)
+    old = full_bucket(table)
+    honest = [in_bucket(0, 100 + serial) for serial in range(5)]
+    for one in honest:
+        table.heard(one, 50.0)
+    for serial in range(40):
+        table.heard(in_bucket(0, 200 + serial, f"91.1.1.{serial}"), 51.0)
+    assert table.states()[0].replacements == len(honest) + 2
+    promoted = [table.failed(one.node_id, one.address) for one in old[:7]]
+    assert promoted[2:] == honest[::-1]
 
 
 def test_own_id_never_enters():
