@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import campaign
 import pytest
 
@@ -19,7 +21,9 @@ def test_a_network_is_whole_again_when_the_weather_has_passed(seed: int) -> None
 
 
 def test_what_does_not_hold_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nodes that do not listen to what others have miss some of it."""
+    """Nodes that do not listen to what others have, nor to every second message, miss some."""
+    turns = cycle((True, False))
+    monkeypatch.setattr(Gossip, "allow", lambda gossip, peer_id, size, now: next(turns))
     monkeypatch.setattr(Gossip, "on_have", lambda gossip, peer_id, ids, now: None)
     assert any("has not come to" in what for what in campaign.run(ALL_TROUBLES)["found"])
 
