@@ -19,6 +19,9 @@ from kodectl.core.table import MAX_PER_SUBNET_AMONG_CLOSEST, K, subnet_of
 from kodectl.wire.contacts import Contact
 
 ALPHA = 3
+MAX_ALPHA = 12
+"""Each question that is slow lets one more be under way, up to so many: among corpses, real or made up, three at a time would
+wait for a patience each."""
 MAX_QUESTIONS = 200
 """An honest network of millions needs a tenth of it; liars who always name somebody closer get no more."""
 MAX_BEFORE_PATHS = 120
@@ -87,7 +90,7 @@ class Lookup:
         self.k = k
         self.questions_asked = 0
         self.rounds = 0
-        self._alpha = alpha
+        self._may_be_under_way = alpha
         self._paths = paths
         self._number = int.from_bytes(target)
         self._own_id = own_id
@@ -127,7 +130,7 @@ class Lookup:
         waiting = False
         for candidate in view:
             if candidate.state is State.NEW:
-                if self._under_way >= self._alpha or self.questions_asked >= limit:
+                if self._under_way >= self._may_be_under_way or self.questions_asked >= limit:
                     waiting = waiting or self._under_way > 0
                     continue
                 self._ask(candidate)
@@ -194,6 +197,10 @@ class Lookup:
             return
         if candidate in self._candidates:
             self._candidates.remove(candidate)
+        self._suspect(candidate)
+
+    def _suspect(self, candidate: Candidate) -> None:
+        """Nothing has come from there, so far or at all."""
         self._failed_of[candidate.subnet] += 1
         if self._failed_of[candidate.subnet] >= MAX_FAILED_OF_SUBNET:
             self._candidates = [c for c in self._candidates if c.state is not State.NEW or not self._is_suspect(c)]
@@ -208,9 +215,12 @@ class Lookup:
 
     def slow(self, asked: Contact) -> None:
         candidate = self._by_place.get((asked.node_id, asked.address))
-        if candidate is not None and candidate.state is State.ASKED:
-            candidate.state = State.SLOW
-            self._under_way -= 1
+        if candidate is None or candidate.state is not State.ASKED:
+            return
+        candidate.state = State.SLOW
+        self._under_way -= 1
+        self._may_be_under_way = min(MAX_ALPHA, self._may_be_under_way + 1)
+        self._suspect(candidate)
 
     def _finish(self, asked: Contact, state: State) -> Candidate | None:
         candidate = self._by_place.get((asked.node_id, asked.address))
@@ -218,6 +228,8 @@ class Lookup:
             return None
         if candidate.state is State.ASKED:
             self._under_way -= 1
+        else:
+            self._failed_of[candidate.subnet] -= 1
         candidate.state = state
         return candidate
 

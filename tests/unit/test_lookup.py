@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kodectl.core import lookup as lookup_module
 from kodectl.core.distance import distance
-from kodectl.core.lookup import ALPHA, MAX_CANDIDATES, MAX_PLACES, MAX_QUESTIONS, Lookup
+from kodectl.core.lookup import ALPHA, MAX_ALPHA, MAX_CANDIDATES, MAX_PLACES, MAX_QUESTIONS, Lookup
 from kodectl.wire.contacts import Contact
 
 OWN = b"\xff" * 32
@@ -70,9 +70,40 @@ def test_a_slow_answer_frees_its_place_and_still_counts():
     slow = lookup.questions()[0]
     lookup.slow(slow)
     lookup.slow(slow)
-    assert len(lookup.questions()) == 1
+    assert len(lookup.questions()) == 2, "its own place, and one more"
     lookup.answered(slow, [])
     assert slow in lookup.closest()
+
+
+def test_the_more_are_slow_the_more_are_asked_at_once_up_to_a_limit():
+    lookup = Lookup(bytes(32), OWN, make_contacts(100, random.Random(2)), k=100)
+    under_way = set()
+    for _ in range(30):
+        under_way.update(lookup.questions())
+        lookup.slow(under_way.pop())
+    lookup.questions()
+    assert len(under_way | set(lookup.questions())) <= MAX_ALPHA
+    assert len(under_way) == MAX_ALPHA - 1
+
+
+def test_who_was_slow_and_answers_is_no_corpse_of_its_network():
+    """Four without an answer in one /24 leave out the rest of it, not the four who are merely slow."""
+    target = bytes(32)
+    beside = [Contact((number + 1).to_bytes(32), f"91.1.1.{number}", 1, 1) for number in range(12)]
+    lookup = Lookup(target, OWN, make_contacts(1, random.Random(2)), k=16)
+    [seed] = lookup.questions()
+    lookup.answered(seed, beside)
+    slow = lookup.questions()
+    for one in slow[:3]:
+        lookup.slow(one)
+    for one in slow[:3]:
+        lookup.answered(one, [])
+    more = lookup.questions()
+    for one in more[:3]:
+        lookup.slow(one)
+    assert lookup.questions(), "three do not speak for all"
+    lookup.slow(more[3])
+    assert lookup.questions() == [], "four do"
 
 
 def test_stops_when_the_target_answers():
