@@ -445,6 +445,63 @@ def test_a_relay_of_packets_does_not_take_a_node_over(world):
     assert a.kademlia.table.contact(b.id) == b.contact
 
 
+@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("whose", ["nobody's", "another's", "its own", "any"])
+def test_a_mirror_is_nobody_and_ends_no_session(world, whose, copies):
+    """Somebody sends every packet back to where it came from, once or several times."""
+    a, b = TableEnd(world, A_IP), TableEnd(world, B_IP)
+    a.ask(b)
+    mirror = world.host(C_IP)
+    seen = []
+
+    def reflect(data, sender):
+        seen.append(data)
+        for _ in range(copies):
+            socket.send(data, sender)
+
+    socket = mirror.open_datagram(("0.0.0.0", PORT), reflect)
+    node_id = {"nobody's": bytes(32), "another's": b.id, "its own": a.id, "any": ANY_ID}[whose]
+    told = a.notices(node_id, (C_IP, PORT))
+    world.run_for(30.0)
+    assert [notice for notice in told if notice is not Notice.SLOW] == [Notice.TIMEOUT]
+    assert len(seen) <= 2 * ATTEMPTS
+    assert a.kademlia.table.contacts() == [b.contact]
+    assert a.ask(b).rtt_s < 0.5
+
+
+class Copied:
+    """A socket on whose way somebody sends all again, three times: `to` somebody else, or where it was to go."""
+
+    def __init__(self, socket, elsewhere, to):
+        self._socket, self._elsewhere, self._to = socket, elsewhere, to
+        self.local, self.close = socket.local, socket.close
+
+    def send(self, data, address):
+        self._socket.send(data, address)
+        for _ in range(3):
+            self._elsewhere.send(data, self._to or address)
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_packets_of_a_session_that_come_again_from_elsewhere_change_nothing(world, back):
+    """Somebody on the way copies all that two nodes say, and sends it again: to whom it was meant for, or back to the sender."""
+    a, b = TableEnd(world, A_IP), TableEnd(world, B_IP)
+    mirror = world.host(C_IP)
+    socket = mirror.open_datagram(("0.0.0.0", PORT), lambda data, sender: None)
+    for end in (a, b):
+        end.discovery._socket = Copied(end.discovery._socket, socket, end.address if back else None)
+    for _ in range(20):
+        assert a.ask(b).session.address == b.address
+        assert b.ask(a).session.address == a.address
+        world.run_for(1.0)
+    assert [end.discovery.counters["requests_served"] for end in (a, b)] == [20, 20]
+    for end, other in ((a, b), (b, a)):
+        [known] = end.kademlia.table.contacts()
+        assert (known.node_id, known.address) == (other.id, other.address)
+    world.run_for(5.0)
+    assert sum(end.discovery.counters["bytes_sent"] for end in (a, b)) < 20 * 4 * 600
+
+
 def test_far_nodes_cannot_aim_a_lookup_at_our_own_network(world):
     a, b = TableEnd(world, A_IP), TableEnd(world, B_IP)
     local = [Contact(bytes([n]) * 32, ip, 7, 7) for n, ip in enumerate(["127.0.0.1", "10.0.0.1", "192.168.1.1", "::1"])]
