@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter
 from collections.abc import Iterable
-from enum import Enum
+from enum import Enum, IntEnum
 
 from kodectl.core.sessions import Address
 from kodectl.core.table import MAX_PER_SUBNET_AMONG_CLOSEST, K, subnet_of
@@ -47,6 +47,15 @@ class State(Enum):
     SLOW = "slow"
     ANSWERED = "answered"
     FAILED = "failed"
+
+
+class Hope(IntEnum):
+    """What is still to come of some who were asked."""
+
+    NONE = 0
+    LATE = 1
+    """Of such as are slow, if anything."""
+    SOON = 2
 
 
 class Candidate:
@@ -118,25 +127,30 @@ class Lookup:
         if self._over:
             return []
         asked: list[Contact] = []
-        waiting = self._ask_of(self._view(self.k), MAX_BEFORE_PATHS, asked)
-        if not waiting and self._paths > 1:
+        hope = self._ask_of(self._view(self.k), MAX_BEFORE_PATHS, asked)
+        if hope is not Hope.SOON and self._paths > 1:
+            # Those who are slow may be made up: what others know is asked for before they have been given up.
             for path in range(self._paths):
-                waiting |= self._ask_of(self._view(PATH_VIEW, path), MAX_QUESTIONS, asked)
-        self._over = not waiting
+                hope = max(hope, self._ask_of(self._view(PATH_VIEW, path), MAX_QUESTIONS, asked))
+        self._over = hope is Hope.NONE
         return asked
 
-    def _ask_of(self, view: list[Candidate], limit: int, asked: list[Contact]) -> bool:
-        """Asks who is new, and adds it to `asked`; returns whether anything in `view` is still to come."""
-        waiting = False
+    def _ask_of(self, view: list[Candidate], limit: int, asked: list[Contact]) -> Hope:
+        """Asks who is new, and adds it to `asked`; returns what in `view` is still to come."""
+        hope = Hope.NONE
         for candidate in view:
             if candidate.state is State.NEW:
                 if self._under_way >= self._may_be_under_way or self.questions_asked >= limit:
-                    waiting = waiting or self._under_way > 0
+                    if self._under_way > 0:
+                        hope = Hope.SOON
                     continue
                 self._ask(candidate)
                 asked.append(candidate.contact)
-            waiting = waiting or candidate.state in (State.ASKED, State.SLOW)
-        return waiting
+            if candidate.state is State.ASKED:
+                hope = Hope.SOON
+            elif candidate.state is State.SLOW:
+                hope = max(hope, Hope.LATE)
+        return hope
 
     def _view(self, count: int, path: int | None = None) -> list[Candidate]:
         """The places of the `count` closest nodes (of a path) that have not failed."""

@@ -86,6 +86,25 @@ def test_the_more_are_slow_the_more_are_asked_at_once_up_to_a_limit():
     assert len(under_way) == MAX_ALPHA - 1
 
 
+def test_other_paths_are_asked_while_those_who_may_be_made_up_are_slow():
+    """The closest are all of one liar's making; giving them up takes seconds each."""
+    target = bytes(32)
+    liar, honest = Contact((1 << 220).to_bytes(32), "90.1.1.1", 1, 1), make_contacts(3, random.Random(2))
+    made_up = [Contact((number + 1).to_bytes(32), f"91.1.{number}.1", 1, 1) for number in range(16)]
+    nearer = Contact((1 << 200).to_bytes(32), "92.1.1.1", 1, 1)
+    lookup = Lookup(target, OWN, [liar, *honest], k=8)
+    under_way = lookup.questions()
+    while under_way:
+        one = under_way.pop(0)
+        if one in made_up:
+            lookup.slow(one)
+        else:
+            lookup.answered(one, made_up if one == liar else [nearer])
+        under_way += lookup.questions()
+    assert not lookup.over, "eight are still waited for"
+    assert nearer in lookup.closest()
+
+
 def test_who_was_slow_and_answers_is_no_corpse_of_its_network():
     """Four without an answer in one /24 leave out the rest of it, not the four who are merely slow."""
     target = bytes(32)
