@@ -74,7 +74,10 @@ class Scenario:
             (MIN_NODES <= self.nodes <= MAX_NODES, f"from {MIN_NODES} to {MAX_NODES} nodes"),
             (0.0 < self.duration_s <= MAX_DURATION_S, f"a duration of up to {MAX_DURATION_S:.0f} s"),
             (0.0 < self.latency_s <= MAX_LATENCY_S, f"a latency of up to {MAX_LATENCY_S:g} s"),
-            (all(0.0 <= share < 1.0 for share in self._shares), "loss, duplication and reordering as parts of 1"),
+            (
+                all(0.0 <= share < 1.0 for share in self._shares),
+                "loss, duplication and reordering as parts of 1, like 0.05",
+            ),
             (all(0.0 <= rate <= MAX_PER_MINUTE for rate in self._rates), f"rates of 0 to {MAX_PER_MINUTE:g} a minute"),
             (set(self.mix) <= set(BOXES), f"kinds of NAT out of {', '.join(BOXES)}"),
             (all(share >= 0.0 for share in self.mix.values()) and sum(self.mix.values()) > 0.0, "shares above 0"),
