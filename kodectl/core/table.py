@@ -255,8 +255,6 @@ class RoutingTable:
         by us and the target, bucket s shares more than s bits with it, the deeper buckets exactly s, and bucket i < s
         exactly i."""
         number = int.from_bytes(target)
-        if self._crowded:
-            return self._closest_of_networks(number, count)
         shared = self._index(number)
         buckets = self._buckets
         found = [*buckets[shared].live()]
@@ -268,7 +266,19 @@ class RoutingTable:
             found += buckets[index].live()
             index -= 1
         found.sort(key=lambda contact: contact.number ^ number)
-        return found[:count]
+        del found[count:]
+        if self._crowded and self._are_crowded(found):
+            return self._closest_of_networks(number, count)
+        return found
+
+    def _are_crowded(self, contacts: list[Contact]) -> bool:
+        """Whether more of them than may are of one network."""
+        subnets = [self._buckets[self._index(contact.number)].entries[contact.node_id].subnet for contact in contacts]
+        return any(
+            subnets.count(subnet) > MAX_PER_SUBNET_AMONG_CLOSEST
+            for subnet in subnets
+            if subnet is not None and self._subnets[subnet] > MAX_PER_SUBNET_AMONG_CLOSEST
+        )
 
     def _closest_of_networks(self, number: int, count: int) -> list[Contact]:
         """`closest` where somebody has many ids in one network: with all his places in each answer, nobody would hear of those
