@@ -100,6 +100,7 @@ class Lookup:
         self.questions_asked = 0
         self.rounds = 0
         self._may_be_under_way = alpha
+        self._wanted = MAX_QUESTIONS
         self._paths = paths
         self._number = int.from_bytes(target)
         self._own_id = own_id
@@ -122,6 +123,10 @@ class Lookup:
     def over(self) -> bool:
         return self._over
 
+    def want(self, answers: int) -> None:
+        """The caller lacks so many, at least one; no more than those are asked at once."""
+        self._wanted = answers
+
     def questions(self) -> list[Contact]:
         """The contacts to ask now; sets `over` when nothing more is to come."""
         if self._over:
@@ -138,9 +143,10 @@ class Lookup:
     def _ask_of(self, view: list[Candidate], limit: int, asked: list[Contact]) -> Hope:
         """Asks who is new, and adds it to `asked`; returns what in `view` is still to come."""
         hope = Hope.NONE
+        may_be_under_way = min(self._may_be_under_way, self._wanted)
         for candidate in view:
             if candidate.state is State.NEW:
-                if self._under_way >= self._may_be_under_way or self.questions_asked >= limit:
+                if self._under_way >= may_be_under_way or self.questions_asked >= limit:
                     if self._under_way > 0:
                         hope = Hope.SOON
                     continue

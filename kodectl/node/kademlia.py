@@ -9,7 +9,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from kodectl.core.exchange import is_worth_telling, reach_of
-from kodectl.core.lookup import ALPHA, PATHS, Lookup
+from kodectl.core.lookup import ALPHA, MAX_QUESTIONS, PATHS, Lookup
 from kodectl.core.peer_clocks import PeerClocks
 from kodectl.core.requests import Notice
 from kodectl.core.sessions import Session
@@ -39,6 +39,11 @@ CHECK_OLDEST_AFTER_S = 30.0
 """A node heard so recently is taken for alive when a newcomer wants its place."""
 MAX_CHECKS = 64
 """Pings under way to nodes whose place is wanted, or that are to be asked again."""
+
+
+NO_MORE = 0
+ALL = MAX_QUESTIONS
+"""What the caller of a lookup may want of it."""
 
 
 class Hop(NamedTuple):
@@ -226,13 +231,13 @@ class Kademlia:
         seeds: Iterable[Contact] = (),
         stop_at_target: bool = False,
         trace: Callable[[Hop], None] | None = None,
-        take: Callable[[Contact, Any], bool] | None = None,
+        take: Callable[[Contact, Any], int] | None = None,
         k: int = K,
         paths: int = PATHS,
         alpha: int = ALPHA,
     ) -> Found:
-        """Asks ever closer nodes `question`. Each answer has `contacts`; `take(contact, answer)` sees it too and ends
-        the lookup by returning true."""
+        """Asks ever closer nodes `question`. Each answer has `contacts`; `take(contact, answer)` sees it too, and returns how
+        many more are wanted: `NO_MORE` ends the lookup."""
         started = self._runtime.now()
         self.lookups += 1
         seeds = [*self.table.closest(target), *seeds]
@@ -267,7 +272,7 @@ class Kademlia:
         outcome: Any,
         rtt_s: float | None,
         trace: Callable[[Hop], None] | None,
-        take: Callable[[Contact, Any], bool] | None,
+        take: Callable[[Contact, Any], int] | None,
     ) -> bool:
         if outcome is Notice.SLOW:
             lookup.slow(contact)
@@ -281,7 +286,11 @@ class Kademlia:
         news = lookup.answered(contact, contacts)
         if trace is not None:
             trace(Hop(lookup.rounds, contact, "answered", rtt_s, len(contacts), news))
-        return take is not None and take(contact, answer)
+        if take is None:
+            return False
+        wanted = take(contact, answer)
+        lookup.want(wanted)
+        return wanted == NO_MORE
 
     # -- joining and upkeep ----------------------------------------------------------------------------------------
 

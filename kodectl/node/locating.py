@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 from kodectl.errors import KodectlError, NegativeAnswer, PeerFault
-from kodectl.node.kademlia import Kademlia
+from kodectl.node.kademlia import ALL, NO_MORE, Kademlia
 from kodectl.node.link_requests import LinkRequests
 from kodectl.node.peer import Peer
 from kodectl.node.values import Agreement, Values
@@ -59,13 +59,13 @@ def seek(kademlia: Kademlia, values: Values, key: bytes) -> Sought:
     answered: list[Contact] = []
     agreement = Agreement()
 
-    def take(contact: Contact, answer: rpc.Values) -> bool:
+    def take(contact: Contact, answer: rpc.Values) -> int:
         values.merge(found, key, answer.records)
         if contact.node_id == key:
             answered.append(contact)
         # Anybody can leave a record under the id of another: only what the node says of itself ends the search.
         newest = [one.packed for one in found.values() if is_presence_of(key, one) and one.packed in answer.records]
-        return bool(answered) or (bool(newest) and agreement.reached(contact, newest))
+        return NO_MORE if answered or (newest and agreement.reached(contact, newest)) else ALL
 
     kademlia.iterate(key, rpc.FindValue(key, 0, True), take=take, stop_at_target=True)
     return Sought(answered[0] if answered else None, list(found.values()))

@@ -16,7 +16,7 @@ from kodectl.core.table import K, subnet_of
 from kodectl.core.values import MAX_EXPIRY_S, MAX_PER_KEY, Tokens, ValueStore
 from kodectl.errors import LocalMisuse, NegativeAnswer, PeerFault
 from kodectl.node.discovery import ANSWER_LIMIT_S, Discovery, read_answer
-from kodectl.node.kademlia import Kademlia
+from kodectl.node.kademlia import ALL, NO_MORE, Kademlia
 from kodectl.runtime.base import Runtime, Scope, TimedOut
 from kodectl.runtime.rounds import Rounds
 from kodectl.wire import record as records
@@ -163,9 +163,9 @@ class Values:
         took it, stores asked."""
         tokens: dict[bytes, bytes] = {}
 
-        def take(contact: Contact, answer: rpc.Values) -> bool:
+        def take(contact: Contact, answer: rpc.Values) -> int:
             tokens[contact.node_id] = answer.token
-            return False
+            return ALL
 
         found = self._kademlia.iterate(key, rpc.FindValue(key, _SKIP_ALL, True), take=take)
         holders = found.closest
@@ -205,12 +205,14 @@ class Values:
         told: dict[Contact, rpc.Values] = {}
         answers: dict[Contact, rpc.Values] = {}
 
-        def take(contact: Contact, answer: rpc.Values) -> bool:
+        def take(contact: Contact, answer: rpc.Values) -> int:
             told[contact] = answer
-            if not self.merge(found, key, answer.records):
-                return False
-            answers[contact] = answer
-            return agreement.reached(contact, answer.records) and len(answers) >= ENOUGH_ANSWERS
+            if self.merge(found, key, answer.records):
+                answers[contact] = answer
+                if agreement.reached(contact, answer.records) and len(answers) >= ENOUGH_ANSWERS:
+                    return NO_MORE
+            wanted = ENOUGH_ANSWERS - len(answers)
+            return wanted if wanted > 0 else ALL
 
         self._kademlia.iterate(key, rpc.FindValue(key, 0, True), take=take, alpha=READ_ALPHA)
         for contact in agreement.holders():

@@ -10,6 +10,7 @@ import pytest
 
 from kodectl.core.distance import ID_BITS, distance
 from kodectl.core.table import K, RoutingTable
+from kodectl.node.values import ENOUGH_ANSWERS
 from kodectl.sim.dht import DhtNetwork
 from kodectl.sim.garbage import seldom_collected
 from kodectl.sim.network import PathModel
@@ -61,6 +62,19 @@ def test_value_put_anywhere_is_found_anywhere(hundred):
         assert stored >= 14
         (record,) = world.call(reader.runtime, reader.values.get, key)
         assert (record.value, record.publisher) == (value, writer.identity.public_key)
+
+
+def test_reading_asks_hardly_more_nodes_than_have_to_answer(hundred, monkeypatch):
+    world, reader, asked, questions = hundred.world, hundred.nodes[7], [], []
+    request = reader.discovery.request
+    monkeypatch.setattr(reader.discovery, "request", lambda *question: (asked.append(question[0]), request(*question)))
+    for number in range(20):
+        key = hashlib.sha256(b"key %d" % number).digest()
+        world.call(hundred.nodes[number + 8].runtime, hundred.nodes[number + 8].values.put, key, b"value", 3600.0)
+        asked.clear()
+        assert world.call(reader.runtime, reader.values.get, key)
+        questions.append(len(asked))
+    assert ENOUGH_ANSWERS <= statistics.median(questions) <= ENOUGH_ANSWERS + 1
 
 
 def test_values_lie_with_the_closest(hundred):

@@ -86,6 +86,19 @@ def test_the_more_are_slow_the_more_are_asked_at_once_up_to_a_limit():
     assert len(under_way) == MAX_ALPHA - 1
 
 
+def test_no_more_are_asked_at_once_than_answers_are_wanted():
+    lookup = Lookup(bytes(32), OWN, make_contacts(100, random.Random(2)), alpha=6)
+    six = lookup.questions()
+    lookup.answered(six[0], [])
+    lookup.want(5)
+    assert lookup.questions() == []
+    lookup.answered(six[1], [])  # without what is looked for
+    assert len(lookup.questions()) == 1
+    for one in six[2:]:
+        lookup.slow(one)  # and may not come at all
+    assert len(lookup.questions()) == 4
+
+
 def test_other_paths_are_asked_while_those_who_may_be_made_up_are_slow():
     """The closest are all of one liar's making; giving them up takes seconds each."""
     target = bytes(32)
