@@ -107,6 +107,7 @@ class Evil:
 
     def __init__(self, node, hello: Hello | None = HELLO, receive_buffer: int | None = None) -> None:
         self.identity = Identity(RealSuite(), os.urandom(32))
+        self._saying = threading.Lock()
         self.sock = socket.socket()
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -140,7 +141,9 @@ class Evil:
         return message
 
     def say(self, kind: int, body: bytes) -> None:
-        self.sock.sendall(b"".join(self._encoder.seal([encode_message(kind, body)])))
+        # Two threads say something: sealed in one order and sent in another, it would end the link.
+        with self._saying:
+            self.sock.sendall(b"".join(self._encoder.seal([encode_message(kind, body)])))
 
     def segment(self, plaintext: bytes) -> None:
         """Sealed in order; what is in it need not be."""
@@ -397,6 +400,8 @@ class Reader(threading.Thread):
         super().__init__(daemon=True)
         self._evil = evil
         self.heard = 0
+        # A heartbeat may be all that there is to hear for half a minute.
+        evil.sock.settimeout(None)
 
     def run(self) -> None:
         try:
@@ -430,9 +435,7 @@ def test_fifty_that_stop_reading_cost_a_bounded_memory_and_no_honest_peer(nodes:
     while (passed := time.monotonic() - began) < seconds:
         while sent < passed * MESSAGES_PER_S:
             envelope = publisher.envelope(random.randbytes(MESSAGE_SIZE), mode=BroadcastMode.FLOOD)
-            publisher.sock.sendall(
-                b"".join(publisher._encoder.seal([encode_message(TRANSACTION, pack_envelope(envelope))]))
-            )
+            publisher.say(TRANSACTION, pack_envelope(envelope))
             ids.append(envelope.id)
             sent += 1
         for number, evil in enumerate(deaf):
