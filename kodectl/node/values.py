@@ -223,8 +223,9 @@ class Values:
     def _mend(self, found: dict[bytes, Record], key: bytes, told: dict[Contact, rpc.Values]) -> None:
         """Gives what was found to those who have said something older, ourselves among them. Does not wait."""
         for record in self.store.get(key):
-            if found[record.publisher].sequence > record.sequence:
-                self.store.put(found[record.publisher].packed, None, self._runtime.now(), self._runtime.unix_time())
+            newest = found.get(record.publisher, record)
+            if newest.sequence > record.sequence:
+                self.store.put(newest.packed, None, self._runtime.now(), self._runtime.unix_time())
         older = (
             (contact, answer.token, found[record.publisher])
             for contact, answer in told.items()

@@ -106,6 +106,22 @@ def test_where_half_of_the_holders_have_an_older_record_everybody_reads_the_newe
     assert [value.value for node in holders for value in node.values.store.get(KEY)] == [b"new"] * len(holders)
 
 
+def test_a_record_that_comes_while_its_key_is_read_does_not_end_the_reading(dht):
+    put(dht, dht.nodes[3], b"first")
+    reader = by_distance(dht)[0]
+    expiry = reader.runtime.unix_time() + HOUR_S
+    second = signed(Identity(SUITE, bytes(32)), 1, expiry, b"second")
+
+    def read():
+        dht.world.spawn(
+            reader.runtime, "store", reader.values.store.put, second, None, reader.runtime.now(), expiry - 60
+        )
+        return reader.values.get(KEY)
+
+    assert b"first" in [record.value for record in dht.world.call(reader.runtime, read)]
+    assert {record.value for record in reader.values.store.get(KEY)} == {b"first", b"second"}
+
+
 @pytest.mark.parametrize("lie", ["an old record", "a record of its own"])
 def test_the_closest_to_a_node_do_not_hide_what_it_says_of_itself(dht, lie):
     sought = Identity(SUITE, b"s" * 32)
