@@ -55,8 +55,8 @@ def pass_tests() -> bool:
         code = run("pytest", [*TESTS, *place])
         if code == TESTS_FAILED:
             code = run("what has failed, once more and alone", [*FAILED_ONES, *place])
-        if code == 0:
-            print("== unsteady: the tests above failed beside others, and passed alone", flush=True)
+            if code == 0:
+                print("== unsteady: the tests above failed beside others, and passed alone", flush=True)
     return code == 0
 
 
