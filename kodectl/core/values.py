@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
@@ -80,6 +81,8 @@ class ValueStore:
         self._suite = suite
         self._capacity = capacity
         self._by_key: dict[bytes, dict[bytes, Kept]] = {}
+        self._distances: list[int] = []
+        """Of the keys, in order: a full store asks for the farthest at each write."""
         self._size = 0
         self._publishers: Counter[bytes] = Counter()
         self._subnets: Counter[str] = Counter()
@@ -105,14 +108,14 @@ class ValueStore:
                 return StoreStatus.STORED
             if record.sequence <= known.record.sequence:
                 return StoreStatus.OLD_SEQUENCE
-        elif not self._within_quotas(record, subnet):
+        elif not self._within_quotas(record, subnet) or not self._has_room_for(record.key):
             return StoreStatus.QUOTA
         if not self._suite.verify(record.publisher, record.statement(), record.signature):
             return StoreStatus.BAD_SIGNATURE
-        if known is None and self._size >= self._capacity and not self._make_room(record.key):
-            return StoreStatus.QUOTA
         if known is not None:
             self._remove((record.key, record.publisher))
+        elif self._size >= self._capacity:
+            self._give_up_farthest()
         self._insert(Kept(record, subnet, now))
         return StoreStatus.STORED
 
@@ -129,21 +132,24 @@ class ValueStore:
         of_subnet = sum(subnet is not None and one.subnet == subnet for one in kept)
         return len(kept) < MAX_PER_KEY and of_subnet < MAX_PER_KEY_OF_SUBNET
 
-    def _make_room(self, key: bytes) -> bool:
-        """Gives up the key farthest from our id, if the new one is closer: that is whose neighbours we are."""
-        farthest = max(self._by_key, key=self._distance)
-        if self._distance(farthest) <= self._distance(key):
-            return False
-        publisher = next(iter(self._by_key[farthest]))
-        self._remove((farthest, publisher))
-        return True
+    def _has_room_for(self, key: bytes) -> bool:
+        """A full store has it for what is closer to our id than something else there: that is whose neighbours we are."""
+        return self._size < self._capacity or self._distance(key) < self._distances[-1]
+
+    def _give_up_farthest(self) -> None:
+        key = (self._distances[-1] ^ self._own_number).to_bytes(32)
+        self._remove((key, next(iter(self._by_key[key]))))
 
     def _distance(self, key: bytes) -> int:
         return int.from_bytes(key) ^ self._own_number
 
     def _insert(self, kept: Kept) -> None:
         record = kept.record
-        self._by_key.setdefault(record.key, {})[record.publisher] = kept
+        of_key = self._by_key.get(record.key)
+        if of_key is None:
+            of_key = self._by_key[record.key] = {}
+            insort(self._distances, self._distance(record.key))
+        of_key[record.publisher] = kept
         self._size += 1
         self._publishers[record.publisher] += 1
         if kept.subnet is not None:
@@ -160,6 +166,7 @@ class ValueStore:
         kept = self._by_key[key].pop(publisher)
         if not self._by_key[key]:
             del self._by_key[key]
+            del self._distances[bisect_left(self._distances, self._distance(key))]
         self._size -= 1
         self._publishers[publisher] -= 1
         if not self._publishers[publisher]:

@@ -1,6 +1,7 @@
 """The write rules of values: tokens, sequences, quotas, expiry, room."""
 
 import random
+import sys
 
 import pytest
 
@@ -111,6 +112,46 @@ def test_full_store_keeps_what_is_closest_to_it():
     assert put(store, make(Identity(SUITE, b"\x63" * 32), key=b"\x01" * 32), ip="20.98.1.1") is StoreStatus.STORED
     assert len(store) == 20
     assert store.get(bytes([119]) * 32) == []
+
+
+def calls_of_a_write(size: int, key: bytes) -> int:
+    """Of Python and C, that a write to a full store makes."""
+    store, rng = ValueStore(bytes(32), SUITE, capacity=size), random.Random(1)
+    for n in range(size):
+        assert put(store, make(Identity(SUITE, rng.randbytes(32)), b"\x80" + rng.randbytes(31)), None) is STORED
+    packed, calls = make(key=key), 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    put(store, packed)
+    sys.setprofile(None)
+    assert len(store) == size
+    return calls
+
+
+@pytest.mark.parametrize("key", [b"\xff" * 32, b"\1" * 32], ids=["too far away", "closer than others"])
+def test_a_write_to_a_full_store_does_not_look_at_all_of_it(key):
+    assert calls_of_a_write(400, key) <= calls_of_a_write(40, key) + 8
+
+
+def test_room_is_made_in_the_order_of_distance():
+    rng = random.Random(3)
+    store = ValueStore(rng.randbytes(32), SUITE, capacity=40)
+    writers = [Identity(SUITE, bytes([n]) * 32) for n in range(120)]
+    keys = [rng.randbytes(32) for _ in range(100)]
+    own = store._own_number
+    for number, key in enumerate([*keys, *keys[:20]]):
+        put(store, make(writers[number], key), f"20.{number}.1.1")
+        if number % 7 == 0:
+            store.expire(UNIX)
+    closest = sorted(keys, key=lambda key: int.from_bytes(key) ^ own)
+    assert set(store.keys()) <= set(closest[:40])
+    store.expire(UNIX + 3600)
+    assert (len(store), store.keys()) == (0, [])
+    assert put(store, make(key=keys[0])) is STORED
 
 
 def test_quota_is_given_back(store, monkeypatch):
