@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 from kodectl.core.contacted import Contacted
 from kodectl.core.identity import Identity
+from kodectl.core.limits import SharedBudget, TokenBucket
 from kodectl.core.requests import ATTEMPTS, Notice, Request, Requests
 from kodectl.core.sessions import ANY_ID, Address, Received, Session, Sessions
 from kodectl.core.strangers import Strangers
+from kodectl.core.table import subnet_of
 from kodectl.errors import NegativeAnswer, PeerFault, WireError
 from kodectl.runtime.base import DatagramSocket, Runtime, Stopped, TimedOut
 from kodectl.wire import packets, rpc
@@ -26,6 +28,9 @@ from kodectl.wire.rpc import ErrorAnswer, ErrorCode
 log = logging.getLogger(__name__)
 
 EXPIRE_EVERY_S = 5.0
+REQUESTS_PER_S = REQUEST_BURST = 5000.0
+NETWORK_REQUESTS_PER_S, NETWORK_REQUEST_BURST = 500.0, 1000.0
+"""That are served, in all and of one /24 or /64: each takes 15 to 100 us of what links need too, and a session is anybody's."""
 ANSWER_LIMIT_S = 17.0
 """All attempts of one request are over by then: four, the first of at most 2 s, growing by half, take 16.3 s at the worst
 and 4.1 s to a stranger."""
@@ -61,6 +66,8 @@ class Discovery:
         self.other_traffic: Callable[[bytes, Address], None] = _ignore_datagram
         """Datagrams whose first byte is not discovery's: STUN, TURN, ICE and QUIC attach here."""
         self.counters: Counter[str] = Counter()
+        total = TokenBucket(REQUESTS_PER_S, REQUEST_BURST)
+        self.request_budget = SharedBudget(total, NETWORK_REQUESTS_PER_S, NETWORK_REQUEST_BURST)
         self.strangers = Strangers()
         self._contacted = Contacted()
         self._socket: DatagramSocket | None = None
@@ -198,6 +205,10 @@ class Discovery:
             log.debug("discovery: %s from %s: %s", error.code, session.address, error)
 
     def _serve(self, session: Session, kind: int, request_id: int, packed: bytes, now: float) -> None:
+        ip = session.address[0]
+        if not self.request_budget.take(subnet_of(ip) or ip, now):
+            self.sessions.dropped["requests over budget"] += 1
+            return
         self.counters["requests_served"] += 1
         handler = self.handlers.get(kind)
         answer: rpc.Body

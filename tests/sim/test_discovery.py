@@ -9,7 +9,7 @@ from kodectl.core.requests import ATTEMPTS, Notice
 from kodectl.core.session import Session
 from kodectl.core.sessions import ANY_ID
 from kodectl.errors import NegativeAnswer, PeerFault, WireError
-from kodectl.node.discovery import ANSWER_LIMIT_S, Discovery, read_answer
+from kodectl.node.discovery import ANSWER_LIMIT_S, NETWORK_REQUEST_BURST, Discovery, read_answer
 from kodectl.node.kademlia import MAX_CHECKS, Kademlia
 from kodectl.runtime.base import Stopped
 from kodectl.sim.network import PathModel
@@ -250,6 +250,23 @@ def answer_from(sender: End, receiver: End, request_id: int, body=None) -> None:
     message = rpc.pack_message(request_id, body or Pong(0, 9, bytes(4), 0))
     packet = sender.discovery.sessions.reply(session, message, sender.runtime.now())
     sender.discovery._send(packet, receiver.address)
+
+
+def test_who_asks_far_too_much_is_not_served_and_others_are(world, pair):
+    a, b = pair
+    a.ask(b)
+    served = b.served
+    session = a.discovery.sessions.session_with(b.id, b.address)
+    for number in range(3 * int(NETWORK_REQUEST_BURST)):
+        a.discovery.send(session.seal_next(rpc.pack_message(number, PING)), b.address)
+        if number % 50 == 49:
+            world.run_for(0.01)
+    world.run_for(0.5)
+    assert NETWORK_REQUEST_BURST * 0.9 < b.served - served < NETWORK_REQUEST_BURST * 1.6
+    assert b.discovery.sessions.dropped["requests over budget"] > NETWORK_REQUEST_BURST
+    assert End(world, "22.3.3.3").ask(b).body == Pong(0, 2, bytes(4), 0)
+    world.run_for(2.0)
+    assert a.ask(b).body == Pong(0, 2, bytes(4), 0)
 
 
 def test_answers_count_from_whom_they_were_asked_and_with_the_id_only(world, pair):

@@ -117,7 +117,7 @@ def test_full_store_keeps_what_is_closest_to_it():
 def calls_of_a_write(size: int, key: bytes) -> int:
     """Of Python and C, that a write to a full store makes."""
     store, rng = ValueStore(bytes(32), SUITE, capacity=size), random.Random(1)
-    for n in range(size):
+    for _ in range(size):
         assert put(store, make(Identity(SUITE, rng.randbytes(32)), b"\x80" + rng.randbytes(31)), None) is STORED
     packed, calls = make(key=key), 0
 
