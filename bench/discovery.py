@@ -13,8 +13,10 @@ import os
 import subprocess
 import sys
 import time
+from math import inf
 
 from kodectl.core.identity import Identity
+from kodectl.core.limits import SharedBudget, TokenBucket
 from kodectl.node.discovery import Discovery
 from kodectl.node.kademlia import Kademlia
 from kodectl.runtime.base import Address
@@ -32,6 +34,7 @@ QUESTIONS = {"ping": lambda: rpc.Ping(packets.FLAG_CLIENT, 0), "find_node": lamb
 def main() -> None:
     runtime = GreenRuntime()
     server = Discovery(runtime, Identity(RealSuite(), os.urandom(32)))
+    server.request_budget = SharedBudget(TokenBucket(inf, inf), inf, inf)
     kademlia = Kademlia(runtime, server, runtime.scope("bench"))
     for number in range(400):
         kademlia.table.heard(Contact(os.urandom(32), f"127.{1 + number % 250}.{number // 250}.1", 1, 1), runtime.now())

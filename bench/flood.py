@@ -3,10 +3,11 @@
     python bench/flood.py [--rate 10000] [--load 1000] [--pairs 3] [--seconds 2] [--kinds hail,tcp] [--sources 20000] [--links 1]
 
 One node, as the command runs it, on loopback, with nine peers that publish signed transactions, `load` a second (0: as many as
-it takes, 64 under way), and count them at the ninth. Floods come from strangers, or over the link of one more peer
-(bench/peer_floods.py). Each kind of flood runs in slices, by turns: aimed at the node, and
-aimed at a port where nobody works (so that the flooder's own CPU falls on both). `kept` is the median of the ratios of the two
-slices of a pair. `--rate 0` floods as fast as one process can. Datagrams come from `sources` addresses of 127.0.0.0/8 by turns.
+it takes, 64 under way), and count them at the ninth. Floods come from strangers, from one who has a session and asks
+(bench/question_floods.py), or over the link of one more peer (bench/peer_floods.py). Each kind of flood runs in slices, by
+turns: aimed at the node, and aimed at a port where nobody works (so that the flooder's own CPU falls on both). `kept` is the
+median of the ratios of the two slices of a pair. `--rate 0` floods as fast as one process can. Datagrams come from `sources`
+addresses of 127.0.0.0/8 by turns.
 
 One JSON line a kind. `sent_per_s` is what left the flooder, `taken_per_s` what the node's kernel did not drop; CPU is from
 /proc/PID/schedstat of the node, all threads, and `cpu_us` is what it had more of in the hostile slices, for each packet
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from peer_floods import PEER_FLOODS, Spammer
+from question_floods import QUESTION_FLOODS, questions
 
 NETWORK = "bench"
 PEERS = 8
@@ -461,6 +463,16 @@ def flood_datagrams(target: Target, kind: str, hits: bool, paced: Paced, sources
                 paced.sent += 1
 
 
+def flood_questions(target: Target, kind: str, hits: bool, paced: Paced) -> None:
+    sock, packets = questions(kind, target.node_id, target.udp)
+    address = target.udp if hits else target.sink
+    with sock:
+        while paced.goes_on():
+            for _ in range(paced.due()):
+                sock.sendto(next(packets), address)
+                paced.sent += 1
+
+
 def flood_proved(target: Target, hits: bool, paced: Paced) -> None:
     """Fetches cookies, and brings them back with a signature that is none: each costs the node a public-key operation, as
     far as its budget lets it."""
@@ -511,7 +523,7 @@ def flood_connections(target: Target, hits: bool, paced: Paced, sources: int, sa
 FIRST_MESSAGE = b"\0\x20" + bytes(range(32))
 
 CONNECTIONS = ("tcp", "tcp_silent")
-KINDS = [*DATAGRAMS, "proved", *CONNECTIONS, *PEER_FLOODS]
+KINDS = [*DATAGRAMS, "proved", *QUESTION_FLOODS, *CONNECTIONS, *PEER_FLOODS]
 
 
 def run_flooder(enode_text: str) -> None:
@@ -523,6 +535,8 @@ def run_flooder(enode_text: str) -> None:
             flood_datagrams(target, kind, hits, paced, order["sources"])
         elif kind == "proved":
             flood_proved(target, hits, paced)
+        elif kind in QUESTION_FLOODS:
+            flood_questions(target, kind, hits, paced)
         else:
             flood_connections(target, hits, paced, order["sources"], FIRST_MESSAGE if kind == "tcp" else b"")
         print(json.dumps(paced.report()), flush=True)

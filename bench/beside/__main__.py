@@ -41,7 +41,7 @@ from programs import PACKAGES, Failed, install
 from rows import ROWS
 
 WORK = {
-    "kodectl": "authenticated and encrypted; the origin of broadcasts and values verified; k 16",
+    "kodectl": "authenticated and encrypted; the origin of broadcasts and values verified; k 16; limit of questions lifted",
     "kodectl_unverified": "the same, the origin of broadcasts not verified by each node",
     "kademlia": "nothing signed or encrypted, k 16",
     "pyipv8": "each packet signed, k 8; limits of questions lifted; values unsigned; broadcast: flooding, UDP",

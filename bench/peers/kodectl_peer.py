@@ -7,9 +7,11 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from kodectl.core.identity import Identity
+from kodectl.core.limits import SharedBudget, TokenBucket
 from kodectl.node.discovery import Discovery
 from kodectl.node.kademlia import Kademlia
 from kodectl.node.values import Values
@@ -39,6 +41,7 @@ def node(runtime: GreenRuntime, flags: int = 0) -> tuple[Discovery, Address]:
 def serve(contacts: int) -> None:
     runtime = GreenRuntime()
     discovery, address = node(runtime)
+    discovery.request_budget = SharedBudget(TokenBucket(inf, inf), inf, inf)
     kademlia = Kademlia(runtime, discovery, runtime.scope("bench"))
     for number in range(contacts):
         contact = Contact(os.urandom(32), f"127.{1 + number % 250}.{number // 250}.1", 1, 1)
