@@ -19,7 +19,7 @@ from kodectl.core.peerbook import (
     STRANGER_FAILURES,
     PeerBook,
 )
-from kodectl.core.trust import Rank
+from kodectl.core.trust import Rank, Trust
 from kodectl.node.peer_memory import known_of, stored_of
 from kodectl.wire.enode import ZERO_ID, Enode
 
@@ -102,6 +102,27 @@ class TestHearsay:
             book.hear_of(enode(number), 1.0)
         assert len(book) == MAX_KNOWN
         assert all(book.get(enode(number).node_id) for number in range(100))
+
+    def test_ground_ids_do_not_outlive_others_that_were_heard_of(self, book: PeerBook) -> None:
+        honest = [enode(number) for number in range(100, 100 + MAX_KNOWN)]
+        for number in range(MAX_KNOWN // 2):
+            book.hear_of(
+                Enode(b"\xff" * 28 + number.to_bytes(4), f"10.8.{number // 250}.{number % 250 + 1}", 1, 1), 0.0
+            )
+            book.hear_of(honest[2 * number], 0.0)
+            book.hear_of(honest[2 * number + 1], 0.0)
+        share = sum(book.get(one.node_id) is not None for one in honest) / MAX_KNOWN
+        assert 0.6 < share < 0.73, "two of three were honest"
+
+    def test_to_hear_of_somebody_is_cheap_in_a_full_book(self, book: PeerBook, monkeypatch: pytest.MonkeyPatch) -> None:
+        for number in range(100, 100 + MAX_KNOWN - 1):
+            was_linked(book, number)
+        book.hear_of(enode(50), 0.0)
+        judged: list[Trust] = []
+        monkeypatch.setattr(Trust, "score", lambda trust, now: judged.append(trust) or 0.0)
+        assert book.hear_of(enode(51), 1.0)
+        assert book.get(enode(50).node_id) is None
+        assert not judged, "a thousand scores for each of twenty that one answer names"
 
     def test_one_network_fills_eight_places(self, book: PeerBook) -> None:
         for number in range(200):
